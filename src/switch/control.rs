@@ -1,0 +1,358 @@
+//! The handles, one for each power: [`Control`] commands, [`Feed`] reports, [`Viewer`] looks. What a part of the program
+//! may do is what it was given; all three only send to, or read from, the switchboard.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use thiserror::Error;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::{
+    desired::{Desired, EndpointSpec},
+    name::{AppName, Revision},
+    policy::Policy,
+    pool::{Pool, Tenure},
+    rollout::Rollout,
+    status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, PoolStatus, Receipt, SourceStatus},
+};
+
+/// Something somebody wants done to an app.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// To which app.
+    pub app: AppName,
+    /// What.
+    pub command: Command,
+    /// Who asks; it goes into the journal.
+    pub by: String,
+    /// Why, in the asker's words.
+    pub reason: String,
+    /// Only if the app's generation is still this one.
+    pub if_generation: Option<u64>,
+    /// Only say what would happen.
+    pub dry_run: bool,
+}
+
+/// What can be asked of the switch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Make this revision the candidate, or update its endpoints.
+    Deploy {
+        /// The revision.
+        revision: Revision,
+        /// Its endpoints, at least one.
+        endpoints: Vec<EndpointSpec>,
+        /// Free labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// Discard a revision that is not active.
+    Discard {
+        /// The revision.
+        revision: Revision,
+    },
+    /// Make the preview active.
+    Promote {
+        /// Only if the preview is this revision.
+        revision: Option<Revision>,
+        /// Set the gates aside (never `G4`: an empty pool is refused all the same).
+        skip_gates: bool,
+    },
+    /// Bring an earlier revision back.
+    Rollback {
+        /// Which; the previous one if not said.
+        to: Option<Revision>,
+    },
+    /// Drop the candidate.
+    Abort,
+    /// Keep a revision active whatever the source says.
+    Pin {
+        /// The revision; it must be the active one.
+        revision: Revision,
+        /// When the pin ends by itself.
+        expires: Option<Timestamp>,
+    },
+    /// Take the pin off.
+    Unpin,
+}
+
+impl Command {
+    /// The action this asks for, as it stands in receipts.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::Deploy { .. } => Action::Deploy,
+            Self::Discard { .. } => Action::Discard,
+            Self::Promote { .. } => Action::Promote,
+            Self::Rollback { .. } => Action::Rollback,
+            Self::Abort => Action::Abort,
+            Self::Pin { .. } => Action::Pin,
+            Self::Unpin => Action::Unpin,
+        }
+    }
+}
+
+/// The stable code of a [`Refusal`], as it stands in problem documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalCode {
+    /// There is no such app.
+    UnknownApp,
+    /// The app has no such revision.
+    UnknownRevision,
+    /// The app's generation is not the expected one.
+    GenerationMismatch,
+    /// There is no candidate to act on.
+    NoCandidate,
+    /// There is no earlier revision to return to.
+    NoPrevious,
+    /// The revision is the active one already.
+    AlreadyActive,
+    /// The revision carries live traffic and cannot be discarded.
+    InUse,
+    /// Too few endpoints of the target are ready.
+    NotReady,
+    /// A gate does not hold.
+    GateFailed,
+    /// A pin keeps the active revision.
+    Pinned,
+    /// The request contradicts itself or leaves something out.
+    Invalid,
+    /// The action could not be made durable; nothing has changed.
+    NotDurable,
+    /// The program is stopping.
+    Stopping,
+}
+
+impl RefusalCode {
+    /// The code as it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownApp => "unknown-app",
+            Self::UnknownRevision => "unknown-revision",
+            Self::GenerationMismatch => "generation-mismatch",
+            Self::NoCandidate => "no-candidate",
+            Self::NoPrevious => "no-previous",
+            Self::AlreadyActive => "already-active",
+            Self::InUse => "in-use",
+            Self::NotReady => "not-ready",
+            Self::GateFailed => "gate-failed",
+            Self::Pinned => "pinned",
+            Self::Invalid => "invalid",
+            Self::NotDurable => "not-durable",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// The switch's reasoned no. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// What is in the way, for people.
+    pub detail: String,
+    /// What would help.
+    pub hint: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: RefusalCode, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), hint: hint.into() }
+    }
+
+    pub(super) fn stopping() -> Self {
+        Self::new(RefusalCode::Stopping, "the proxy is stopping", "ask again when it is back")
+    }
+}
+
+/// What the switchboard is told.
+pub(super) enum Message {
+    Desired { desired: Desired, reply: oneshot::Sender<Applied> },
+    Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
+    Observed { app: AppName, revision: Revision, address: SocketAddr, healthy: bool },
+    Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
+    Stop { reply: oneshot::Sender<()> },
+}
+
+/// What became of a [`Desired`]: what was added, changed, removed, and what could not be done yet and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// Apps that are new.
+    pub added: Vec<String>,
+    /// Apps whose routing, pools or policy changed.
+    pub changed: Vec<String>,
+    /// Apps that are gone.
+    pub removed: Vec<String>,
+    /// What was held back, in sentences, e.g. a flip to a pool that is not ready.
+    pub held_back: Vec<String>,
+}
+
+/// The power to act.
+#[derive(Clone)]
+pub struct Control {
+    pub(super) messages: mpsc::Sender<Message>,
+}
+
+impl Control {
+    /// Carries out an order, and answers once traffic has moved and every worker has confirmed it.
+    pub async fn submit(&self, order: Order) -> Result<Receipt, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Order { order, reply }).await.map_err(|_| Refusal::stopping())?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Ends the switchboard once all that was asked before is done and on disk.
+    pub async fn stop(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.messages.send(Message::Stop { reply }).await.is_ok() {
+            answer.await.ok();
+        }
+    }
+}
+
+/// The power to report what a source wants and what probes see.
+#[derive(Clone)]
+pub struct Feed {
+    pub(super) messages: mpsc::Sender<Message>,
+}
+
+impl Feed {
+    /// Says all that the source wants. `None` when the switch is stopping.
+    pub async fn desired(&self, desired: Desired) -> Option<Applied> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Desired { desired, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Says what a probe concluded of an endpoint.
+    pub async fn observed(&self, app: AppName, revision: Revision, address: SocketAddr, healthy: bool) {
+        self.messages.send(Message::Observed { app, revision, address, healthy }).await.ok();
+    }
+}
+
+/// The power to look.
+#[derive(Clone)]
+pub struct Viewer {
+    pub(super) board: watch::Receiver<Arc<Board>>,
+    pub(super) events: broadcast::Sender<Arc<Event>>,
+}
+
+impl Viewer {
+    /// The state of all apps as of now.
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board.borrow())
+    }
+
+    /// Waits until the board is a newer one than the last this viewer saw here. `false` when the switch has stopped.
+    pub async fn changed(&mut self) -> bool {
+        self.board.changed().await.is_ok()
+    }
+
+    /// What happens from now on. A receiver that lags loses the oldest events and is told so.
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.events.subscribe()
+    }
+}
+
+/// All apps at one instant, with their live pools.
+#[derive(Default)]
+pub struct Board {
+    /// The apps by name.
+    pub apps: BTreeMap<AppName, AppBoard>,
+}
+
+/// One app on the [`Board`].
+#[derive(Clone)]
+pub struct AppBoard {
+    /// Its state machine, as it stands.
+    pub rollout: Arc<Rollout>,
+    /// How it is run.
+    pub policy: Arc<Policy>,
+    /// The live pool of each known revision.
+    pub pools: BTreeMap<Revision, Arc<Pool>>,
+    /// Retired tenures that are not empty.
+    pub draining: Vec<Draining>,
+    /// Past actions, newest last.
+    pub history: Arc<VecDeque<Receipt>>,
+    /// Where the desired state comes from.
+    pub source: SourceStatus,
+}
+
+/// A retired tenure on its way out.
+#[derive(Clone)]
+pub struct Draining {
+    /// Its revision.
+    pub revision: Revision,
+    /// The tenure.
+    pub tenure: Arc<Tenure>,
+    /// When it was retired.
+    pub since: Timestamp,
+    /// When what is left is cut.
+    pub deadline: Timestamp,
+}
+
+impl AppBoard {
+    /// The app's state in the shape of the API.
+    pub fn status(&self) -> AppStatus {
+        let rollout = &self.rollout;
+        AppStatus {
+            name: rollout.app().to_string(),
+            generation: rollout.generation().0,
+            phase: rollout.phase(),
+            message: rollout.message(),
+            active: Some(self.pool_status(rollout.active(), rollout.active_since())),
+            preview: rollout.preview().map(|(revision, since)| self.pool_status(revision, since)),
+            previous: rollout.previous().map(|previous| PoolStatus {
+                rollback_until: Some(previous.until),
+                ..self.pool_status(&previous.revision, previous.since)
+            }),
+            draining: self.draining.iter().map(Draining::status).collect(),
+            gates: rollout.gates(),
+            pin: rollout.pin().cloned(),
+            weight: 0,
+            source: self.source.clone(),
+        }
+    }
+
+    fn pool_status(&self, revision: &Revision, since: Timestamp) -> PoolStatus {
+        let pool = self.pools.get(revision);
+        let endpoints: Vec<_> = pool
+            .iter()
+            .flat_map(|pool| pool.endpoints())
+            .map(|e| EndpointStatus {
+                address: e.address().to_string(),
+                weight: e.weight(),
+                health: e.health(),
+                in_flight: e.in_flight().sum(),
+            })
+            .collect();
+        PoolStatus {
+            revision: revision.to_string(),
+            since,
+            ready: pool.map_or(0, |pool| pool.ready()),
+            total: endpoints.len(),
+            in_flight: pool.map_or(0, |pool| pool.tenure().in_flight()),
+            labels: self.rollout.labels(revision),
+            endpoints,
+            rollback_until: None,
+        }
+    }
+}
+
+impl Draining {
+    fn status(&self) -> DrainingStatus {
+        let age = Timestamp::now().duration_since(self.since);
+        DrainingStatus {
+            revision: self.revision.to_string(),
+            in_flight: self.tenure.in_flight(),
+            oldest_seconds: age.as_secs_f64().max(0.0),
+            deadline: self.deadline,
+        }
+    }
+}

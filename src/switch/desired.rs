@@ -1,0 +1,79 @@
+//! What a source wants of the apps it knows, always whole: a message replaces the one before it, so a missed one heals
+//! with the next.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    name::{AppName, Revision},
+    policy::Policy,
+};
+
+/// All that a source wants, app by app.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// The apps by name. An app that is missing is taken out of service.
+    pub apps: BTreeMap<AppName, Wanted>,
+}
+
+/// What a source wants of one app.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// Which requests are for this app.
+    pub matching: Matching,
+    /// The revisions the source knows, with their endpoints.
+    pub revisions: BTreeMap<Revision, Vec<EndpointSpec>>,
+    /// The revision that carries live traffic: where it starts, and where it goes when the source changes its mind.
+    pub active: Revision,
+    /// The candidate, if the source names one.
+    pub preview: Option<Revision>,
+    /// How the app is run.
+    pub policy: Arc<Policy>,
+}
+
+/// Which requests are for an app, and who may see its preview.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matching {
+    /// Live hosts; none means every host that no other app names.
+    pub hosts: Vec<HostPattern>,
+    /// Path prefixes under those hosts; none means all paths. Each starts with `/`.
+    pub paths: Vec<String>,
+    /// Hosts that show the preview.
+    pub preview_hosts: Vec<HostPattern>,
+    /// Networks whose clients may see the preview; none means every client.
+    pub preview_allow: Vec<IpNet>,
+}
+
+/// A host as written in the configuration: exact, or with a leading `*.` for any label sequence below.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPattern {
+    /// This host, in lower case, without port.
+    Exact(String),
+    /// Every host that ends in this suffix, which starts with a dot and is in lower case.
+    Below(String),
+}
+
+/// One endpoint as a source names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share relative to the others of its pool, 1 to 256.
+    #[serde(default = "EndpointSpec::default_weight")]
+    pub weight: u32,
+}
+
+impl EndpointSpec {
+    /// The weight of an endpoint that names none.
+    pub fn default_weight() -> u32 {
+        1
+    }
+}
+
+impl From<SocketAddr> for EndpointSpec {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, weight: Self::default_weight() }
+    }
+}

@@ -1,0 +1,50 @@
+//! THE CORE: what is active, who may change it, and how it is seen. It knows neither HTTP nor Kubernetes.
+//!
+//! ```text
+//! Desired ──▶ Switchboard ──▶ Rollout::handle (pure) ──▶ Journal ──▶ Snapshot ──▶ publish ──▶ Reader::admit ──▶ Ticket
+//! Order   ──▶   (one writer)                                                          └──▶ drain of the retired tenure
+//! ```
+//!
+//! The invariants, each kept in one place:
+//! - **One view.** A request is admitted on one [`Snapshot`], built whole and replaced whole (`snapshot`).
+//! - **Nobody enters a drained pool.** Once a retired tenure has been seen empty, no request enters it (`admission`,
+//!   where the proof is; loom walks it in `admission_model`).
+//! - **One writer.** Only the switchboard publishes, and it handles one message at a time (`switchboard`).
+//! - **Generations only grow**, also across restarts (`rollout`, `journal`).
+//! - **Acknowledged is durable.** A receipt is answered only after its record is synced (`switchboard`, `journal`).
+//! - **Never into a hole.** No flip goes to a pool with fewer ready endpoints than asked (`rollout`).
+
+mod admission;
+mod balance;
+mod barrier;
+mod control;
+mod desired;
+mod drain;
+mod journal;
+mod name;
+mod policy;
+mod pool;
+mod reader;
+mod rollout;
+mod snapshot;
+mod status;
+mod switchboard;
+mod sync;
+
+pub use self::{
+    admission::InFlight,
+    control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
+    desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    journal::{Journal, JournalError},
+    name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
+    policy::{AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Streams, Traffic},
+    pool::{Endpoint, Pool, Stage, Tenure},
+    reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
+    rollout::{Previous, Rollout},
+    snapshot::{Route, Snapshot},
+    status::{
+        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, Phase, Pin,
+        PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+    },
+    switchboard::{Readers, Switch},
+};

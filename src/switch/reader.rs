@@ -1,0 +1,232 @@
+//! The one way a request obtains a pool. A [`Reader`] belongs to one worker; [`Reader::admit`] reads one snapshot, counts
+//! the request in, and hands out a [`Ticket`] whose drop counts it out.
+
+use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc};
+
+use thiserror::Error;
+
+use super::{
+    admission::{self, Current, View},
+    balance,
+    barrier::Barrier,
+    name::{AppName, Generation, Revision, Role},
+    policy::Policy,
+    pool::{Endpoint, Pool, Tenure},
+    snapshot::{Route, Snapshot},
+};
+
+/// What the core asks of a request; the data plane answers it, so the core need not know HTTP.
+pub trait RequestKey {
+    /// The host in lower case, without port.
+    fn host(&self) -> &str;
+    /// The path; a query may follow.
+    fn path(&self) -> &str;
+    /// Whether it came in where only the preview is shown.
+    fn on_preview_listener(&self) -> bool;
+    /// The client's address; `None` on a Unix socket.
+    fn client(&self) -> Option<IpAddr>;
+}
+
+/// Why a request was not admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotAdmitted {
+    /// No app answers to its host and path.
+    #[error("no app answers to this host")]
+    UnknownHost,
+    /// The client may not see the preview.
+    #[error("this client may not see the preview of {app}")]
+    PreviewForbidden {
+        /// The app.
+        app: AppName,
+    },
+    /// The app has no revision in that role.
+    #[error("{app} has no {} revision", role.as_str())]
+    NoPool {
+        /// The app.
+        app: AppName,
+        /// The role.
+        role: Role,
+    },
+    /// The pool has no endpoint.
+    #[error("revision {revision} of {app} has no endpoint")]
+    NoEndpoint {
+        /// The app.
+        app: AppName,
+        /// The role.
+        role: Role,
+        /// The revision.
+        revision: Revision,
+    },
+}
+
+/// What readers and the one writer share.
+pub(super) struct Shared {
+    pub(super) current: Current<Snapshot>,
+    pub(super) barrier: Barrier,
+}
+
+/// A worker's access to the routing: it admits, and can do nothing else.
+pub struct Reader {
+    shared: Arc<Shared>,
+    worker: usize,
+    view: RefCell<Rc<View<Snapshot>>>,
+    rng: RefCell<fastrand::Rng>,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        let view = shared.current.view();
+        shared.barrier.adopted(worker, view.version);
+        Self { shared, worker, view: RefCell::new(view), rng: RefCell::new(fastrand::Rng::new()) }
+    }
+
+    /// Which worker this is, from 0.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// Admits a request to an endpoint of the pool it is for, avoiding the endpoints (by id) it has `tried` already.
+    pub fn admit(&self, key: &impl RequestKey, tried: &[u64]) -> Result<Ticket, NotAdmitted> {
+        let mut view = self.view.borrow_mut();
+        let mut rng = self.rng.borrow_mut();
+        let choose = |snapshot: &Snapshot| self.choose(snapshot, key, tried, &mut rng);
+        let choice = admission::enter(&self.shared.current, &mut view, self.worker, choose, |s, c| {
+            c.pool(s).tenure().occupancy()
+        })?;
+        let ticket = Ticket { view: Rc::clone(&view), choice, worker: self.worker };
+        ticket.endpoint().in_flight().add(self.worker);
+        Ok(ticket)
+    }
+
+    fn choose(
+        &self,
+        snapshot: &Snapshot,
+        key: &impl RequestKey,
+        tried: &[u64],
+        rng: &mut fastrand::Rng,
+    ) -> Result<Choice, NotAdmitted> {
+        let (index, matched) = snapshot.find(key.host(), key.path()).ok_or(NotAdmitted::UnknownHost)?;
+        let role = if key.on_preview_listener() { Role::Preview } else { matched };
+        let route = &snapshot.routes()[index];
+        let app = || route.app.clone();
+        if role == Role::Preview && !route.admits_to_preview(key.client()) {
+            return Err(NotAdmitted::PreviewForbidden { app: app() });
+        }
+        let pool = route.pool(role).ok_or_else(|| NotAdmitted::NoPool { app: app(), role })?;
+        let endpoint = balance::choose(pool, self.worker, tried, rng).ok_or_else(|| NotAdmitted::NoEndpoint {
+            app: app(),
+            role,
+            revision: pool.revision().clone(),
+        })?;
+        Ok(Choice { route: index, role, endpoint })
+    }
+
+    /// Waits until a snapshot this worker has not adopted is published.
+    pub async fn changed(&self) {
+        self.shared.barrier.changed(self.worker, || self.shared.current.version()).await;
+    }
+
+    /// Takes the current snapshot as this worker's view. Call [`Self::acknowledge`] when everything that belonged to the
+    /// old one (idle connections) has been let go.
+    pub fn adopt(&self) -> Adopted {
+        let view = self.shared.current.view();
+        *self.view.borrow_mut() = Rc::clone(&view);
+        Adopted(view)
+    }
+
+    /// Tells the writer that this worker has nothing left of an older snapshot.
+    pub fn acknowledge(&self, adopted: &Adopted) {
+        self.shared.barrier.adopted(self.worker, adopted.0.version);
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.barrier.absent(self.worker);
+    }
+}
+
+/// A snapshot that a worker has taken as its view.
+pub struct Adopted(Rc<View<Snapshot>>);
+
+impl Adopted {
+    /// The snapshot.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.0.value
+    }
+}
+
+/// Where in a snapshot a request was sent.
+struct Choice {
+    route: usize,
+    role: Role,
+    endpoint: usize,
+}
+
+impl Choice {
+    fn pool<'a>(&self, snapshot: &'a Snapshot) -> &'a Arc<Pool> {
+        snapshot.routes()[self.route].pool(self.role).expect("a choice names a pool of the snapshot it was made on")
+    }
+}
+
+/// The proof of admission: the snapshot the request runs on, its pool and endpoint. Its drop ends the count, so it lives
+/// as long as the request, its body and its tunnel do.
+pub struct Ticket {
+    view: Rc<View<Snapshot>>,
+    choice: Choice,
+    worker: usize,
+}
+
+impl Ticket {
+    /// The app, as it was when the request was admitted.
+    pub fn route(&self) -> &Route {
+        &self.view.value.routes()[self.choice.route]
+    }
+
+    /// The app's name.
+    pub fn app(&self) -> &AppName {
+        &self.route().app
+    }
+
+    /// The app's generation.
+    pub fn generation(&self) -> Generation {
+        self.route().generation
+    }
+
+    /// The app's policy.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.route().policy
+    }
+
+    /// Which of the app's pools it is for.
+    pub fn role(&self) -> Role {
+        self.choice.role
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        self.choice.pool(&self.view.value)
+    }
+
+    /// The revision that serves it.
+    pub fn revision(&self) -> &Revision {
+        self.pool().revision()
+    }
+
+    /// The endpoint that serves it.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.pool().endpoints()[self.choice.endpoint]
+    }
+
+    /// The stay in routing it counts against.
+    pub fn tenure(&self) -> &Arc<Tenure> {
+        self.pool().tenure()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.endpoint().in_flight().remove(self.worker);
+        self.tenure().occupancy().leave(self.worker);
+    }
+}

@@ -1,0 +1,207 @@
+//! One immutable routing view: every app with its pools, and the table that leads from a request's host and path to it.
+//! It is built whole, off the request path, and replaced whole, so a request can never see half of a change (G1).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use foldhash::fast::RandomState;
+use ipnet::IpNet;
+
+use super::{
+    desired::{HostPattern, Matching},
+    name::{AppName, Generation, Role},
+    policy::Policy,
+    pool::Pool,
+};
+
+/// One generation of the routing of all apps.
+pub struct Snapshot {
+    routes: Box<[Route]>,
+    table: RouteTable,
+}
+
+/// One app, as requests see it.
+pub struct Route {
+    /// The app's name.
+    pub app: AppName,
+    /// The app's generation.
+    pub generation: Generation,
+    /// The pool of live traffic; `None` while the app has no active revision.
+    pub active: Option<Arc<Pool>>,
+    /// The candidate's pool.
+    pub preview: Option<Arc<Pool>>,
+    /// How requests are treated.
+    pub policy: Arc<Policy>,
+    /// Networks whose clients may see the preview; none means every client.
+    pub preview_allow: Box<[IpNet]>,
+}
+
+impl Route {
+    /// The pool that has this role.
+    pub fn pool(&self, role: Role) -> Option<&Arc<Pool>> {
+        match role {
+            Role::Active => self.active.as_ref(),
+            Role::Preview => self.preview.as_ref(),
+        }
+    }
+
+    pub(super) fn admits_to_preview(&self, client: Option<IpAddr>) -> bool {
+        self.preview_allow.is_empty() || client.is_some_and(|ip| self.preview_allow.iter().any(|net| net.contains(&ip)))
+    }
+}
+
+impl Snapshot {
+    /// The view that has no app: what a proxy starts with.
+    pub fn empty() -> Self {
+        Self::build(Vec::new())
+    }
+
+    /// Builds the view of these apps, given with what leads to each.
+    pub fn build(apps: Vec<(Route, &Matching)>) -> Self {
+        let mut table = RouteTable::default();
+        let mut routes = Vec::with_capacity(apps.len());
+        for (index, (route, matching)) in apps.into_iter().enumerate() {
+            table.add(index, matching);
+            routes.push(route);
+        }
+        table.sort();
+        Self { routes: routes.into(), table }
+    }
+
+    /// All apps.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Which app, and which of its pools, a request with this host and path is for. The host is in lower case and without
+    /// port. On a `preview` listener every match is the preview.
+    pub(super) fn find(&self, host: &str, path: &str) -> Option<(usize, Role)> {
+        self.table.find(host, path)
+    }
+}
+
+/// From host and path to an app. Exact hosts come first, then the longest suffix, then the apps without hosts; among
+/// those with the same host the longest path prefix.
+#[derive(Default)]
+struct RouteTable {
+    exact: HashMap<String, Vec<Entry>, RandomState>,
+    /// By length of suffix, longest first.
+    below: BTreeMap<std::cmp::Reverse<usize>, HashMap<String, Vec<Entry>, RandomState>>,
+    rest: Vec<Entry>,
+}
+
+struct Entry {
+    prefix: String,
+    app: usize,
+    role: Role,
+}
+
+impl RouteTable {
+    fn add(&mut self, app: usize, matching: &Matching) {
+        let all = [String::from("/")];
+        let prefixes: &[String] = if matching.paths.is_empty() { &all } else { &matching.paths };
+        for prefix in prefixes {
+            let entry = |role| Entry { prefix: prefix.clone(), app, role };
+            for host in &matching.preview_hosts {
+                self.at(host).push(entry(Role::Preview));
+            }
+            for host in &matching.hosts {
+                self.at(host).push(entry(Role::Active));
+            }
+            if matching.hosts.is_empty() {
+                self.rest.push(entry(Role::Active));
+            }
+        }
+    }
+
+    fn at(&mut self, host: &HostPattern) -> &mut Vec<Entry> {
+        match host {
+            HostPattern::Exact(host) => self.exact.entry(host.clone()).or_default(),
+            HostPattern::Below(suffix) => {
+                let same_length = self.below.entry(std::cmp::Reverse(suffix.len())).or_default();
+                same_length.entry(suffix.clone()).or_default()
+            }
+        }
+    }
+
+    fn sort(&mut self) {
+        let below = self.below.values_mut().flat_map(HashMap::values_mut);
+        for entries in self.exact.values_mut().chain(below).chain([&mut self.rest]) {
+            entries.sort_by_key(|entry| std::cmp::Reverse(entry.prefix.len()));
+        }
+    }
+
+    fn find(&self, host: &str, path: &str) -> Option<(usize, Role)> {
+        let exact = self.exact.get(host);
+        let below = self.below.iter().filter_map(|(length, suffixes)| {
+            // A suffix starts with a dot, so it must leave at least one character of label before it.
+            let start = host.len().checked_sub(length.0).filter(|start| *start > 0)?;
+            suffixes.get(host.get(start..)?)
+        });
+        let lists = exact.into_iter().chain(below).chain([&self.rest]);
+        lists.flatten().find(|entry| covers(&entry.prefix, path)).map(|entry| (entry.app, entry.role))
+    }
+}
+
+/// Whether `path` is `prefix` or lies below it: `/shop` covers `/shop`, `/shop/` and `/shop/a`, not `/shopping`.
+fn covers(prefix: &str, path: &str) -> bool {
+    match path.strip_prefix(prefix) {
+        Some(rest) => prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/') || rest.starts_with('?'),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exact(host: &str) -> HostPattern {
+        HostPattern::Exact(host.to_owned())
+    }
+
+    fn below(suffix: &str) -> HostPattern {
+        HostPattern::Below(suffix.to_owned())
+    }
+
+    fn table() -> RouteTable {
+        let mut table = RouteTable::default();
+        let matching = |hosts: &[HostPattern], paths: &[&str], preview: &[HostPattern]| Matching {
+            hosts: hosts.to_vec(),
+            paths: paths.iter().map(|p| (*p).to_owned()).collect(),
+            preview_hosts: preview.to_vec(),
+            preview_allow: Vec::new(),
+        };
+        table.add(0, &matching(&[exact("shop.test")], &[], &[exact("preview.shop.test")]));
+        table.add(1, &matching(&[exact("shop.test")], &["/api", "/api/v2/"], &[]));
+        table.add(2, &matching(&[below(".test")], &[], &[]));
+        table.add(3, &matching(&[below(".shop.test")], &[], &[]));
+        table.add(4, &matching(&[], &["/only"], &[]));
+        table.sort();
+        table
+    }
+
+    #[test]
+    fn the_most_specific_route_wins() {
+        let table = table();
+        for (host, path, expected) in [
+            ("shop.test", "/", Some((0, Role::Active))),
+            ("shop.test", "/api", Some((1, Role::Active))),
+            ("shop.test", "/api/x?y", Some((1, Role::Active))),
+            ("shop.test", "/api?x", Some((1, Role::Active))),
+            ("shop.test", "/apis", Some((0, Role::Active))),
+            ("preview.shop.test", "/api", Some((0, Role::Preview))),
+            ("a.shop.test", "/", Some((3, Role::Active))),
+            ("a.b.shop.test", "/", Some((3, Role::Active))),
+            ("other.test", "/", Some((2, Role::Active))),
+            (".test", "/", None),
+            ("elsewhere", "/only/this", Some((4, Role::Active))),
+            ("elsewhere", "/", None),
+            ("é.test", "/", Some((2, Role::Active))),
+        ] {
+            assert_eq!(table.find(host, path), expected, "{host}{path}");
+        }
+    }
+}

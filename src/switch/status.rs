@@ -1,0 +1,327 @@
+//! What the switch shows of itself: an app's state, an action's receipt, its history and the events between. These are
+//! the very JSON shapes of the admin API, so there is one description from the core to the CLI. (`ToSchema` only derives
+//! a description of them; it brings no behaviour in.)
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Where an app stands in its rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// Active only.
+    Steady,
+    /// A candidate exists, with too few ready endpoints.
+    Starting,
+    /// The candidate is ready; its gates run or wait.
+    Previewing,
+    /// Traffic has moved; the old revision is kept warm.
+    Promoted,
+    /// The candidate was dropped.
+    Aborted,
+}
+
+/// The state of an app, as `GET /api/v1/apps/{app}` answers it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppStatus {
+    /// The app's name.
+    pub name: String,
+    /// Raised by one with each change of roles; never goes back.
+    pub generation: u64,
+    /// Where the app stands in its rollout.
+    pub phase: Phase,
+    /// The same in a sentence, with what it waits for.
+    pub message: String,
+    /// The pool that carries live traffic.
+    pub active: Option<PoolStatus>,
+    /// The candidate.
+    pub preview: Option<PoolStatus>,
+    /// The revision a rollback returns to.
+    pub previous: Option<PoolStatus>,
+    /// Retired pools with requests still in flight.
+    pub draining: Vec<DrainingStatus>,
+    /// The gates of the candidate's promotion.
+    pub gates: Vec<Gate>,
+    /// The pin, if one holds.
+    pub pin: Option<Pin>,
+    /// The share of live traffic that goes to the preview, in percent.
+    pub weight: u32,
+    /// Where the desired state comes from.
+    pub source: SourceStatus,
+}
+
+/// A pool as shown in an app's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolStatus {
+    /// The revision it serves.
+    pub revision: String,
+    /// Since when it has this role.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Endpoints that are healthy.
+    pub ready: usize,
+    /// Endpoints in all.
+    pub total: usize,
+    /// Requests and tunnels in flight.
+    pub in_flight: u64,
+    /// Free labels, as given with the revision.
+    pub labels: BTreeMap<String, String>,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Until when a rollback to it is kept possible; only on `previous`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub rollback_until: Option<Timestamp>,
+}
+
+/// An endpoint as shown in an app's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointStatus {
+    /// Where it listens.
+    pub address: String,
+    /// Its share relative to the others of its pool.
+    pub weight: u32,
+    /// What its probes say.
+    pub health: Health,
+    /// Requests and tunnels in flight.
+    pub in_flight: u64,
+}
+
+/// What the probes say of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// No verdict yet.
+    Unknown,
+    /// It answers.
+    Healthy,
+    /// It does not.
+    Unhealthy,
+}
+
+/// A retired pool that is not empty yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainingStatus {
+    /// The revision it serves.
+    pub revision: String,
+    /// Requests and tunnels still in flight.
+    pub in_flight: u64,
+    /// How long ago it was retired, in seconds: no request on it is younger.
+    pub oldest_seconds: f64,
+    /// When what is left is cut.
+    #[schema(value_type = String, format = DateTime)]
+    pub deadline: Timestamp,
+}
+
+/// One condition of a promotion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Gate {
+    /// Its name, e.g. `min_ready`.
+    pub name: String,
+    /// Where it stands.
+    pub state: GateState,
+    /// Why, in a sentence.
+    pub message: String,
+}
+
+/// Where a gate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GateState {
+    /// Not yet looked at, or waiting.
+    Pending,
+    /// Being checked.
+    Running,
+    /// Holds.
+    Passed,
+    /// Does not hold.
+    Failed,
+    /// Set aside by `skipGates`.
+    Skipped,
+}
+
+/// A pin: the revision that stays active whatever the source says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pin {
+    /// The revision held active.
+    pub revision: String,
+    /// Why.
+    pub reason: String,
+    /// Who pinned it.
+    pub by: String,
+    /// When it ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires: Option<Timestamp>,
+}
+
+/// Where an app's desired state comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// `static`, `kubernetes` or `etcd`.
+    pub kind: String,
+    /// Who decides flips: `tealgate` or `argo-rollouts`.
+    pub authority: String,
+    /// Whether the source is out of reach, so that the last known state serves.
+    pub stale: bool,
+    /// When it last spoke.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_event: Option<Timestamp>,
+    /// How the running roles differ from what the file says, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<String>,
+}
+
+/// What an action did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// A candidate was made or updated.
+    Deploy,
+    /// A candidate was discarded.
+    Discard,
+    /// The preview became active.
+    Promote,
+    /// An earlier revision became active.
+    Rollback,
+    /// The candidate was dropped.
+    Abort,
+    /// A revision was pinned.
+    Pin,
+    /// The pin was taken off.
+    Unpin,
+    /// A change of the source was applied.
+    Source,
+}
+
+impl Action {
+    /// The action as it stands in labels and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deploy => "deploy",
+            Self::Discard => "discard",
+            Self::Promote => "promote",
+            Self::Rollback => "rollback",
+            Self::Abort => "abort",
+            Self::Pin => "pin",
+            Self::Unpin => "unpin",
+            Self::Source => "source",
+        }
+    }
+}
+
+/// What an action did, as its call answers it and as the history keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// The app acted on.
+    pub app: String,
+    /// What was done.
+    pub action: Action,
+    /// The app's generation after the action.
+    pub generation: u64,
+    /// The active revision before.
+    pub from: Option<String>,
+    /// The revision the action is about; for a flip, the active one after.
+    pub to: Option<String>,
+    /// Who asked.
+    pub by: String,
+    /// Why, in the asker's words.
+    pub reason: String,
+    /// When the new state was put before the workers.
+    #[schema(value_type = String, format = DateTime)]
+    pub published_at: Timestamp,
+    /// From that instant until every worker had adopted it, in microseconds.
+    pub barrier_micros: u64,
+    /// Requests then still in flight on the pool that was replaced.
+    pub in_flight_on_old: u64,
+    /// The gates as they stood.
+    pub gates: Vec<Gate>,
+    /// Each replica's view of it.
+    pub replicas: Vec<ReplicaReceipt>,
+    /// What the asker should know besides, e.g. that the action could not be written to disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Whether this only says what would happen (`dryRun`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// One replica's part in an action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaReceipt {
+    /// The replica's name.
+    pub id: String,
+    /// The generation it runs.
+    pub generation: u64,
+    /// When it published it.
+    #[schema(value_type = String, format = DateTime)]
+    pub published_at: Timestamp,
+}
+
+/// Something that happened to an app, for logs, metrics and `GET /events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// To which app.
+    pub app: String,
+    /// What.
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+/// What can happen to an app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Happening {
+    /// An action was carried out.
+    Acted {
+        /// Its receipt.
+        receipt: Box<Receipt>,
+    },
+    /// An action was refused.
+    Refused {
+        /// Which.
+        action: Action,
+        /// Who asked.
+        by: String,
+        /// The stable code of the refusal.
+        code: String,
+        /// Why.
+        detail: String,
+    },
+    /// The phase, the readiness of a pool or the message changed.
+    Changed {
+        /// The phase now.
+        phase: Phase,
+        /// The state in a sentence.
+        message: String,
+    },
+    /// A retired pool has emptied, or its deadline has come.
+    Drained {
+        /// The revision that was retired.
+        revision: String,
+        /// How long it took, in seconds.
+        seconds: f64,
+        /// Requests and tunnels that were cut at the deadline.
+        cut: u64,
+    },
+    /// An app was added by its source.
+    Added,
+    /// An app was taken away by its source.
+    Removed,
+}

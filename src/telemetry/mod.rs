@@ -1,0 +1,50 @@
+//! Logs and metrics.
+
+pub mod request_log;
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The least severe level shown of the program's own log.
+    pub level: Level,
+    /// How it is written.
+    pub format: Format,
+    /// The access log's form.
+    pub access: AccessFormat,
+}
+
+/// A severity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Level {
+    /// Something failed.
+    Error,
+    /// Something needs attention.
+    Warn,
+    /// What happens in the ordinary course.
+    #[default]
+    Info,
+    /// What a developer wants to see.
+    Debug,
+}
+
+/// The form of the program's own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The form of the access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// One JSON object a line, on standard output.
+    #[default]
+    Json,
+    /// The combined log format of the Apache and nginx servers.
+    Combined,
+    /// None.
+    Off,
+}
