@@ -176,7 +176,11 @@ impl Switchboard {
                 let applied = self.desire(desired).await;
                 reply.send(applied).ok();
             }
-            Message::Order { order, reply } => self.order(order, reply).await,
+            Message::Order { order, reply } => {
+                let name = order.app.clone();
+                self.order(order, reply).await;
+                self.refresh(&name).await;
+            }
             Message::Observed { app, revision, address, healthy } => {
                 self.observe(&app, &revision, address, healthy).await;
             }
@@ -206,6 +210,7 @@ impl Switchboard {
         let due: Vec<_> = self.apps.keys().cloned().collect();
         for name in due {
             self.advance(&name, Input::Clock).await;
+            self.refresh(&name).await;
         }
     }
 
