@@ -10,15 +10,11 @@ use crate::support::{
     raw_backend::{RawBackend, Then},
 };
 
-/// A bare backend speaks HTTP/1.1 only.
-const H1: [Lane; 6] =
-    [Lane::KeepAlive, Lane::NewConnections, Lane::Uploads, Lane::Downloads, Lane::Events, Lane::WebSockets];
-
 #[tokio::test]
 async fn load_on_a_sound_upstream_fails_nowhere_and_is_all_accounted_for() {
     let blue = Backend::spawn("blue");
     let start = std::time::Instant::now();
-    let load = Load::of(&H1, blue.address());
+    let load = Load::start(blue.address());
     load.reached("blue").await;
     let report = load.stop().await;
     report.assert_no_request_failed();
@@ -33,7 +29,7 @@ async fn load_on_a_sound_upstream_fails_nowhere_and_is_all_accounted_for() {
 #[tokio::test]
 async fn load_on_an_upstream_that_dies_tells_what_failed_and_what_broke() {
     let mut blue = Backend::spawn("blue");
-    let load = Load::of(&H1, blue.address());
+    let load = Load::start(blue.address());
     load.reached("blue").await;
     blue.stop();
     eventually("failures", async || load.report().lanes.values().all(|tally| tally.failed > 0)).await;

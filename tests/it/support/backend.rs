@@ -20,10 +20,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{
     body::{Frame, Incoming},
+    server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::TokioIo;
-use tokio::sync::{oneshot, watch};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    net::TcpStream,
+    sync::{oneshot, watch},
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{handshake::derive_accept_key, protocol::Role},
@@ -141,10 +145,20 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).ok();
         state.connections.fetch_add(1, SeqCst);
-        let state = Arc::clone(&state);
-        let service = service_fn(move |request| answer(Arc::clone(&state), request));
-        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(connection.with_upgrades());
+        tokio::spawn(connection(stream, Arc::clone(&state)));
+    }
+}
+
+/// Speaks HTTP/1.1, or HTTP/2 with a client that begins with its preface.
+async fn connection(stream: TcpStream, state: Arc<State>) {
+    let service = service_fn(move |request| answer(Arc::clone(&state), request));
+    let mut first = [0; 3];
+    let preface = matches!(stream.peek(&mut first).await, Ok(3)) && first == *b"PRI";
+    let io = TokioIo::new(stream);
+    if preface {
+        http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await.ok();
+    } else {
+        http1::Builder::new().serve_connection(io, service).with_upgrades().await.ok();
     }
 }
 

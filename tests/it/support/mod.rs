@@ -9,7 +9,9 @@ pub mod backend;
 pub mod certs;
 pub mod client;
 pub mod load;
+pub mod process;
 pub mod raw_backend;
+pub mod setup;
 
 use std::{future::Future, time::Duration};
 
