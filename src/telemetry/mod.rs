@@ -1,6 +1,11 @@
-//! Logs and metrics.
+//! Logs and metrics. Edges push, state is pulled: what requests do moves cells of their worker when they end
+//! (`request_log`), and what the switch is at is read from its board when somebody scrapes (`metrics`).
 
+mod access_line;
+pub mod access_log;
+mod book;
 pub mod request_log;
+mod series;
 
 /// What is logged, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
