@@ -99,7 +99,7 @@ pub(super) struct Tls {
     /// The certificates, chosen by the name the client asks for; the first is for clients that ask for none, or for an
     /// unknown one.
     pub(super) certificates: Placed<Vec<Certificate>>,
-    /// The oldest protocol version accepted: "1.2" or "1.3".
+    /// The oldest protocol version accepted: "1.2", as when left out, or "1.3".
     #[serde(default)]
     pub(super) min_version: Given<Text<TlsVersion>>,
 }
@@ -264,6 +264,7 @@ pub(super) struct Static {
     pub(super) active: Placed<Text<Revision>>,
     /// The candidate; left out: none.
     #[serde(default)]
+    #[schemars(extend("examples" = ["green"]))]
     pub(super) preview: Given<Text<Revision>>,
     /// The revisions by name.
     pub(super) revisions: Named<RevisionBlock>,
