@@ -30,15 +30,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::{
-    error::{ConfigError, ConfigErrors},
-    places::{default_socket, default_state_dir},
-    schema::schema,
-};
 use self::{
     environment::Environment,
     error::{Document, Findings, Wrong},
     pass::Pass,
+};
+pub use self::{
+    error::{ConfigError, ConfigErrors},
+    places::{default_socket, default_state_dir},
+    schema::schema,
 };
 use crate::{admin, proxy::ListenerOptions, switch::Desired, telemetry};
 
@@ -81,7 +81,8 @@ impl Config {
 
     /// The files it names: certificates, keys, tokens. When one of them changes, whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
-        let certificates = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
+        let certificates =
+            self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
         let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
         pem.chain(self.admin.tokens.clone()).collect()
     }

@@ -160,7 +160,9 @@ impl Notation for UnknownHost {
         match text {
             "421" => Ok(Self(421)),
             "404" => Ok(Self(404)),
-            _ => Err(Wrong::new(format!("{} is not a status for an unknown host", quoted(text))).hint("use 421 or 404")),
+            _ => {
+                Err(Wrong::new(format!("{} is not a status for an unknown host", quoted(text))).hint("use 421 or 404"))
+            }
         }
     }
 
@@ -279,7 +281,8 @@ impl Notation for HostPattern {
             Some(host) => (host, true),
             None => (lower.as_str(), false),
         };
-        let address = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<IpAddr>().is_ok());
+        let address =
+            host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| h.parse::<IpAddr>().is_ok());
         match () {
             () if address && !below => Ok(Self::Exact(lower)),
             () if is_host(host) && below => Ok(Self::Below(format!(".{host}"))),
@@ -296,7 +299,8 @@ impl Notation for HostPattern {
 /// RFC 1123 §2.1, and the underscore that names in use have.
 fn is_host(text: &str) -> bool {
     let octet = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    let label = |l: &str| (1..=63).contains(&l.len()) && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(octet);
+    let label =
+        |l: &str| (1..=63).contains(&l.len()) && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(octet);
     text.len() <= 253 && text.split('.').all(label)
 }
 
@@ -450,7 +454,9 @@ mod tests {
         reads("*.Example.com", HostPattern::Below(".example.com".into()));
         reads("[::1]", HostPattern::Exact("[::1]".into()));
         reads("127.0.0.1", HostPattern::Exact("127.0.0.1".into()));
-        refuses::<HostPattern>(&["", "*", "*.", "a.*.b", "a:80", "http://a", "a/b", "é.test", "a..b", ".a", "a.", "-a"]);
+        refuses::<HostPattern>(&[
+            "", "*", "*.", "a.*.b", "a:80", "http://a", "a/b", "é.test", "a..b", ".a", "a.", "-a",
+        ]);
         refuses::<HostPattern>(&[&"x".repeat(64), &["a"; 128].join(".")]);
     }
 

@@ -37,7 +37,8 @@ impl Machine<'_> {
     /// Whether we may make something in this directory, or make the directory.
     fn may_fill(&self, directory: &Path) -> bool {
         let existing = directory.ancestors().find(|ancestor| ancestor.exists());
-        existing.is_some_and(|existing| existing.is_dir() && access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok())
+        existing
+            .is_some_and(|existing| existing.is_dir() && access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok())
     }
 }
 

@@ -64,7 +64,9 @@ fn explain(error: &Error) -> (Location, Wrong) {
         Error::Unexpected { expected: "sequence start", .. } => {
             Wrong::new("a list is expected here").hint("write `[a, b]`, or one item a line, each after `- `")
         }
-        Error::Unexpected { expected: "mapping start", .. } => Wrong::new("a mapping of keys to values is expected here"),
+        Error::Unexpected { expected: "mapping start", .. } => {
+            Wrong::new("a mapping of keys to values is expected here")
+        }
         Error::SerdeInvalidType { expected, .. } => Wrong::new(format!("{expected} is expected here")),
         Error::MultipleDocuments { .. } | Error::Budget { breach: BudgetBreach::Documents { .. }, .. } => {
             Wrong::new("a second document begins here").hint("a configuration is one document")
