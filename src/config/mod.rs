@@ -8,6 +8,7 @@
 //! anywhere means no configuration at all, so a reload either takes the whole file or changes nothing. `syntax` stops at
 //! the first error; the pass over the values finds them all.
 
+mod address;
 mod claims;
 mod duration;
 mod environment;
