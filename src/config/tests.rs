@@ -55,6 +55,24 @@ fn full_yaml_says_what_minimal_yaml_leaves_out() {
 }
 
 #[test]
+fn what_full_yaml_shows_in_comments_can_be_uncommented() {
+    let is_key = |line: &str| {
+        let key = line.trim_start().split_once(':').map(|(key, _)| key);
+        line.trim_start().starts_with("- {")
+            || key.is_some_and(|k| k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+    };
+    let uncommented = |line: &str| match line.split_once("# ") {
+        Some((indent, rest)) if indent.trim().is_empty() && is_key(rest) => format!("{indent}{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let config = parsed(FULL.lines().map(uncommented).collect::<String>()).unwrap_or_else(|errors| panic!("{errors}"));
+    let shown = format!("{config:?}");
+    for part in ["tls.crt", "tokens.yaml", "shop.example.com", "10.0.0.0/8", "/healthz", "/var/lib/tealgate/this"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+#[test]
 fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
     let schema = schema();
     let mut lacking = Vec::new();
