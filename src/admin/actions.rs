@@ -114,7 +114,7 @@ pub(super) async fn promote(
     let order = terms.order(command, &body.reason, body.if_generation)?;
     let app = terms.app.clone();
     let (outcome, replayed) = admin.outcome(terms, order).await;
-    if let (Wait::Drained, Ok(receipt)) = (body.wait, &outcome) {
+    if let (Wait::Drained, Ok(receipt @ Receipt { dry_run: false, .. })) = (body.wait, &outcome) {
         admin.drained(&app, receipt).await;
     }
     Ok(answer(outcome, replayed))
