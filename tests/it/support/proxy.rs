@@ -66,9 +66,13 @@ impl Proxy {
         eventually(&format!("the app to be {phase}"), async || self.status().await["phase"] == phase).await;
     }
 
-    /// Stops it in good order, within this time.
-    pub async fn shutdown(self, patience: Duration) {
-        within("the proxy to end", self.server.shutdown(patience)).await;
-        drop(self.setup);
+    /// Stops it in good order, within this time; answers how many connections were cut.
+    pub async fn shutdown(self, patience: Duration) -> usize {
+        within("the proxy to end", self.server.shutdown(patience)).await
+    }
+
+    /// What it runs by; its directory lives as long as the proxy.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
     }
 }
