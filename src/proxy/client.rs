@@ -211,6 +211,12 @@ pub(super) struct Serving {
     client: Rc<Client>,
 }
 
+impl Serving {
+    pub(super) fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         self.client.in_flight.set(self.client.in_flight.get() - 1);

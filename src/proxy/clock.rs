@@ -159,6 +159,10 @@ impl Timer {
         }
     }
 
+    pub(super) fn is_cut(&self) -> bool {
+        self.clock.slots.borrow()[self.key].cut
+    }
+
     /// Ready when the deadline has passed or the tenure was cut; otherwise the task is woken when it does.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Alarm> {
         let slot = &mut self.clock.slots.borrow_mut()[self.key];

@@ -6,6 +6,11 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header, response};
 use thiserror::Error;
 
+use super::{
+    h1::{FailureKind, Malformed},
+    patience::Impatience,
+    upload::{self, Upload},
+};
 use crate::{
     switch::{AppName, NotAdmitted},
     telemetry::request_log::Outcome,
@@ -68,29 +73,18 @@ pub(super) enum ProxyError {
     /// The connection was not open in time.
     #[error("the connection to the upstream timed out")]
     ConnectionTimeout,
-    /// The connection ended before an answer began.
+    /// The connection ended before the head of an answer was whole.
     #[error("the upstream closed the connection before it answered")]
-    ConnectionTerminated(#[source] hyper::Error),
-    /// The upstream does not take the request's body.
-    #[error("the upstream stopped reading the request")]
-    ConnectionWriteTimeout,
+    ConnectionTerminated,
     /// No head of an answer in time.
     #[error("the upstream did not answer in time")]
     HttpResponseTimeout,
     /// The upstream's answer is not HTTP, or its framing is ambiguous.
-    #[error("the upstream's answer is malformed: {reason}")]
-    HttpProtocolError {
-        /// What is wrong with it.
-        reason: &'static str,
-        #[source]
-        source: Option<hyper::Error>,
-    },
+    #[error("the upstream's answer is malformed: {0}")]
+    HttpProtocolError(Malformed),
     /// The header section of the answer is larger than we take.
     #[error("the header section of the upstream's answer is too large")]
-    HttpResponseHeaderSectionSize(#[source] hyper::Error),
-    /// The upstream switched protocols unasked, or broke off while switching.
-    #[error("the upstream switched protocols without being asked")]
-    HttpUpgradeFailed,
+    HttpResponseHeaderSectionSize,
 }
 
 impl ProxyError {
@@ -111,13 +105,10 @@ impl ProxyError {
             Self::ConnectionRefused(_)
             | Self::DestinationIpUnroutable(_)
             | Self::ConnectionFailed(_)
-            | Self::ConnectionTerminated(_)
-            | Self::HttpProtocolError { .. }
-            | Self::HttpResponseHeaderSectionSize(_)
-            | Self::HttpUpgradeFailed => StatusCode::BAD_GATEWAY,
-            Self::ConnectionTimeout | Self::ConnectionWriteTimeout | Self::HttpResponseTimeout => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            | Self::ConnectionTerminated
+            | Self::HttpProtocolError(_)
+            | Self::HttpResponseHeaderSectionSize => StatusCode::BAD_GATEWAY,
+            Self::ConnectionTimeout | Self::HttpResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -139,12 +130,10 @@ impl ProxyError {
             Self::ConnectionRefused(_) => "connection_refused",
             Self::DestinationIpUnroutable(_) => "destination_ip_unroutable",
             Self::ConnectionTimeout => "connection_timeout",
-            Self::ConnectionTerminated(_) => "connection_terminated",
-            Self::ConnectionWriteTimeout => "connection_write_timeout",
+            Self::ConnectionTerminated => "connection_terminated",
             Self::HttpResponseTimeout => "http_response_timeout",
-            Self::HttpProtocolError { .. } => "http_protocol_error",
-            Self::HttpResponseHeaderSectionSize(_) => "http_response_header_section_size",
-            Self::HttpUpgradeFailed => "http_upgrade_failed",
+            Self::HttpProtocolError(_) => "http_protocol_error",
+            Self::HttpResponseHeaderSectionSize => "http_response_header_section_size",
         }
     }
 
@@ -164,10 +153,9 @@ impl ProxyError {
             Self::Drained => "drained",
             Self::ConnectionRefused(_) | Self::DestinationIpUnroutable(_) | Self::ConnectionFailed(_) => "connect",
             Self::ConnectionTimeout => "connect_timeout",
-            Self::ConnectionTerminated(_) => "reset",
-            Self::ConnectionWriteTimeout | Self::HttpResponseTimeout => "timeout",
-            Self::HttpProtocolError { .. } | Self::HttpResponseHeaderSectionSize(_) => "protocol",
-            Self::HttpUpgradeFailed => "upgrade",
+            Self::ConnectionTerminated => "reset",
+            Self::HttpResponseTimeout => "timeout",
+            Self::HttpProtocolError(_) | Self::HttpResponseHeaderSectionSize => "protocol",
         }
     }
 
@@ -175,9 +163,7 @@ impl ProxyError {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Drained => Outcome::UpstreamFailedBefore,
-            _ if self.status() == StatusCode::BAD_GATEWAY || self.status() == StatusCode::GATEWAY_TIMEOUT => {
-                Outcome::UpstreamFailedBefore
-            }
+            _ if self.is_upstreams() => Outcome::UpstreamFailedBefore,
             _ => Outcome::Refused,
         }
     }
@@ -219,15 +205,29 @@ impl ProxyError {
         (parts, text)
     }
 
-    /// What became of an attempt, as hyper tells it.
-    pub(super) fn of_attempt(error: hyper::Error) -> Self {
-        if error.is_parse_too_large() {
-            Self::HttpResponseHeaderSectionSize(error)
-        } else if error.is_parse() {
-            Self::HttpProtocolError { reason: "bad head", source: Some(error) }
-        } else {
-            Self::ConnectionTerminated(error)
+    /// What broke an exchange with an upstream off. `upload` is the request's body, if it has one.
+    pub(super) fn of_exchange(kind: FailureKind, upload: Option<&Upload>) -> Self {
+        match (kind, upload.map(Upload::state)) {
+            (FailureKind::Body(_), Some(upload::State::Failed(failure))) => failure.into_error(),
+            (FailureKind::Body(_), _) => Self::BadRequest("the body is not as long as it says"),
+            (FailureKind::Closed { .. }, _) => Self::ConnectionTerminated,
+            (FailureKind::Malformed(Malformed::TooLarge), _) => Self::HttpResponseHeaderSectionSize,
+            (FailureKind::Malformed(malformed), _) => Self::HttpProtocolError(malformed),
         }
+    }
+
+    /// Who took too long.
+    pub(super) fn of_impatience(whose: Impatience) -> Self {
+        match whose {
+            Impatience::Client => Self::RequestTimeout,
+            Impatience::Upstream | Impatience::Whole => Self::HttpResponseTimeout,
+            Impatience::Cut => Self::Drained,
+        }
+    }
+
+    /// Whether it is the endpoint's failure, and counted as such.
+    pub(super) fn is_upstreams(&self) -> bool {
+        self.status() == StatusCode::BAD_GATEWAY || self.status() == StatusCode::GATEWAY_TIMEOUT
     }
 
     /// Why the switch did not admit it. `unknown_host` is the listener's status for that.

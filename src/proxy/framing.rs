@@ -28,7 +28,9 @@ const MAX_CHUNK_LINE: usize = 256;
 #[derive(Debug)]
 enum State {
     /// Before the end of a head; so many octets of it have been searched for its end.
-    Head { searched: usize },
+    Head {
+        searched: usize,
+    },
     /// In a body, with so many octets to come.
     Length(u64),
     Chunk(Chunk),
@@ -40,13 +42,24 @@ enum State {
 #[derive(Debug)]
 enum Chunk {
     /// In the line with the size; `digits` of it were seen, `octets` in all.
-    Size { size: u64, digits: u8, octets: usize, extended: bool },
-    SizeLf { size: u64 },
+    Size {
+        size: u64,
+        digits: u8,
+        octets: usize,
+        extended: bool,
+    },
+    SizeLf {
+        size: u64,
+    },
     Octets(u64),
     OctetsCr,
     OctetsLf,
     /// In the trailer section: octets in all, and on this line; after a CR.
-    Trailer { octets: usize, on_line: usize, cr: bool },
+    Trailer {
+        octets: usize,
+        on_line: usize,
+        cr: bool,
+    },
 }
 
 const CHUNK_START: Chunk = Chunk::Size { size: 0, digits: 0, octets: 0, extended: false };
@@ -325,7 +338,10 @@ mod tests {
             ("\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n", ""),
             ("POST / HTTP/1.1\r\nContent-Length:  5 \r\n\r\nhello", "P"),
             ("POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n", "P"),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nt: 1\r\n\r\n", "GET / HTTP/1.1\r\n"),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nt: 1\r\n\r\n",
+                "GET / HTTP/1.1\r\n",
+            ),
             ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n", "\r\n"),
             ("GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n", "\u{1}\n\n any octets"),
         ] {
@@ -393,7 +409,10 @@ mod tests {
         assert_eq!(scan(format!("GET /{long} HTTP/1.1\r\n\r\n").as_bytes()).1, Some(Violation::TargetTooLong));
         assert_eq!(scan(format!("GET / HTTP/1.1\r\na: {long}").as_bytes()).1, Some(Violation::HeadTooLarge));
         assert_eq!(scan(format!("GET / HTTP/1.1\r\na: {long}\r\n\r\n").as_bytes()).1, Some(Violation::HeadTooLarge));
-        assert_eq!(scan(format!("GET / HTTP/1.1\r\n{}", "a:\r\n".repeat(101)).as_bytes()).1, Some(Violation::HeadTooLarge));
+        assert_eq!(
+            scan(format!("GET / HTTP/1.1\r\n{}", "a:\r\n".repeat(101)).as_bytes()).1,
+            Some(Violation::HeadTooLarge)
+        );
     }
 
     proptest! {

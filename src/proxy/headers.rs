@@ -3,15 +3,9 @@
 
 use std::{cell::RefCell, fmt::Write as _, net::IpAddr};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header,
-    request, response,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
-use super::{
-    error::ProxyError,
-    target::{Target, origin_form},
-};
+use super::target::Target;
 use crate::switch::{Role, Ticket};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -27,10 +21,10 @@ const OURS: &str = "x-tealgate-";
 
 /// What a request's head turned out to be.
 pub(super) struct Going {
-    /// The client asks for another protocol, and is asked for it on its behalf.
-    pub(super) upgrade: bool,
     /// The trace the request belongs to, if it says.
     pub(super) trace: Option<HeaderValue>,
+    /// The client said how long its body is, if only that it is empty.
+    pub(super) has_length: bool,
 }
 
 /// What is in a head that something must be done about.
@@ -43,7 +37,7 @@ struct Seen {
     trailers: bool,
     transfer_encoding: bool,
     upgrade: bool,
-    content_length: u32,
+    content_length: bool,
     proxy_credentials: bool,
     expect: bool,
     http2_settings: bool,
@@ -71,7 +65,7 @@ impl Seen {
                 10 if name == "keep-alive" => seen.keep_alive = true,
                 11 if name == "traceparent" => seen.trace = Some(value.clone()),
                 12 if name == "x-request-id" => seen.request_id = true,
-                14 if name == "content-length" => seen.content_length += 1,
+                14 if name == "content-length" => seen.content_length = true,
                 14 if name == "http2-settings" => seen.http2_settings = true,
                 16 if name == "proxy-connection" => seen.proxy_connection = true,
                 17 if name == "transfer-encoding" => seen.transfer_encoding = true,
@@ -157,7 +151,6 @@ pub(super) fn to_upstream(
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    let has_upgrade = upgrade.is_some();
     if let Some(wanted) = upgrade {
         headers.insert(header::UPGRADE, wanted);
         headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -177,9 +170,7 @@ pub(super) fn to_upstream(
     }
     headers.insert(header::HOST, target.authority.clone());
     forwarding.tell(headers, &target.authority);
-    parts.uri = origin_form(std::mem::take(&mut parts.uri));
-    parts.version = Version::HTTP_11;
-    Going { upgrade: has_upgrade, trace: seen.trace.take() }
+    Going { trace: seen.trace.take(), has_length: seen.content_length }
 }
 
 /// The request ID a head carries after [`to_upstream`].
@@ -216,21 +207,8 @@ fn new_request_id() -> HeaderValue {
 }
 
 /// Makes an upstream's head one for the client. `switched` says that the client asked for another protocol.
-pub(super) fn to_downstream(
-    parts: &mut response::Parts,
-    method: &Method,
-    ticket: &Ticket,
-    switched: bool,
-) -> Result<(), ProxyError> {
-    let headers = &mut parts.headers;
+pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: bool) {
     let seen = Seen::of(headers);
-    if seen.transfer_encoding {
-        check_transfer_encoding(headers, &seen)?;
-    }
-    let bodyless = *method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if seen.content_length > 1 && !bodyless {
-        return Err(malformed("repeated Content-Length"));
-    }
     let protocol = if switched { headers.get(header::UPGRADE).cloned() } else { None };
     seen.remove_hop_by_hop(headers);
     if let Some(protocol) = protocol {
@@ -245,24 +223,6 @@ pub(super) fn to_downstream(
         headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
         headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));
     }
-    parts.version = Version::HTTP_11;
-    Ok(())
-}
-
-/// RFC 9112 §6.1, §6.3: two lengths, or a coding we do not know, leave open where the answer ends.
-fn check_transfer_encoding(headers: &HeaderMap, seen: &Seen) -> Result<(), ProxyError> {
-    if seen.content_length > 0 {
-        return Err(malformed("both Content-Length and Transfer-Encoding"));
-    }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter().flat_map(tokens);
-    match (codings.next(), codings.next()) {
-        (Some(only), None) if only.eq_ignore_ascii_case("chunked") => Ok(()),
-        _ => Err(malformed("Transfer-Encoding other than a single chunked")),
-    }
-}
-
-fn malformed(reason: &'static str) -> ProxyError {
-    ProxyError::HttpProtocolError { reason, source: None }
 }
 
 /// What upstreams are told about a client, made once for its connection. There is no list of proxies to trust, so what
@@ -354,7 +314,7 @@ mod tests {
 
     #[test]
     fn hop_by_hop_fields_go_on_whatever_line_they_are_named() {
-        let (headers, going) = sent(
+        let (headers, _) = sent(
             Version::HTTP_11,
             &[
                 ("connection", "keep-alive, X-One"),
@@ -372,27 +332,34 @@ mod tests {
         );
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        let expected =
-            ["forwarded", "host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id", "x-three"];
+        let expected = [
+            "forwarded",
+            "host",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-request-id",
+            "x-three",
+        ];
         assert_eq!(left, expected);
-        assert!(!going.upgrade);
     }
 
     #[test]
     fn an_upgrade_passes_unless_it_is_h2c() {
-        let (headers, going) = sent(Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", "websocket")]);
-        assert!(going.upgrade);
-        assert_eq!((&headers["upgrade"], &headers["connection"]), (&"websocket".parse().unwrap(), &"upgrade".parse().unwrap()));
+        let (headers, _) = sent(Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(
+            (&headers["upgrade"], &headers["connection"]),
+            (&"websocket".parse().unwrap(), &"upgrade".parse().unwrap())
+        );
         for fields in [
             [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")],
             [("connection", "Upgrade"), ("upgrade", "websocket, H2C"), ("x", "y")],
         ] {
-            let (headers, going) = sent(Version::HTTP_11, &fields);
-            assert!(!going.upgrade);
+            let (headers, _) = sent(Version::HTTP_11, &fields);
             assert!(!headers.contains_key("upgrade") && !headers.contains_key("http2-settings"));
         }
-        let (_, going) = sent(Version::HTTP_10, &[("connection", "Upgrade"), ("upgrade", "websocket")]);
-        assert!(!going.upgrade, "HTTP/1.0 has no upgrade (RFC 9110 §7.8)");
+        let (headers, _) = sent(Version::HTTP_10, &[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        assert!(!headers.contains_key("upgrade"), "HTTP/1.0 has no upgrade (RFC 9110 §7.8)");
     }
 
     #[test]
@@ -418,23 +385,6 @@ mod tests {
         assert_eq!(headers["cookie"], "a=b; c=d");
         assert_eq!(headers.get_all("cookie").iter().count(), 1);
         assert!(!headers.contains_key("x-tealgate-revision"));
-    }
-
-    #[test]
-    fn an_answer_with_two_lengths_is_no_answer() {
-        for fields in [
-            &[("transfer-encoding", "chunked"), ("content-length", "5")][..],
-            &[("transfer-encoding", "gzip, chunked")],
-            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
-            &[("transfer-encoding", "gzip")],
-        ] {
-            let mut response = http::Response::builder();
-            for (name, value) in fields {
-                response = response.header(*name, *value);
-            }
-            let (parts, ()) = response.body(()).expect("a response").into_parts();
-            assert!(check_transfer_encoding(&parts.headers, &Seen::of(&parts.headers)).is_err(), "{fields:?}");
-        }
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! What an operator can set of the data plane: its listeners, as plain values. `config` fills them in.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// One address we accept on.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,15 @@ pub enum Bind {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// What a listener shows.

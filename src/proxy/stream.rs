@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Empty, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
@@ -18,6 +18,8 @@ pub(super) enum Stream {
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
     TlsUnix(Box<TlsStream<UnixStream>>),
+    /// Nothing any more: somebody else has taken the stream.
+    Taken(Empty),
 }
 
 macro_rules! each {
@@ -27,6 +29,7 @@ macro_rules! each {
             Stream::Unix($stream) => $call,
             Stream::Tls($stream) => $call,
             Stream::TlsUnix($stream) => $call,
+            Stream::Taken($stream) => $call,
         }
     };
 }

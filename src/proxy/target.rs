@@ -2,11 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{
-    HeaderMap, HeaderValue, Method, Uri, Version, header,
-    request::Parts,
-    uri::{PathAndQuery, Scheme},
-};
+use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
 
 use super::error::ProxyError;
 use crate::switch::RequestKey;
@@ -32,7 +28,8 @@ impl Target {
             (Some(named), host) => {
                 // RFC 9112 §3.2.2 has a proxy believe the target; but the upstream may have logged, cached or routed by
                 // the other, so we take only what agrees.
-                let agrees = host.as_ref().is_none_or(|host| host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()));
+                let agrees =
+                    host.as_ref().is_none_or(|host| host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()));
                 if !agrees {
                     return Err(ProxyError::BadRequest("the target and Host disagree"));
                 }
@@ -106,15 +103,6 @@ fn host_of(authority: &[u8]) -> Option<&str> {
 /// RFC 3986 §3.2.2 `reg-name`, without the percent-encoding that no registry uses.
 fn is_reg_name(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'')
-}
-
-/// The target in origin-form, as an HTTP/1 upstream wants it.
-pub(super) fn origin_form(uri: Uri) -> Uri {
-    if uri.scheme().is_none() && uri.authority().is_none() {
-        return uri;
-    }
-    let path = uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
-    Uri::from(path)
 }
 
 /// What the switch asks of a request.

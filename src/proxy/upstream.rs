@@ -1,47 +1,27 @@
-//! Connections to endpoints: opening them, keeping the idle ones of this worker, and sending one request on one of them.
-//! Nothing here is shared between workers. Each connection is driven by a task of its own, which ends when the connection
-//! does, so that one the upstream has closed is known to be closed before it is used.
+//! Connections to endpoints: opening them, keeping the idle ones of this worker, and sending one request to one endpoint.
+//! Nothing here is shared between workers, and an idle connection costs no task: it is looked at before it is used, and now
+//! and then, so that what an upstream has closed is closed on our side too.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
 use foldhash::fast::RandomState;
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, Parts, SendRequest},
-};
-use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
-    sync::oneshot,
     time::{Instant, timeout},
 };
 
-use super::{clock::Clock, error::ProxyError, upload::UploadBody};
+use super::{clock::Clock, error::ProxyError, h1, upload::UploadBody};
 use crate::switch::{Endpoint, Snapshot};
 
 /// Idle connections kept for one endpoint by one worker.
 const MAX_IDLE: usize = 1024;
 /// How long one is kept.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
-/// The largest header section taken from an upstream, in octets.
-const MAX_HEAD: usize = 32 * 1024;
-/// The most hyper buffers of a body in one direction, in octets.
-const MAX_BUFFER: usize = 64 * 1024;
-
-/// The socket of a connection whose upstream switched protocols, and what came on it already.
-pub(super) type Raw = Parts<TokioIo<TcpStream>>;
 
 /// A worker's connections to endpoints.
 pub(super) struct Upstream {
     clock: Rc<Clock>,
-    http1: http1::Builder,
-    /// By endpoint; endpoints that are in no pool have no entry, and nothing is kept for them.
+    /// By endpoint, the one used last at the end. Endpoints in no pool have no entry, and nothing is kept for them.
     idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
 }
 
@@ -50,70 +30,52 @@ struct Idle {
     since: Instant,
 }
 
-/// An open connection to an endpoint.
-pub(super) struct Connection {
-    endpoint: u64,
-    sender: SendRequest<UploadBody>,
-    heir: Rc<Cell<Option<oneshot::Sender<Raw>>>>,
-    reused: bool,
-}
+/// An open connection.
+pub(super) type Connection = h1::Connection<TcpStream>;
 
-/// Why a request got no answer.
-pub(super) struct Failure {
-    pub(super) error: ProxyError,
-    /// The request, if nothing of it was sent.
-    pub(super) unsent: Option<Request<UploadBody>>,
-}
+/// A request being sent, and its answer being received.
+pub(super) type Exchange = h1::Exchange<TcpStream, UploadBody>;
 
 impl Upstream {
     pub(super) fn new(clock: &Rc<Clock>) -> Self {
-        let mut http1 = http1::Builder::new();
-        http1.max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD);
-        Self { clock: Rc::clone(clock), http1, idle: RefCell::default() }
+        Self { clock: Rc::clone(clock), idle: RefCell::default() }
     }
 
-    /// The idle connection used last, if it is still good.
-    pub(super) fn idle(&self, endpoint: &Endpoint) -> Option<Connection> {
+    /// A connection to an endpoint: an idle one, if `reuse` allows, or a new one, open `within` so long. Says whether it was
+    /// idle: then the upstream may be closing it at this very moment.
+    pub(super) async fn connection(
+        &self,
+        endpoint: &Endpoint,
+        reuse: bool,
+        within: Duration,
+    ) -> Result<(Connection, bool), ProxyError> {
+        if reuse && let Some(idle) = self.take_idle(endpoint) {
+            return Ok((idle, true));
+        }
+        let connect = timeout(within, TcpStream::connect(endpoint.address()));
+        let socket = connect.await.map_err(|_| ProxyError::ConnectionTimeout)??;
+        socket.set_nodelay(true)?;
+        Ok((h1::Connection::new(socket), false))
+    }
+
+    /// The idle connection used last, if there is one that is still good.
+    fn take_idle(&self, endpoint: &Endpoint) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&endpoint.id())?;
-        while let Some(Idle { connection, .. }) = connections.pop() {
-            if connection.sender.is_ready() {
+        while let Some(Idle { mut connection, .. }) = connections.pop() {
+            if connection.is_quiet() {
                 return Some(connection);
             }
         }
         None
     }
 
-    /// Opens a connection.
-    pub(super) async fn connect(&self, endpoint: &Endpoint, within: Duration) -> Result<Connection, ProxyError> {
-        let connect = timeout(within, TcpStream::connect(endpoint.address()));
-        let socket = connect.await.map_err(|_| ProxyError::ConnectionTimeout)??;
-        socket.set_nodelay(true)?;
-        let handshake = self.http1.handshake(TokioIo::new(socket)).await;
-        let (sender, connection) = handshake.map_err(ProxyError::of_attempt)?;
-        let heir = Rc::new(Cell::new(None::<oneshot::Sender<Raw>>));
-        let will = Rc::clone(&heir);
-        tokio::task::spawn_local(async move {
-            // What went wrong is told to whoever waits for an answer, and to nobody if nobody does.
-            if let Ok(parts) = connection.without_shutdown().await
-                && let Some(heir) = will.take()
-            {
-                drop(heir.send(parts));
-            }
-        });
-        Ok(Connection { endpoint: endpoint.id(), sender, heir, reused: false })
-    }
-
-    /// Takes a connection back after a whole answer.
-    pub(super) fn give_back(&self, mut connection: Connection) {
-        // Not ready means that the upstream closes, or has not taken the whole request.
-        if !connection.sender.is_ready() {
-            return;
-        }
-        if let Some(connections) = self.idle.borrow_mut().get_mut(&connection.endpoint)
+    /// Keeps the connection of an exchange that went well to its end.
+    pub(super) fn keep(&self, endpoint: u64, exchange: Exchange) {
+        if let Some(connection) = exchange.into_connection()
+            && let Some(connections) = self.idle.borrow_mut().get_mut(&endpoint)
             && connections.len() < MAX_IDLE
         {
-            connection.reused = true;
             connections.push(Idle { connection, since: self.clock.now() });
         }
     }
@@ -129,32 +91,11 @@ impl Upstream {
         *idle = kept;
     }
 
-    /// Closes the connections that have been idle for too long or were closed by their upstream.
-    pub(super) fn sweep(&self, now: Instant) {
+    /// Closes what has been idle for too long, and what its upstream has closed.
+    pub(super) fn sweep(&self) {
+        let now = self.clock.now();
         for connections in self.idle.borrow_mut().values_mut() {
-            connections.retain(|idle| !idle.connection.sender.is_closed() && now < idle.since + MAX_IDLE_AGE);
+            connections.retain_mut(|idle| now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet());
         }
-    }
-}
-
-impl Connection {
-    /// Whether it has carried a request before, and so may have been closed by the upstream in the same instant.
-    pub(super) fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Sends a request and awaits the head of its answer. Dropping the future closes the connection.
-    pub(super) async fn send(&mut self, request: Request<UploadBody>) -> Result<Response<Incoming>, Failure> {
-        self.sender.try_send_request(request).await.map_err(|mut failed| Failure {
-            unsent: failed.take_message(),
-            error: ProxyError::of_attempt(failed.into_error()),
-        })
-    }
-
-    /// Has the socket kept when the answer is 101, instead of closed: to be called before sending.
-    pub(super) fn expect_switch(&self) -> oneshot::Receiver<Raw> {
-        let (heir, raw) = oneshot::channel();
-        self.heir.set(Some(heir));
-        raw
     }
 }

@@ -3,6 +3,9 @@
 //! disk only within bounds: a promotion that cannot be made durable is refused, a rollback goes ahead (G5) and is written
 //! when the disk is back.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -44,6 +47,8 @@ const DISK_PATIENCE: Duration = Duration::from_secs(2);
 const ROLLBACK_DISK_PATIENCE: Duration = Duration::from_millis(250);
 /// How long an answer waits for workers to confirm. Admission is right without it (see `admission`).
 const BARRIER_PATIENCE: Duration = Duration::from_secs(1);
+/// The journal is left to grow to this many octets before it is rewritten.
+const COMPACT_FROM: u64 = 1 << 20;
 /// How long until what could not be written is tried again.
 const RETRY_UNSAVED: Duration = Duration::from_secs(1);
 
@@ -111,6 +116,7 @@ impl Switch {
             apps: BTreeMap::new(),
             memory,
             journal,
+            compact_at: COMPACT_FROM,
             unsaved: BTreeSet::new(),
             retry_at: None,
             replica: options.replica,
@@ -134,6 +140,8 @@ struct Switchboard {
     /// What is kept of every app ever seen, so that one that comes back goes on where it was.
     memory: Memory,
     journal: Option<Journal>,
+    /// The size, in octets, at which the journal is rewritten to what still matters.
+    compact_at: u64,
     /// Apps whose last state is not known to be on disk.
     unsaved: BTreeSet<AppName>,
     retry_at: Option<Instant>,
@@ -492,11 +500,22 @@ impl Switchboard {
             // Nobody waits: should it be lost, the history shows the receipt without its measurements.
             drop(journal.append(Record::Measured { receipt: Box::new(receipt.clone()) }.to_json(), false));
         }
+        self.compact_if_grown();
         self.show(&name);
         self.tell(&name, Happening::Acted { receipt: Box::new(receipt.clone()) });
         if let Some(reply) = reply {
             reply.send(Ok(receipt)).ok();
         }
+    }
+
+    /// Rewrites the journal once it has outgrown what it says, so that it stays small and the cost is seldom paid.
+    fn compact_if_grown(&mut self) {
+        let Some(journal) = self.journal.as_ref().filter(|journal| journal.size() > self.compact_at) else { return };
+        let records = self.memory.records();
+        let size: usize = records.iter().map(String::len).sum();
+        self.compact_at = COMPACT_FROM.max(4 * size as u64);
+        // The writer takes it in its turn; should it fail, the longer journal says the same.
+        drop(journal.compact(records));
     }
 
     fn drained(&mut self, name: &AppName, tenure: u64, cut: u64, took: Duration) {
