@@ -36,8 +36,10 @@ impl<const MIN_MILLIS: u64> Notation for Time<MIN_MILLIS> {
     fn read(text: &str) -> Result<Self, Wrong> {
         let time = read(text)?;
         if time < Duration::from_millis(MIN_MILLIS) {
-            return Err(Wrong::new(format!("{} is too short", quoted(text)))
-                .hint(format!("use {MIN_MILLIS}ms or more; this one cannot be turned off")));
+            let off = if time.is_zero() { "; this one cannot be turned off" } else { "" };
+            return Err(
+                Wrong::new(format!("{} is too short", quoted(text))).hint(format!("use {MIN_MILLIS}ms or more{off}"))
+            );
         }
         Ok(Self(time))
     }

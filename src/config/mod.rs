@@ -8,6 +8,7 @@
 //! anywhere means no configuration at all, so a reload either takes the whole file or changes nothing. `syntax` stops at
 //! the first error; the pass over the values finds them all.
 
+mod address;
 mod claims;
 mod duration;
 mod environment;
@@ -32,7 +33,7 @@ use std::{
 
 use self::{
     environment::Environment,
-    error::{Document, Wrong},
+    error::{Document, Findings, Wrong},
     pass::Pass,
 };
 pub use self::{
@@ -67,7 +68,7 @@ impl Config {
     pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
         let unreadable = |error| {
             let wrong = Wrong::new(format!("the configuration cannot be read: {error}"));
-            ConfigErrors::new(vec![Document { file, text: "" }.wrong(wrong)])
+            Document { file, text: "" }.wrong(wrong)
         };
         let octets = pass::read_file(file).map_err(unreadable)?;
         parse(&octets, file, &variable, true)
@@ -93,10 +94,10 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn parse(octets: &[u8], file: &Path, environment: Environment<'_>, open_files: bool) -> Result<Config, ConfigErrors> {
-    let whole = |wrong| ConfigErrors::new(vec![Document { file, text: "" }.wrong(wrong)]);
-    let document = Document { file, text: syntax::text(octets).map_err(whole)? };
-    let written = syntax::parse(document).map_err(|error| ConfigErrors::new(vec![error]))?;
-    let mut pass = Pass { document, environment, open_files, errors: Vec::new() };
+    let text = syntax::text(octets).map_err(|wrong| Document { file, text: "" }.wrong(wrong))?;
+    let document = Document { file, text };
+    let written = syntax::parse(document)?;
+    let mut pass = Pass { document, environment, open_files, findings: Findings::default() };
     let config = pass.config(&written);
-    if pass.errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(pass.errors)) }
+    pass.findings.or(config)
 }

@@ -12,12 +12,13 @@ use serde_saphyr::Location;
 
 use super::{
     Config,
+    address::SocketPath,
     claims::Claims,
     error::{Wrong, quoted},
     file::{self, File},
     node::{Named, Placed},
     not_yet,
-    notation::{SocketPath, Workers},
+    notation::Workers,
     pass::{FileKind, Pass},
     places,
 };
