@@ -23,7 +23,7 @@ use crate::{
     proxy::{DataPlane, ListenError},
     source::FileWatch,
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
-    telemetry::{self, AccessLog, Metrics},
+    telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
 
 /// A running Tealgate.
@@ -109,8 +109,8 @@ impl Server {
             let (metrics, access) = (Arc::clone(&metrics), access.clone());
             move |worker| metrics.recorder(worker, access.clone())
         };
-        let data_plane =
-            DataPlane::start(config.workers, switch.readers.clone(), recorder).context("the workers cannot be started")?;
+        let data_plane = DataPlane::start(config.workers, switch.readers.clone(), recorder)
+            .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone()));
@@ -142,7 +142,7 @@ impl Server {
 
         let socket = admin.socket().map(|path| format!("unix:{}", path.display()));
         let addresses = Addresses {
-            listeners: bound.into_iter().map(|bound| (bound.name, bound.bind)).collect(),
+            listeners: bound.into_iter().map(|bound| (bound.name, bound.bind.to_string())).collect(),
             admin: socket.into_iter().chain(admin.address().map(|address| format!("http://{address}"))).collect(),
             health: health.address(),
         };
@@ -190,7 +190,11 @@ async fn start_switch(config: &Config) -> anyhow::Result<Switch> {
         }
     };
     if let Some((offset, octets)) = journal.as_ref().and_then(|(_, recovered)| recovered.torn) {
-        tracing::warn!(offset, octets, "the journal's last record was torn and has been cut off; it was never acknowledged");
+        tracing::warn!(
+            offset,
+            octets,
+            "the journal's last record was torn and has been cut off; it was never acknowledged"
+        );
     }
     Ok(Switch::start(SwitchOptions { workers: config.workers, replica: replica_name(), journal })?)
 }

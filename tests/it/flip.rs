@@ -135,15 +135,16 @@ async fn a_rollback_answers_at_once_while_the_new_pool_hangs() {
 async fn the_preview_listener_shows_the_candidate_and_never_the_live_revision() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let proxy = Proxy::between(&blue, &green).await;
-    let mut tester = Client::connect(Protocol::H1, proxy.preview)
-        .await
-        .expect("it accepts");
+    let mut tester = Client::connect(Protocol::H1, proxy.preview).await.expect("it accepts");
     let answer = tester.get("/").await.expect("green answers");
     assert_eq!((answer.colour(), answer.header("x-tealgate-revision")), ("green", "green"));
     proxy.admin.promote(APP).await;
     let answer = tester.get("/").await.expect("an answer");
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "there is no candidate any more");
-    assert_eq!(proxy.client(Protocol::H1).await.get("/").await.expect("green answers").header("x-tealgate-revision"), "");
+    assert_eq!(
+        proxy.client(Protocol::H1).await.get("/").await.expect("green answers").header("x-tealgate-revision"),
+        ""
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

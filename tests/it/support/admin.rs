@@ -44,7 +44,12 @@ impl Admin {
     }
 
     /// Makes a call that may find nobody, or lose him.
-    pub async fn try_call(&self, method: &str, path: &str, body: Option<Value>) -> Result<(StatusCode, Value), BoxError> {
+    pub async fn try_call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value), BoxError> {
         within(&format!("{method} {path}"), self.exchange(method, path, body)).await
     }
 
