@@ -1,5 +1,7 @@
 //! The admin API.
 
+pub mod api;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 /// Where the admin API listens, and who may use it.
