@@ -2,18 +2,24 @@
 //!
 //! **The invariant.** *Once a retired occupancy has been seen empty, no request ever enters it.* [`enter`] takes the
 //! worker's view, adds one to its slot, and then reads the version again; if that moved on, it takes the one back and
-//! goes round. [`Current::publish`] puts the new snapshot in place, then raises the version; only after that may a drain
-//! mark the old occupancy retired and sum its slots. All of these are `SeqCst`, and in the one order they share either
-//! the reader sees the new version or the drain sees the reader.
+//! goes round. [`Current::publish`] puts the new snapshot in place, then raises the version; only after that may
+//! [`Occupancy::retire`] be called, and only after that may a drain sum the slots. A `SeqCst` fence stands on each side
+//! between the write and the read, so in the one order all fences share either the reader sees the new version or the
+//! drain sees the reader (Dekker's argument; C++20 [atomics.order] §4).
 //!
-//! The lock around the snapshot is taken once per reader and publication, never per request: a request reads the version
-//! alone. The file uses only what `sync` names, so that loom runs these very lines.
+//! A slot has one writer, its worker, so it is counted with a load and a store; the two fences are all that a request
+//! pays. The lock around the snapshot is taken once per reader and publication, never per request. The file uses only
+//! what `sync` names, so that loom runs these very lines.
 
 use std::{rc::Rc, sync::Arc};
 
 use crossbeam_utils::CachePadded;
 
-use super::sync::{AtomicBool, AtomicU64, RwLock, SeqCst};
+use super::sync::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    RwLock, fence,
+};
 
 /// The value all readers share, and its version.
 pub(super) struct Current<T> {
@@ -40,13 +46,14 @@ impl<T> Current<T> {
             // Nothing can panic while the lock is held; a poisoned one still holds a whole value.
             Err(poisoned) => std::mem::replace(&mut *poisoned.into_inner(), next),
         };
-        let version = self.version.fetch_add(1, SeqCst) + 1;
+        let version = self.version.load(Relaxed) + 1;
+        self.version.store(version, Release);
         drop(replaced);
         version
     }
 
     pub(super) fn version(&self) -> u64 {
-        self.version.load(SeqCst)
+        self.version.load(Acquire)
     }
 
     /// Takes the value as it is now. The version is read first, so a publication in between only costs another renewal.
@@ -75,7 +82,7 @@ pub(super) fn enter<T, C, E>(
         }
         let choice = choose(&view.value)?;
         let entered = occupancy(&view.value, &choice);
-        entered.slots.add(worker);
+        entered.enter(worker);
         if current.version() == view.version {
             return Ok(choice);
         }
@@ -97,9 +104,16 @@ impl Occupancy {
         Self { slots: InFlight::new(workers), retired: AtomicBool::new(false), emptied }
     }
 
+    fn enter(&self, worker: usize) {
+        self.slots.add(worker);
+        fence(SeqCst);
+    }
+
+    /// Either this sees the retirement, and reports, or the drain that follows it sees the departure.
     pub(super) fn leave(&self, worker: usize) {
         self.slots.remove(worker);
-        if self.retired.load(SeqCst) {
+        fence(SeqCst);
+        if self.retired.load(Relaxed) {
             (self.emptied)();
         }
     }
@@ -107,11 +121,8 @@ impl Occupancy {
     /// Says that no snapshot leads here any more; from now on, leaving is reported. To be called after the publication
     /// that took it out of routing.
     pub(super) fn retire(&self) {
-        self.retired.store(true, SeqCst);
-    }
-
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.load(SeqCst)
+        self.retired.store(true, Relaxed);
+        fence(SeqCst);
     }
 
     pub(super) fn sum(&self) -> u64 {
@@ -119,7 +130,7 @@ impl Occupancy {
     }
 }
 
-/// A count with a cache line per worker: each worker writes its own, a drain or a scrape sums them.
+/// A count with a cache line per worker: each worker alone writes its own, a drain or a scrape sums them.
 pub struct InFlight {
     slots: Box<[CachePadded<AtomicU64>]>,
 }
@@ -130,20 +141,22 @@ impl InFlight {
     }
 
     pub(super) fn add(&self, worker: usize) {
-        self.slots[worker].fetch_add(1, SeqCst);
+        let slot = &self.slots[worker];
+        slot.store(slot.load(Relaxed) + 1, Relaxed);
     }
 
     pub(super) fn remove(&self, worker: usize) {
-        self.slots[worker].fetch_sub(1, SeqCst);
+        let slot = &self.slots[worker];
+        slot.store(slot.load(Relaxed) - 1, Release);
     }
 
     /// This worker's own count.
     pub(super) fn of(&self, worker: usize) -> u64 {
-        self.slots[worker].load(SeqCst)
+        self.slots[worker].load(Relaxed)
     }
 
     /// The count over all workers: exact once nobody enters any more, a good picture before.
     pub fn sum(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.load(SeqCst)).sum()
+        self.slots.iter().map(|slot| slot.load(Acquire)).sum()
     }
 }

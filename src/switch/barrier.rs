@@ -47,7 +47,7 @@ impl Barrier {
 
     pub(super) fn adopted(&self, worker: usize, version: u64) {
         self.workers[worker].adopted.store(version, Ordering::Release);
-        self.progress.notify_one();
+        self.progress.notify_waiters();
     }
 
     pub(super) fn absent(&self, worker: usize) {
@@ -57,8 +57,14 @@ impl Barrier {
     /// Waits until every running worker has adopted `version`; after `patience` it returns those that have not.
     pub(super) async fn passed(&self, version: u64, patience: Duration) -> Vec<usize> {
         let everywhere = async {
-            while !self.behind(version).is_empty() {
-                self.progress.notified().await;
+            loop {
+                // Listen first, look second: what happens in between still wakes us.
+                let mut progress = std::pin::pin!(self.progress.notified());
+                progress.as_mut().enable();
+                if self.behind(version).is_empty() {
+                    return;
+                }
+                progress.await;
             }
         };
         match tokio::time::timeout(patience, everywhere).await {

@@ -177,6 +177,7 @@ pub(super) enum Message {
     Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     Observed { app: AppName, revision: Revision, address: SocketAddr, healthy: bool },
     Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
+    Measured { receipt: Box<Receipt>, reply: Option<oneshot::Sender<Result<Receipt, Refusal>>> },
     Stop { reply: oneshot::Sender<()> },
 }
 

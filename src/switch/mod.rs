@@ -15,12 +15,16 @@
 //! - **Never into a hole.** No flip goes to a pool with fewer ready endpoints than asked (`rollout`).
 
 mod admission;
+#[cfg(test)]
+mod admission_model;
+mod app;
 mod balance;
 mod barrier;
 mod control;
 mod desired;
 mod drain;
 mod journal;
+mod memory;
 mod name;
 mod policy;
 mod pool;
@@ -46,5 +50,5 @@ pub use self::{
         Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, Phase, Pin,
         PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
-    switchboard::{Readers, Switch},
+    switchboard::{NotRestored, Readers, Switch, SwitchOptions},
 };

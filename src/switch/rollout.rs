@@ -1,31 +1,62 @@
-//! One app's state machine.
+//! One app's state machine, pure: [`Rollout::handle`] takes the state, an input and the time, and gives the next state
+//! with the deeds to carry out, or a reasoned no. It touches no clock, no pool and no file; `switchboard` does what it
+//! says. Orders are here; following the source is in `rollout/source.rs`, saying it in words in `rollout/words.rs`.
+
+mod source;
+#[cfg(test)]
+mod tests;
+mod words;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::{
+    control::{Command, Refusal, RefusalCode},
+    desired::{EndpointSpec, Wanted},
     name::{AppName, Generation, Revision},
-    policy::Policy,
-    status::{Gate, Phase, Pin},
+    policy::{AutoPromotion, Policy},
+    status::{Action, Phase, Pin},
 };
 
-/// One app's rollout.
+/// One app's rollout: what is durable of it, and what is known just now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rollout {
+    kept: Kept,
+    policy: Arc<Policy>,
+    /// Ready and total endpoints of each revision, as last reported.
+    readiness: BTreeMap<Revision, Readiness>,
+    /// Since when the candidate's gates have held without a break.
+    gates_since: Option<Timestamp>,
+}
+
+/// What must survive a restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Kept {
     app: AppName,
     generation: Generation,
     phase: Phase,
-    active: Revision,
-    active_since: Timestamp,
-    preview: Option<(Revision, Timestamp)>,
+    active: Held,
+    preview: Option<Held>,
     previous: Option<Previous>,
+    revisions: BTreeMap<Revision, Known>,
     pin: Option<Pin>,
-    policy: Arc<Policy>,
+    /// What the source last said of the roles: only a change of its mind is a wish.
+    said: Said,
+    /// The revision the source wants active, while that cannot be done yet.
+    wish: Option<Revision>,
+}
+
+/// A revision in a role, and since when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Held {
+    revision: Revision,
+    since: Timestamp,
 }
 
 /// The revision a rollback returns to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Previous {
     /// Which.
     pub revision: Revision,
@@ -35,53 +66,526 @@ pub struct Previous {
     pub until: Timestamp,
 }
 
-impl Rollout {
-    /// The app.
-    pub fn app(&self) -> &AppName {
+/// A revision we know the endpoints of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Known {
+    endpoints: Vec<EndpointSpec>,
+    labels: BTreeMap<String, String>,
+    origin: Origin,
+}
+
+/// Where a revision came from: the source's own stay known, deployed ones are forgotten with their last role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Origin {
+    Source,
+    Deployed,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Said {
+    active: Revision,
+    preview: Option<Revision>,
+}
+
+/// How many endpoints of a revision are ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Readiness {
+    pub(super) ready: usize,
+    pub(super) total: usize,
+}
+
+/// What the state machine is told.
+#[derive(Clone, Debug)]
+pub(super) enum Input {
+    /// The source's will, whole.
+    Wanted(Wanted),
+    /// Somebody's order.
+    Order { command: Command, by: String, reason: String, if_generation: Option<u64> },
+    /// How many endpoints of a revision are ready.
+    Readiness { revision: Revision, readiness: Readiness },
+    /// Time has passed.
+    Clock,
+}
+
+/// The next state, and what is to be done to get there.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Step {
+    pub(super) next: Rollout,
+    /// Deeds to record and publish, in order.
+    pub(super) deeds: Vec<Deed>,
+    /// What the source wants and does not get yet, in sentences.
+    pub(super) held_back: Vec<String>,
+}
+
+/// Something done, for the receipt.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Deed {
+    pub(super) action: Action,
+    pub(super) generation: Generation,
+    pub(super) from: Option<Revision>,
+    pub(super) to: Option<Revision>,
+    pub(super) by: String,
+    pub(super) reason: String,
+}
+
+impl Deed {
+    /// Whether the active revision changed hands.
+    pub(super) fn is_flip(&self) -> bool {
+        matches!(self.action, Action::Promote | Action::Rollback)
+            || (self.action == Action::Source && self.from.is_some() && self.from != self.to)
+    }
+}
+
+impl Kept {
+    pub(super) fn app(&self) -> &AppName {
         &self.app
     }
-    /// How often its roles have changed.
-    pub fn generation(&self) -> Generation {
-        self.generation
+
+    /// Whether both lead to the same after a restart: readiness, and with it the candidate's phase, is found anew then.
+    pub(super) fn amounts_to(&self, other: &Self) -> bool {
+        let plain = |kept: &Self| match kept.phase {
+            Phase::Previewing => Self { phase: Phase::Starting, ..kept.clone() },
+            _ => kept.clone(),
+        };
+        plain(self) == plain(other)
     }
+}
+
+impl Rollout {
+    /// The state after `input`, or why not; `self` stays as it is either way.
+    pub(super) fn handle(&self, input: Input, now: Timestamp) -> Result<Step, Refusal> {
+        let mut step = Step { next: self.clone(), deeds: Vec::new(), held_back: Vec::new() };
+        match input {
+            Input::Wanted(wanted) => step.next.follow(wanted, now, &mut step.deeds, &mut step.held_back),
+            Input::Order { command, by, reason, if_generation } => {
+                self.expect_generation(if_generation)?;
+                let (action, reason_given) = (command.action(), reason.clone());
+                let (from, to) = step.next.obey(command, &by, reason, now)?;
+                step.deeds.push(step.next.deed(action, from, to, by, reason_given));
+            }
+            Input::Readiness { revision, readiness } => {
+                step.next.readiness.insert(revision, readiness);
+            }
+            Input::Clock => {}
+        }
+        step.next.settle(now, &mut step.deeds);
+        Ok(step)
+    }
+
+    fn expect_generation(&self, expected: Option<u64>) -> Result<(), Refusal> {
+        let at = self.kept.generation.0;
+        match expected {
+            Some(expected) if expected != at => Err(Refusal::new(
+                RefusalCode::GenerationMismatch,
+                format!("{} is at generation {at}, not {expected}: somebody else changed it", self.kept.app),
+                "look at its state again, then decide anew",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn deed(&self, action: Action, from: Option<Revision>, to: Option<Revision>, by: String, reason: String) -> Deed {
+        Deed { action, generation: self.kept.generation, from, to, by, reason }
+    }
+
+    /// Carries an order out on `self`, and says what its receipt names as from and to.
+    fn obey(&mut self, command: Command, by: &str, reason: String, now: Timestamp) -> Result<FromTo, Refusal> {
+        match command {
+            Command::Deploy { revision, endpoints, labels } => self.deploy(revision, endpoints, labels, now),
+            Command::Discard { revision } => self.discard(&revision),
+            Command::Promote { revision, skip_gates } => self.promote(revision, skip_gates, now),
+            Command::Rollback { to } => self.rollback(to, now),
+            Command::Abort => self.abort(),
+            Command::Pin { revision, expires } => self.pin_to(revision, expires, by, reason, now),
+            Command::Unpin => self.unpin(),
+        }
+    }
+
+    fn deploy(
+        &mut self,
+        revision: Revision,
+        endpoints: Vec<EndpointSpec>,
+        labels: BTreeMap<String, String>,
+        now: Timestamp,
+    ) -> Result<FromTo, Refusal> {
+        if endpoints.is_empty() {
+            let detail = format!("{revision} was given no endpoint");
+            return Err(Refusal::new(RefusalCode::Invalid, detail, "name at least one endpoint as IP:PORT"));
+        }
+        self.know(revision.clone(), endpoints, Some(labels), Origin::Deployed);
+        if revision != self.kept.active.revision {
+            self.set_candidate(revision.clone(), now);
+        }
+        Ok((Some(self.kept.active.revision.clone()), Some(revision)))
+    }
+
+    fn know(
+        &mut self,
+        revision: Revision,
+        endpoints: Vec<EndpointSpec>,
+        labels: Option<BTreeMap<String, String>>,
+        origin: Origin,
+    ) {
+        let before = self.kept.revisions.get(&revision);
+        // What the source names stays the source's, whoever deploys it again.
+        let origin = before.map_or(origin, |known| if known.origin == Origin::Source { known.origin } else { origin });
+        if before.is_none_or(|known| known.endpoints != endpoints) {
+            // What was seen of the old endpoints says nothing of the new.
+            self.readiness.remove(&revision);
+        }
+        let labels = labels.or_else(|| before.map(|known| known.labels.clone())).unwrap_or_default();
+        self.kept.revisions.insert(revision, Known { endpoints, labels, origin });
+    }
+
+    /// A new candidate changes the roles; the same one again only starts over.
+    fn set_candidate(&mut self, revision: Revision, now: Timestamp) {
+        if !self.is_candidate(&revision) {
+            self.kept.preview = Some(Held { revision, since: now });
+            self.kept.generation = self.kept.generation.next();
+        }
+        self.kept.phase = Phase::Starting;
+        self.gates_since = None;
+    }
+
+    fn discard(&mut self, revision: &Revision) -> Result<FromTo, Refusal> {
+        let known = self.known(revision)?;
+        if *revision == self.kept.active.revision {
+            let detail = format!("{revision} carries the live traffic of {}", self.kept.app);
+            return Err(Refusal::new(RefusalCode::InUse, detail, "promote or roll back to another revision first"));
+        }
+        if self.is_candidate(revision) {
+            self.drop_candidate(Phase::Aborted);
+        } else if self.is_previous(revision) {
+            self.kept.previous = None;
+        } else if known.origin == Origin::Source {
+            let detail = format!("{revision} comes from the configuration file and has no role");
+            return Err(Refusal::new(RefusalCode::InUse, detail, "take it out of the file and reload"));
+        }
+        Ok((None, Some(revision.clone())))
+    }
+
+    fn promote(&mut self, named: Option<Revision>, skip_gates: bool, now: Timestamp) -> Result<FromTo, Refusal> {
+        let target = self.promotion_target(named)?;
+        self.refuse_if_pinned()?;
+        let least = if skip_gates { 1 } else { self.min_ready(&target) };
+        self.expect_ready(&target, least)?;
+        let from = self.flip(target.clone(), now);
+        self.keep_as_previous(from.clone(), now);
+        Ok((Some(from), Some(target)))
+    }
+
+    /// The candidate. A name guards against promoting another one than meant; without a candidate it may name any known
+    /// revision.
+    fn promotion_target(&self, named: Option<Revision>) -> Result<Revision, Refusal> {
+        let candidate = self.kept.preview.as_ref().map(|held| &held.revision);
+        let app = &self.kept.app;
+        match (named, candidate) {
+            (Some(named), _) if named == self.kept.active.revision => Err(Refusal::new(
+                RefusalCode::AlreadyActive,
+                format!("{named} is the active revision of {app} already"),
+                "there is nothing to do",
+            )),
+            (Some(named), Some(candidate)) if named != *candidate => Err(Refusal::new(
+                RefusalCode::NoCandidate,
+                format!("the candidate of {app} is {candidate}, not {named}"),
+                format!("promote {candidate}, or deploy {named} to make it the candidate"),
+            )),
+            (Some(named), _) => self.known(&named).map(|_| named.clone()),
+            (None, Some(candidate)) => Ok(candidate.clone()),
+            (None, None) => Err(Refusal::new(
+                RefusalCode::NoCandidate,
+                format!("{app} has no candidate to promote"),
+                "deploy a revision first, or name a known one",
+            )),
+        }
+    }
+
+    fn rollback(&mut self, to: Option<Revision>, now: Timestamp) -> Result<FromTo, Refusal> {
+        let target = match to {
+            Some(to) => self.known(&to).map(|_| to.clone())?,
+            None => self.previous_revision()?,
+        };
+        if target == self.kept.active.revision {
+            let detail = format!("{target} is the active revision of {} already", self.kept.app);
+            return Err(Refusal::new(RefusalCode::AlreadyActive, detail, "there is nothing to do"));
+        }
+        self.refuse_if_pinned()?;
+        self.expect_ready(&target, self.min_ready(&target))?;
+        let from = self.flip(target.clone(), now);
+        self.kept.previous = None;
+        // What was rolled back stays reachable for testers, as a candidate that nothing promotes by itself.
+        if self.kept.preview.is_none() {
+            self.kept.preview = Some(Held { revision: from.clone(), since: now });
+        }
+        self.kept.phase = Phase::Aborted;
+        Ok((Some(from), Some(target)))
+    }
+
+    fn previous_revision(&self) -> Result<Revision, Refusal> {
+        let none = || {
+            let app = &self.kept.app;
+            let others: Vec<_> = self.kept.revisions.keys().filter(|r| **r != self.kept.active.revision).collect();
+            let hint = match others.first() {
+                Some(other) => format!("name a known revision, e.g. {other}"),
+                None => "deploy the revision to return to, and promote it".to_owned(),
+            };
+            Refusal::new(RefusalCode::NoPrevious, format!("{app} keeps no previous revision"), hint)
+        };
+        self.kept.previous.as_ref().map(|previous| previous.revision.clone()).ok_or_else(none)
+    }
+
+    fn abort(&mut self) -> Result<FromTo, Refusal> {
+        let app = &self.kept.app;
+        let Some(candidate) = self.kept.preview.as_ref().map(|held| held.revision.clone()) else {
+            let hint = match self.kept.phase {
+                Phase::Promoted => "traffic has moved already; to return, roll back",
+                _ => "there is nothing to do",
+            };
+            return Err(Refusal::new(RefusalCode::NoCandidate, format!("{app} has no candidate to abort"), hint));
+        };
+        self.drop_candidate(Phase::Aborted);
+        Ok((Some(candidate), Some(self.kept.active.revision.clone())))
+    }
+
+    fn drop_candidate(&mut self, phase: Phase) {
+        self.kept.preview = None;
+        self.kept.phase = phase;
+        self.kept.generation = self.kept.generation.next();
+        self.gates_since = None;
+    }
+
+    fn pin_to(
+        &mut self,
+        revision: Revision,
+        expires: Option<Timestamp>,
+        by: &str,
+        reason: String,
+        now: Timestamp,
+    ) -> Result<FromTo, Refusal> {
+        self.known(&revision)?;
+        let refusal = |detail, hint: &str| Err(Refusal::new(RefusalCode::Invalid, detail, hint));
+        if revision != self.kept.active.revision {
+            let detail = format!("{revision} is not active; {} is", self.kept.active.revision);
+            return refusal(detail, "a pin keeps the active revision: promote or roll back to it first");
+        }
+        if expires.is_some_and(|expires| expires <= now) {
+            return refusal("the pin would have expired already".to_owned(), "give a time in the future");
+        }
+        self.kept.pin = Some(Pin { revision: revision.to_string(), reason, by: by.to_owned(), expires });
+        Ok((Some(revision.clone()), Some(revision)))
+    }
+
+    fn unpin(&mut self) -> Result<FromTo, Refusal> {
+        match self.kept.pin.take() {
+            Some(_) => Ok((None, Some(self.kept.active.revision.clone()))),
+            None => {
+                let detail = format!("{} is not pinned", self.kept.app);
+                Err(Refusal::new(RefusalCode::Invalid, detail, "there is nothing to do"))
+            }
+        }
+    }
+
+    fn refuse_if_pinned(&self) -> Result<(), Refusal> {
+        let Some(pin) = &self.kept.pin else { return Ok(()) };
+        let detail = format!("{} is pinned to {} by {}: {}", self.kept.app, pin.revision, pin.by, pin.reason);
+        Err(Refusal::new(RefusalCode::Pinned, detail, "take the pin off first (unpin)"))
+    }
+
+    /// G4: no flip goes to a pool with fewer ready endpoints than this.
+    fn expect_ready(&self, revision: &Revision, least: usize) -> Result<(), Refusal> {
+        let Readiness { ready, total } = self.readiness(revision);
+        if ready >= least {
+            return Ok(());
+        }
+        let detail = format!("{revision} has {ready} of {total} endpoints ready, and {least} are wanted");
+        Err(Refusal::new(RefusalCode::NotReady, detail, "see why its endpoints fail their probes, then ask again"))
+    }
+
+    fn known(&self, revision: &Revision) -> Result<&Known, Refusal> {
+        self.kept.revisions.get(revision).ok_or_else(|| {
+            let known: Vec<_> = self.kept.revisions.keys().map(Revision::as_str).collect();
+            Refusal::new(
+                RefusalCode::UnknownRevision,
+                format!("{} knows no revision {revision}", self.kept.app),
+                format!("known are: {}", known.join(", ")),
+            )
+        })
+    }
+
+    /// THE FLIP: active changes hands. Returns the revision that was active.
+    fn flip(&mut self, to: Revision, now: Timestamp) -> Revision {
+        if self.is_candidate(&to) {
+            self.kept.preview = None;
+        }
+        self.kept.wish = None;
+        self.gates_since = None;
+        self.kept.generation = self.kept.generation.next();
+        std::mem::replace(&mut self.kept.active, Held { revision: to, since: now }).revision
+    }
+
+    fn keep_as_previous(&mut self, revision: Revision, now: Timestamp) {
+        let until = later(now, self.policy.keep_previous.0);
+        self.kept.previous = Some(Previous { revision, since: now, until });
+        self.kept.phase = if self.kept.preview.is_some() { Phase::Starting } else { Phase::Promoted };
+    }
+
+    /// Whatever follows from the state and the time alone. Level, not edge: asking twice changes nothing.
+    fn settle(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
+        self.kept.pin.take_if(|pin| pin.expires.is_some_and(|expires| expires <= now));
+        self.kept.previous.take_if(|previous| previous.until <= now);
+        self.fulfil_wish(now, deeds);
+        self.judge_candidate(now);
+        self.promote_if_due(now, deeds);
+        if self.kept.phase == Phase::Promoted && self.kept.previous.is_none() {
+            self.kept.phase = Phase::Steady;
+        }
+        self.forget_idle_revisions();
+    }
+
+    fn judge_candidate(&mut self, now: Timestamp) {
+        let Some(candidate) = self.preview().map(|(revision, _)| revision.clone()) else { return };
+        if !matches!(self.kept.phase, Phase::Starting | Phase::Previewing) {
+            return;
+        }
+        if self.readiness(&candidate).ready >= self.min_ready(&candidate) {
+            self.kept.phase = Phase::Previewing;
+            self.gates_since.get_or_insert(now);
+        } else {
+            self.kept.phase = Phase::Starting;
+            self.gates_since = None;
+        }
+    }
+
+    fn promote_if_due(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
+        if self.auto_promotion_at().is_none_or(|due| due > now) {
+            return;
+        }
+        if let Ok((from, to)) = self.promote(None, false, now) {
+            deeds.push(self.deed(
+                Action::Promote,
+                from,
+                to,
+                "auto-promotion".to_owned(),
+                "its gates passed".to_owned(),
+            ));
+        }
+    }
+
+    fn auto_promotion_at(&self) -> Option<Timestamp> {
+        let since = self.gates_since.filter(|_| self.kept.phase == Phase::Previewing && self.kept.pin.is_none())?;
+        match self.policy.promotion.auto {
+            AutoPromotion::Never => None,
+            AutoPromotion::WhenReady => Some(since),
+            AutoPromotion::After(wait) => Some(later(since, wait)),
+        }
+    }
+
+    fn forget_idle_revisions(&mut self) {
+        let kept = &self.kept;
+        let in_role = |r: &Revision| *r == kept.active.revision || self.is_candidate(r) || self.is_previous(r);
+        let idle = |(r, known): &(&Revision, &Known)| known.origin == Origin::Deployed && !in_role(r);
+        let idle: Vec<_> = kept.revisions.iter().filter(idle).map(|(r, _)| r.clone()).collect();
+        for revision in idle {
+            self.kept.revisions.remove(&revision);
+            self.readiness.remove(&revision);
+        }
+    }
+
+    /// The next instant at which [`Input::Clock`] would change something.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        let previous = self.kept.previous.as_ref().map(|previous| previous.until);
+        let pin = self.kept.pin.as_ref().and_then(|pin| pin.expires);
+        [previous, pin, self.auto_promotion_at()].into_iter().flatten().min()
+    }
+
+    /// How many endpoints of a revision were last reported ready.
+    pub(super) fn was_told(&self, revision: &Revision) -> Option<Readiness> {
+        self.readiness.get(revision).copied()
+    }
+
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    pub(super) fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// All known revisions with their endpoints.
+    pub(super) fn revisions(&self) -> impl Iterator<Item = (&Revision, &[EndpointSpec])> {
+        self.kept.revisions.iter().map(|(revision, known)| (revision, known.endpoints.as_slice()))
+    }
+
+    fn is_candidate(&self, revision: &Revision) -> bool {
+        self.kept.preview.as_ref().is_some_and(|held| held.revision == *revision)
+    }
+
+    fn is_previous(&self, revision: &Revision) -> bool {
+        self.kept.previous.as_ref().is_some_and(|previous| previous.revision == *revision)
+    }
+
+    fn readiness(&self, revision: &Revision) -> Readiness {
+        let unknown =
+            || Readiness { ready: 0, total: self.kept.revisions.get(revision).map_or(0, |k| k.endpoints.len()) };
+        self.readiness.get(revision).copied().unwrap_or_else(unknown)
+    }
+
+    fn min_ready(&self, revision: &Revision) -> usize {
+        self.policy.promotion.min_ready.of(self.readiness(revision).total)
+    }
+
+    /// The app.
+    pub fn app(&self) -> &AppName {
+        &self.kept.app
+    }
+
+    /// How often its roles have changed: who is active, who is the candidate.
+    pub fn generation(&self) -> Generation {
+        self.kept.generation
+    }
+
     /// Where it stands.
     pub fn phase(&self) -> Phase {
-        self.phase
+        self.kept.phase
     }
-    /// The same in a sentence.
-    pub fn message(&self) -> String {
-        String::new()
-    }
+
     /// The active revision.
     pub fn active(&self) -> &Revision {
-        &self.active
+        &self.kept.active.revision
     }
+
     /// Since when it is active.
     pub fn active_since(&self) -> Timestamp {
-        self.active_since
+        self.kept.active.since
     }
+
     /// The candidate, and since when it is.
     pub fn preview(&self) -> Option<(&Revision, Timestamp)> {
-        self.preview.as_ref().map(|(revision, since)| (revision, *since))
+        self.kept.preview.as_ref().map(|held| (&held.revision, held.since))
     }
+
     /// The revision a rollback returns to.
     pub fn previous(&self) -> Option<&Previous> {
-        self.previous.as_ref()
+        self.kept.previous.as_ref()
     }
+
     /// The pin, if one holds.
     pub fn pin(&self) -> Option<&Pin> {
-        self.pin.as_ref()
+        self.kept.pin.as_ref()
     }
-    /// The gates of the candidate's promotion as they stand; none without a candidate.
-    pub fn gates(&self) -> Vec<Gate> {
-        Vec::new()
-    }
+
     /// The labels a revision was deployed with.
-    pub fn labels(&self, _revision: &Revision) -> BTreeMap<String, String> {
-        BTreeMap::new()
+    pub fn labels(&self, revision: &Revision) -> BTreeMap<String, String> {
+        self.kept.revisions.get(revision).map(|known| known.labels.clone()).unwrap_or_default()
     }
-    /// How the roles differ from what the source says, in a sentence.
-    pub fn drift(&self) -> Option<String> {
-        None
-    }
+}
+
+/// What a receipt names: the revision before, the revision it is about.
+type FromTo = (Option<Revision>, Option<Revision>);
+
+/// `after` later, or the end of time.
+fn later(now: Timestamp, after: std::time::Duration) -> Timestamp {
+    let after = SignedDuration::try_from(after).unwrap_or(SignedDuration::MAX);
+    now.checked_add(after).unwrap_or(Timestamp::MAX)
 }

@@ -3,5 +3,5 @@
 
 pub(super) use std::sync::{
     RwLock,
-    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicU64, Ordering, fence},
 };

@@ -1,0 +1,170 @@
+//! One app as the switchboard holds it: its state machine, and the live pools that realise it. Pools and endpoints are
+//! renewed only where they differ, so that health, counts and idle connections live on.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::{
+    control::{AppBoard, Draining},
+    desired::{EndpointSpec, Matching},
+    name::Revision,
+    pool::{Endpoint, Pool, Tenure},
+    rollout::{Input, Readiness, Rollout},
+    snapshot::Route,
+    status::{Happening, Health, Receipt, SourceStatus},
+};
+
+pub(super) struct App {
+    pub(super) rollout: Rollout,
+    pub(super) matching: Matching,
+    pub(super) last_event: Timestamp,
+    pools: BTreeMap<Revision, Arc<Pool>>,
+    /// What the last publication led to.
+    routed: Vec<Arc<Pool>>,
+    draining: Vec<Draining>,
+}
+
+impl App {
+    pub(super) fn new(rollout: Rollout, matching: Matching) -> Self {
+        Self {
+            rollout,
+            matching,
+            last_event: Timestamp::now(),
+            pools: BTreeMap::new(),
+            routed: Vec::new(),
+            draining: Vec::new(),
+        }
+    }
+
+    /// Takes the next state over and brings the pools in line with it. Says what changed for an onlooker, if anything did.
+    pub(super) fn adopt(&mut self, next: Rollout, workers: usize) -> Option<Happening> {
+        let before = (self.rollout.phase(), self.rollout.message());
+        self.rollout = next;
+        self.sync_pools(workers);
+        let after = (self.rollout.phase(), self.rollout.message());
+        (before != after).then(|| Happening::Changed { phase: after.0, message: after.1 })
+    }
+
+    fn sync_pools(&mut self, workers: usize) {
+        let balance = self.rollout.policy().balance;
+        let mut before = std::mem::take(&mut self.pools);
+        for (revision, specs) in self.rollout.revisions() {
+            let old = before.remove(revision);
+            let same = |pool: &Arc<Pool>| pool.balance == balance && pool.endpoints.iter().map(|e| e.spec()).eq(specs);
+            let pool = old.as_ref().filter(|pool| same(pool)).map(Arc::clone).unwrap_or_else(|| {
+                Arc::new(Pool {
+                    revision: revision.clone(),
+                    endpoints: renew(old.as_deref(), specs, workers),
+                    balance,
+                    tenure: old.as_ref().map_or_else(|| Tenure::new(workers), |old| Arc::clone(&old.tenure)),
+                })
+            });
+            self.pools.insert(revision.clone(), pool);
+        }
+    }
+
+    /// The app as requests see it.
+    pub(super) fn route(&self) -> Route {
+        let pool = |revision: &Revision| self.pools.get(revision).map(Arc::clone);
+        Route {
+            app: self.rollout.app().clone(),
+            generation: self.rollout.generation(),
+            active: pool(self.rollout.active()),
+            preview: self.rollout.preview().and_then(|(revision, _)| pool(revision)),
+            policy: Arc::clone(self.rollout.policy()),
+            preview_allow: self.matching.preview_allow.clone().into(),
+        }
+    }
+
+    /// To be called after a publication: retires the tenures that no snapshot leads to any more, and gives their
+    /// revisions, where still known, a new tenure for the day they come back.
+    pub(super) fn retire_unrouted(&mut self, workers: usize, within: Duration) -> Vec<Arc<Tenure>> {
+        let route = self.route();
+        let now_routed: Vec<_> = [route.active, route.preview].into_iter().flatten().collect();
+        let before = std::mem::replace(&mut self.routed, now_routed);
+        let still = |tenure: &Arc<Tenure>| self.routed.iter().any(|pool| pool.tenure.id() == tenure.id());
+        let retired: Vec<_> = before.into_iter().filter(|pool| !still(&pool.tenure)).collect();
+        for pool in &retired {
+            pool.tenure.retire();
+            if let Some(known) = self.pools.get_mut(&pool.revision) {
+                *known = Arc::new(Pool {
+                    revision: known.revision.clone(),
+                    endpoints: known.endpoints.clone(),
+                    balance: known.balance,
+                    tenure: Tenure::new(workers),
+                });
+            }
+            let since = Timestamp::now();
+            let deadline = since.checked_add(within).unwrap_or(Timestamp::MAX);
+            let (revision, tenure) = (pool.revision.clone(), Arc::clone(&pool.tenure));
+            self.draining.push(Draining { revision, tenure, since, deadline });
+        }
+        retired.into_iter().map(|pool| Arc::clone(&pool.tenure)).collect()
+    }
+
+    /// The app is gone from routing altogether.
+    pub(super) fn retire_all(self) -> Vec<Arc<Tenure>> {
+        let retire = |pool: Arc<Pool>| {
+            pool.tenure.retire();
+            Arc::clone(&pool.tenure)
+        };
+        self.routed.into_iter().map(retire).collect()
+    }
+
+    /// Takes a drained tenure off the list and says whose it was.
+    pub(super) fn drained(&mut self, tenure: u64) -> Option<Revision> {
+        let index = self.draining.iter().position(|draining| draining.tenure.id() == tenure)?;
+        Some(self.draining.remove(index).revision)
+    }
+
+    /// Takes a probe's verdict. Whether it is news.
+    pub(super) fn observe(&mut self, revision: &Revision, address: SocketAddr, healthy: bool) -> bool {
+        let health = if healthy { Health::Healthy } else { Health::Unhealthy };
+        let Some(pool) = self.pools.get(revision) else { return false };
+        let mut news = false;
+        for endpoint in pool.endpoints.iter().filter(|e| e.address() == address && e.health() != health) {
+            endpoint.set_health(health);
+            news = true;
+        }
+        news
+    }
+
+    /// A readiness that the rollout has not been told of.
+    pub(super) fn unreported(&self) -> Option<Input> {
+        self.pools.iter().find_map(|(revision, pool)| {
+            let readiness = Readiness { ready: pool.ready(), total: pool.endpoints.len() };
+            let told = self.rollout.was_told(revision) == Some(readiness);
+            (!told).then(|| Input::Readiness { revision: revision.clone(), readiness })
+        })
+    }
+
+    pub(super) fn board(&self, history: Arc<VecDeque<Receipt>>) -> AppBoard {
+        AppBoard {
+            rollout: Arc::new(self.rollout.clone()),
+            policy: Arc::clone(self.rollout.policy()),
+            pools: self.pools.clone(),
+            draining: self.draining.clone(),
+            history,
+            source: SourceStatus {
+                kind: "static".to_owned(),
+                authority: "tealgate".to_owned(),
+                stale: false,
+                last_event: Some(self.last_event),
+                drift: self.rollout.drift(),
+            },
+        }
+    }
+}
+
+/// The endpoints a pool should have, each the same object as before where its spec is the same.
+fn renew(before: Option<&Pool>, specs: &[EndpointSpec], workers: usize) -> Box<[Arc<Endpoint>]> {
+    let before = before.map_or(&[][..], |pool| &pool.endpoints);
+    let find = |spec: &EndpointSpec| before.iter().find(|e| e.spec() == spec).map(Arc::clone);
+    specs.iter().map(|spec| find(spec).unwrap_or_else(|| Arc::new(Endpoint::new(spec.clone(), workers)))).collect()
+}

@@ -1,0 +1,111 @@
+//! What is remembered of every app ever seen, in the form the journal keeps it: the last state, and the latest receipts.
+//! An app that leaves the configuration and returns goes on from here, so its generation never goes back.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    name::AppName,
+    rollout::{Kept, Rollout},
+    status::Receipt,
+};
+
+/// How many receipts are kept of each app.
+const HISTORY: usize = 100;
+
+/// One record of the journal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub(super) enum Record {
+    /// An app's whole durable state, with the receipts of what led to it, their measurements still missing.
+    State { kept: Box<Kept>, receipts: Vec<Receipt> },
+    /// A receipt, complete. It takes the place of the provisional one.
+    Measured { receipt: Box<Receipt> },
+}
+
+impl Record {
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("records have string keys and no failing serialisers")
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Memory {
+    apps: BTreeMap<AppName, Remembered>,
+}
+
+struct Remembered {
+    kept: Kept,
+    history: Arc<VecDeque<Receipt>>,
+}
+
+impl Memory {
+    /// What these records add up to; or which of them cannot be read, and why.
+    pub(super) fn recall(records: &[String]) -> Result<Self, (usize, serde_json::Error)> {
+        let mut memory = Self::default();
+        for (index, record) in records.iter().enumerate() {
+            match serde_json::from_str(record).map_err(|problem| (index, problem))? {
+                Record::State { kept, receipts } => {
+                    let name = kept.app().clone();
+                    memory.keep_state(*kept);
+                    receipts.into_iter().for_each(|receipt| memory.remember(&name, receipt));
+                }
+                Record::Measured { receipt } => {
+                    if let Ok(name) = receipt.app.parse() {
+                        memory.remember(&name, *receipt);
+                    }
+                }
+            }
+        }
+        Ok(memory)
+    }
+
+    /// The shortest list of records that adds up to this.
+    pub(super) fn records(&self) -> Vec<String> {
+        let record = |app: &Remembered| Record::State {
+            kept: Box::new(app.kept.clone()),
+            receipts: app.history.iter().cloned().collect(),
+        };
+        self.apps.values().map(|app| record(app).to_json()).collect()
+    }
+
+    /// Whether this state is what is kept already, but for what probes will tell anew.
+    pub(super) fn amounts_to(&self, kept: &Kept) -> bool {
+        self.apps.get(kept.app()).is_some_and(|app| app.kept.amounts_to(kept))
+    }
+
+    pub(super) fn rollout(&self, name: &AppName) -> Option<Rollout> {
+        self.apps.get(name).map(|app| Rollout::restored(app.kept.clone()))
+    }
+
+    /// An app's receipts, newest last.
+    pub(super) fn history(&self, name: &AppName) -> Arc<VecDeque<Receipt>> {
+        self.apps.get(name).map(|app| Arc::clone(&app.history)).unwrap_or_default()
+    }
+
+    pub(super) fn keep_state(&mut self, kept: Kept) {
+        match self.apps.get_mut(kept.app()) {
+            Some(app) => app.kept = kept,
+            None => {
+                self.apps.insert(kept.app().clone(), Remembered { kept, history: Arc::default() });
+            }
+        }
+    }
+
+    /// Adds a receipt; a complete one replaces its provisional self.
+    pub(super) fn remember(&mut self, name: &AppName, receipt: Receipt) {
+        let Some(app) = self.apps.get_mut(name) else { return };
+        let same =
+            |r: &Receipt| (r.generation, r.action) == (receipt.generation, receipt.action) && r.barrier_micros == 0;
+        let history = Arc::make_mut(&mut app.history);
+        history.retain(|known| !same(known));
+        history.push_back(receipt);
+        while history.len() > HISTORY {
+            history.pop_front();
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Following the source: its will is taken whole each time, and compared with what it said before. A role it names anew
+//! is a wish, fulfilled through the same gates as anybody's; a role it merely repeats leaves what people did at run time.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::{
+    super::{
+        desired::Wanted,
+        name::{AppName, Generation, Revision},
+        policy::Policy,
+        status::{Action, Phase},
+    },
+    Deed, Held, Kept, Known, Origin, Rollout, Said,
+};
+
+/// Who a deed is ascribed to when the source asked for it.
+const SOURCE: &str = "source";
+
+impl Rollout {
+    /// An app seen for the first time: it starts where the source says.
+    pub(in super::super) fn first(app: AppName, wanted: Wanted, now: Timestamp) -> Self {
+        let held = |revision: &Revision| Held { revision: revision.clone(), since: now };
+        let preview = wanted.preview.clone().filter(|preview| *preview != wanted.active);
+        let known =
+            |(revision, endpoints)| (revision, Known { endpoints, labels: BTreeMap::new(), origin: Origin::Source });
+        let kept = Kept {
+            app,
+            generation: Generation(1),
+            phase: if preview.is_some() { Phase::Starting } else { Phase::Steady },
+            active: held(&wanted.active),
+            preview: preview.as_ref().map(held),
+            previous: None,
+            revisions: wanted.revisions.into_iter().map(known).collect(),
+            pin: None,
+            said: Said { active: wanted.active, preview: wanted.preview },
+            wish: None,
+        };
+        Self { kept, policy: wanted.policy, readiness: BTreeMap::new(), gates_since: None }
+    }
+
+    /// An app as it was kept. Nothing is known of its endpoints' health yet.
+    pub(in super::super) fn restored(kept: Kept) -> Self {
+        Self { kept, policy: Arc::new(Policy::default()), readiness: BTreeMap::new(), gates_since: None }
+    }
+
+    pub(super) fn follow(
+        &mut self,
+        wanted: Wanted,
+        now: Timestamp,
+        deeds: &mut Vec<Deed>,
+        held_back: &mut Vec<String>,
+    ) {
+        let said = Said { active: wanted.active.clone(), preview: wanted.preview.clone() };
+        self.policy = Arc::clone(&wanted.policy);
+        self.follow_revisions(wanted, held_back);
+        let before = std::mem::replace(&mut self.kept.said, said.clone());
+        if said.active != before.active {
+            self.kept.wish = Some(said.active).filter(|wish| *wish != self.kept.active.revision);
+        }
+        if said.preview != before.preview {
+            self.follow_preview(before.preview, said.preview, now, deeds);
+        }
+        // What can be done at once is no news to hold back.
+        self.fulfil_wish(now, deeds);
+        held_back.extend(self.wish_in_words());
+    }
+
+    /// Takes over the source's revisions. The active revision never loses its last endpoint to a file (G4).
+    fn follow_revisions(&mut self, mut wanted: Wanted, held_back: &mut Vec<String>) {
+        let app = &self.kept.app;
+        for (revision, known) in &mut self.kept.revisions {
+            let in_use = *revision == self.kept.active.revision;
+            match wanted.revisions.get(revision) {
+                Some(endpoints) if endpoints.is_empty() && in_use => {
+                    held_back.push(format!(
+                        "{app}: {revision} is active and keeps its last endpoints; the new set is empty"
+                    ));
+                    wanted.revisions.remove(revision);
+                }
+                Some(_) => {}
+                None if known.origin == Origin::Source => {
+                    // From now on it lives as long as its role does.
+                    known.origin = Origin::Deployed;
+                    if in_use {
+                        held_back
+                            .push(format!("{app}: {revision} is active and stays, though the source names it no more"));
+                    }
+                }
+                None => {}
+            }
+        }
+        for (revision, endpoints) in wanted.revisions {
+            self.know(revision.clone(), endpoints, None, Origin::Source);
+            self.kept.revisions.entry(revision).and_modify(|known| known.origin = Origin::Source);
+        }
+    }
+
+    fn follow_preview(
+        &mut self,
+        before: Option<Revision>,
+        after: Option<Revision>,
+        now: Timestamp,
+        deeds: &mut Vec<Deed>,
+    ) {
+        match after {
+            Some(after) if after != self.kept.active.revision => {
+                let from = self.kept.active.revision.clone();
+                self.set_candidate(after.clone(), now);
+                deeds.push(self.by_source(Action::Deploy, Some(from), Some(after)));
+            }
+            None if before.as_ref().is_some_and(|before| self.is_candidate(before)) => {
+                self.drop_candidate(Phase::Aborted);
+                deeds.push(self.by_source(Action::Abort, before, Some(self.kept.active.revision.clone())));
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Flips to the revision the source wants active, once it may.
+    pub(super) fn fulfil_wish(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
+        let Some(wish) = self.kept.wish.clone() else { return };
+        let may = self.kept.pin.is_none() && self.readiness(&wish).ready >= self.min_ready(&wish);
+        if !may || !self.kept.revisions.contains_key(&wish) {
+            return;
+        }
+        let from = self.flip(wish.clone(), now);
+        self.keep_as_previous(from.clone(), now);
+        deeds.push(self.by_source(Action::Source, Some(from), Some(wish)));
+    }
+
+    fn by_source(&self, action: Action, from: Option<Revision>, to: Option<Revision>) -> Deed {
+        self.deed(action, from, to, SOURCE.to_owned(), "the configuration changed".to_owned())
+    }
+}

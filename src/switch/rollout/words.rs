@@ -1,0 +1,94 @@
+//! The state in words, for whoever is paged: where the app stands, what it waits for, how it differs from the source.
+
+use super::{
+    super::{
+        policy::AutoPromotion,
+        status::{Gate, GateState, Phase},
+    },
+    Readiness, Rollout,
+};
+
+impl Rollout {
+    /// Where the app stands, in a sentence, with what it waits for.
+    pub fn message(&self) -> String {
+        let mut message = self.phase_in_words();
+        if let Some(pin) = &self.kept.pin {
+            message.push_str(&format!("; pinned by {}: {}", pin.by, pin.reason));
+        }
+        if let Some(wish) = self.wish_in_words() {
+            message.push_str("; ");
+            message.push_str(&wish);
+        }
+        message
+    }
+
+    fn phase_in_words(&self) -> String {
+        let active = self.active();
+        match (self.kept.phase, self.preview().map(|(revision, _)| revision)) {
+            (Phase::Starting, Some(candidate)) => {
+                let Readiness { ready, total } = self.readiness(candidate);
+                let least = self.min_ready(candidate);
+                format!("candidate {candidate} has {ready} of {total} endpoints ready; {least} wanted")
+            }
+            (Phase::Previewing, Some(candidate)) => {
+                format!("candidate {candidate} is ready; {}", self.next_in_words())
+            }
+            (Phase::Aborted, Some(candidate)) => {
+                format!("{active} carries all traffic; candidate {candidate} is promoted only on request")
+            }
+            (Phase::Aborted, None) => format!("{active} carries all traffic; the candidate was dropped"),
+            (Phase::Promoted, _) => match &self.kept.previous {
+                Some(previous) => {
+                    let until = previous.until.strftime("%H:%M:%SZ");
+                    format!("{active} is promoted; {} is kept until {until} for a rollback", previous.revision)
+                }
+                None => format!("{active} is promoted"),
+            },
+            (Phase::Steady | Phase::Starting | Phase::Previewing, _) => format!("{active} carries all traffic"),
+        }
+    }
+
+    fn next_in_words(&self) -> String {
+        match (self.policy.promotion.auto, self.auto_promotion_at()) {
+            (AutoPromotion::Never, _) => "waiting for promote".to_owned(),
+            (_, Some(due)) => format!("to be promoted at {}", due.strftime("%H:%M:%SZ")),
+            (_, None) => "not promoted by itself while the pin holds".to_owned(),
+        }
+    }
+
+    pub(super) fn wish_in_words(&self) -> Option<String> {
+        let wish = self.kept.wish.as_ref()?;
+        let Readiness { ready, total } = self.readiness(wish);
+        let app = &self.kept.app;
+        Some(match &self.kept.pin {
+            Some(_) => format!("{app}: the source wants {wish} active, which the pin forbids"),
+            None => format!("{app}: the source wants {wish} active; it waits with {ready} of {total} endpoints ready"),
+        })
+    }
+
+    /// The gates of the candidate's promotion as they stand; none without a candidate.
+    pub fn gates(&self) -> Vec<Gate> {
+        let Some((candidate, _)) = self.preview() else { return Vec::new() };
+        let Readiness { ready, total } = self.readiness(candidate);
+        let least = self.min_ready(candidate);
+        let state = if ready >= least { GateState::Passed } else { GateState::Pending };
+        let message = format!("{ready} of {total} endpoints ready, {least} wanted");
+        vec![Gate { name: "min_ready".to_owned(), state, message }]
+    }
+
+    /// How the running roles differ from what the source says, in a sentence.
+    pub fn drift(&self) -> Option<String> {
+        let said = &self.kept.said;
+        let running = self.preview().map(|(revision, _)| revision);
+        if said.active != *self.active() {
+            return Some(format!("the source says active {}, running is {}", said.active, self.active()));
+        }
+        let preview = said.preview.as_ref().filter(|preview| **preview != said.active);
+        let none = || "none".to_owned();
+        (preview != running).then(|| {
+            let (said, running) =
+                (preview.map_or_else(none, ToString::to_string), running.map_or_else(none, ToString::to_string));
+            format!("the source says preview {said}, running is {running}")
+        })
+    }
+}
