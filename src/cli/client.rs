@@ -8,8 +8,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -17,9 +16,10 @@ use tokio::{
 };
 
 use super::{
-    failure::{Exit, Failure, Problem},
+    failure::{Exit, Failure},
     sse,
 };
+use crate::admin::api::{Problem, ROOT};
 
 /// The largest answer read, in octets.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -54,7 +54,7 @@ pub(crate) struct Call {
     what: String,
     method: Method,
     path: String,
-    body: Option<Value>,
+    body: Option<Vec<u8>>,
     if_generation: Option<u64>,
 }
 
@@ -112,7 +112,7 @@ impl Client {
             .map_err(|_| self.too_late(&call))?
             .map_err(|broken| self.unreachable(&call, &broken))?;
         if !status.is_success() {
-            return Err(Failure::answered(&call.what, status, Problem::read(&body)));
+            return Err(Failure::answered(&call.what, status, problem(status, &body)));
         }
         // An answer without a body stands for `null`, so that callers who expect nothing need no second road.
         let body: &[u8] = if body.is_empty() { b"null" } else { &body };
@@ -129,7 +129,7 @@ impl Client {
         let (head, body) = answer.into_parts();
         if !head.status.is_success() {
             let body = read(body).await.unwrap_or_default();
-            return Err(Failure::answered(&call.what, head.status, Problem::read(&body)));
+            return Err(Failure::answered(&call.what, head.status, problem(head.status, &body)));
         }
         Ok(Events { body, decoder: sse::Decoder::default(), messages: VecDeque::new() })
     }
@@ -184,7 +184,7 @@ impl Client {
         }
         if let Some(body) = &call.body {
             set(header::CONTENT_TYPE, "application/json");
-            *request.body_mut() = Full::from(body.to_string());
+            *request.body_mut() = Full::from(body.clone());
         }
         request
     }
@@ -246,16 +246,13 @@ async fn read(body: Incoming) -> Result<Bytes, hyper::Error> {
 impl Call {
     /// A call of `path` under `/api/v1`; `what` is said when it fails.
     pub(crate) fn new(what: impl Into<String>, method: Method, path: &str) -> Self {
-        Self { what: what.into(), method, path: format!("/api/v1{path}"), body: None, if_generation: None }
+        Self { what: what.into(), method, path: format!("{ROOT}{path}"), body: None, if_generation: None }
     }
 
-    /// With this JSON body, less the members that are `null`.
-    pub(crate) fn body(mut self, mut body: Value) -> Self {
-        if let Some(members) = body.as_object_mut() {
-            members.retain(|_, value| !value.is_null());
-        }
-        self.body = Some(body);
-        self
+    /// With this body, as JSON.
+    pub(crate) fn body(self, body: &impl Serialize) -> Self {
+        // Our own types, made of strings and numbers, always have a JSON form.
+        Self { body: serde_json::to_vec(body).ok(), ..self }
     }
 
     /// Only if the app's generation is still this one.
@@ -279,13 +276,17 @@ impl Events {
     }
 }
 
-impl Problem {
-    fn read(body: &[u8]) -> Self {
-        serde_json::from_slice(body).unwrap_or_else(|_| {
-            let detail = String::from_utf8_lossy(body).chars().take(200).collect();
-            Self { detail, ..Self::default() }
-        })
-    }
+/// The problem in an answer's body. What is none, e.g. from a proxy in between, is shown as it is, in part.
+fn problem(status: StatusCode, body: &[u8]) -> Problem {
+    serde_json::from_slice(body).unwrap_or_else(|_| Problem {
+        kind: String::new(),
+        title: String::new(),
+        status: status.as_u16(),
+        detail: String::from_utf8_lossy(body).chars().take(200).collect(),
+        code: String::new(),
+        hint: String::new(),
+        gates: Vec::new(),
+    })
 }
 
 impl Address {
@@ -366,12 +367,11 @@ mod tests {
     }
 
     #[test]
-    fn a_change_carries_its_key_its_guard_and_the_token_and_no_null_members() {
+    fn a_change_carries_its_key_its_guard_and_the_token() {
         let client = Client::new(Address::Tcp("a:1".to_owned()), Some("secret".to_owned()), CONNECT);
         let call = Call::new("cannot", Method::POST, "/apps/shop/promote")
             .if_generation(Some(7))
-            .body(serde_json::json!({"revision": "green", "reason": null}));
-        assert_eq!(call.body, Some(serde_json::json!({"revision": "green"})));
+            .body(&serde_json::json!({"revision": "green"}));
 
         let request = client.request(&call, "key");
         let header = |name: &str| request.headers()[name].to_str().expect("text").to_owned();

@@ -4,7 +4,8 @@
 use std::{fmt, io, process::ExitCode};
 
 use http::StatusCode;
-use serde::Deserialize;
+
+use crate::admin::api::Problem;
 
 /// The exit codes. They are part of the contract: scripts tell a refusal from a conflict by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,16 +45,6 @@ pub(crate) struct Failure {
     /// Why; may be empty.
     pub(crate) detail: String,
     /// The next step; may be empty.
-    pub(crate) hint: String,
-}
-
-/// An error as the admin API words it (RFC 9457, with our `code` and `hint`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Problem {
-    pub(crate) title: String,
-    pub(crate) code: String,
-    pub(crate) detail: String,
     pub(crate) hint: String,
 }
 
@@ -177,10 +168,13 @@ mod tests {
     #[test]
     fn a_failure_says_what_happened_why_and_what_to_do() {
         let problem = Problem {
-            code: "not-ready".to_owned(),
+            kind: "urn:tealgate:not-ready".to_owned(),
+            title: "not ready".to_owned(),
+            status: 409,
             detail: "1 of 2 endpoints of green is ready".to_owned(),
+            code: "not-ready".to_owned(),
             hint: "see `tealgate status shop`".to_owned(),
-            ..Problem::default()
+            gates: Vec::new(),
         };
         let failure = Failure::answered("promote of shop was refused", StatusCode::CONFLICT, problem);
         assert_eq!(failure.exit, Exit::Refused);

@@ -1,0 +1,188 @@
+//! `status -w`: the state as it changes. On a terminal it is redrawn in place; in a pipe each change is a line, and only
+//! a change is.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{interval, sleep},
+};
+
+use super::{
+    client::Events,
+    failure::{Exit, Failure},
+    render::{Line, status_line},
+    session::Session,
+    sse::Message,
+};
+use crate::{
+    admin::api::{EventMessage, StateMessage},
+    switch::{AppName, AppStatus},
+};
+
+/// How often what moves without an event is drawn again, and a lost server is asked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Shows the apps: a row each, or an only one in full.
+pub(crate) fn show(session: &Session, apps: &Vec<AppStatus>) -> Result<(), Failure> {
+    match apps.as_slice() {
+        [only] => session.output.show(only),
+        _ => session.output.show(apps),
+    }
+}
+
+/// Shows the state of `app`, or of all, until it is interrupted.
+pub(crate) async fn run(session: &Session, app: Option<AppName>) -> Result<Exit, Failure> {
+    let query = app.as_ref().map(|app| format!("?app={app}")).unwrap_or_default();
+    let path = format!("/events{query}");
+    // A server that is not there, or an app that does not exist, is an error at the start only.
+    let events = session.client.events(&path).await?;
+    if session.output.is_live() {
+        redraw(session, app.as_ref(), events, &path).await
+    } else {
+        print_changes(session, events, &path).await
+    }
+}
+
+async fn print_changes(session: &Session, mut events: Events, path: &str) -> Result<Exit, Failure> {
+    let (mut apps, mut printed) = (Apps::default(), BTreeMap::new());
+    loop {
+        while let Ok(Some(message)) = events.next().await {
+            apps.take(&message);
+            for app in apps.0.values() {
+                let line = status_line(app);
+                if printed.get(&app.name) != Some(&line) {
+                    session.output.show_next(&Line(app))?;
+                    printed.insert(app.name.clone(), line);
+                }
+            }
+        }
+        events = again(session, path).await;
+    }
+}
+
+async fn redraw(
+    session: &Session,
+    app: Option<&AppName>,
+    mut events: Events,
+    path: &str,
+) -> Result<Exit, Failure> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut tick = interval(TICK);
+    let mut apps = Apps::default();
+    let screen = Screen::enter()?;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            message = events.next() => match message {
+                Ok(Some(message)) => apps.take(&message),
+                Ok(None) | Err(_) => {
+                    screen.draw(session, &apps, "the server does not answer; trying again")?;
+                    tokio::select! {
+                        _ = interrupt.recv() => break,
+                        _ = terminate.recv() => break,
+                        again = again(session, path) => events = again,
+                    }
+                }
+            },
+            _ = tick.tick() => apps.refresh(session, app).await,
+        }
+        screen.draw(session, &apps, "")?;
+    }
+    drop(screen);
+    show(session, &apps.list())?;
+    Ok(Exit::Done)
+}
+
+/// A new stream, as soon as there is one.
+async fn again(session: &Session, path: &str) -> Events {
+    loop {
+        sleep(TICK).await;
+        if let Ok(events) = session.client.events(path).await {
+            return events;
+        }
+    }
+}
+
+/// The last known state of each app.
+#[derive(Default)]
+struct Apps(BTreeMap<String, AppStatus>);
+
+impl Apps {
+    fn take(&mut self, message: &Message) {
+        if message.event == "state" {
+            match serde_json::from_str(&message.data) {
+                Ok(StateMessage::One(app)) => self.replace(vec![*app]),
+                Ok(StateMessage::All(apps)) => self.replace(apps),
+                Err(_) => {}
+            }
+        } else if let Ok(EventMessage { event, state }) = serde_json::from_str(&message.data) {
+            match state {
+                Some(state) => self.0.insert(event.app, state),
+                None => self.0.remove(&event.app),
+            };
+        }
+    }
+
+    /// In-flight counts and drains move without an event.
+    async fn refresh(&mut self, session: &Session, app: Option<&AppName>) {
+        let seen = match app {
+            Some(app) => session.status(app).await.map(|status| vec![status]),
+            None => session.apps().await,
+        };
+        if let Ok(apps) = seen {
+            self.replace(apps);
+        }
+    }
+
+    fn replace(&mut self, apps: Vec<AppStatus>) {
+        self.0 = apps.into_iter().map(|app| (app.name.clone(), app)).collect();
+    }
+
+    fn list(&self) -> Vec<AppStatus> {
+        self.0.values().cloned().collect()
+    }
+}
+
+/// The terminal's other screen, without a cursor; both are put back when this is dropped.
+struct Screen(());
+
+impl Screen {
+    fn enter() -> Result<Self, Failure> {
+        control("\x1b[?1049h\x1b[?25l")?;
+        Ok(Self(()))
+    }
+
+    fn draw(&self, session: &Session, apps: &Apps, note: &str) -> Result<(), Failure> {
+        let text = match apps.list() {
+            apps if apps.len() == 1 => session.output.render(&apps[0], false)?,
+            apps => session.output.render(&apps, false)?,
+        };
+        // Home, then each line over the old one and the rest of it cleared: no flicker, as nothing is blank in between.
+        control("\x1b[H")?;
+        for line in text.lines() {
+            session.output.print(line)?;
+            control("\x1b[K\r\n")?;
+        }
+        control(&format!("{note}\x1b[K\r\n(ctrl-c ends it)\x1b[J"))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // The terminal is gone if this fails.
+        control("\x1b[?25h\x1b[?1049l").ok();
+    }
+}
+
+/// Writes a control sequence past the colour filter, which would drop it under `NO_COLOR`.
+fn control(sequence: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(sequence.as_bytes())?;
+    Ok(out.flush()?)
+}
