@@ -1,23 +1,55 @@
 //! One guard per request: it knows how the request went, and says so once, when it is dropped — to the worker's counters
-//! (the ledger) and to the access log.
+//! (the ledger) and to the access log. Without an access log a request costs a few loads and stores of the worker's own
+//! cells and two looks at the clock: no lock, no allocation, no cache line of somebody else's.
 
-use std::{net::IpAddr, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::switch::Ticket;
+use foldhash::fast::RandomState;
+use http::{Method, StatusCode, Version};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    access_line::Line,
+    access_log::{AccessLog, Pen},
+    book::Book,
+    series::{Cells, LedgerCells, MethodLabel, Place, Series},
+};
+use crate::switch::{Role, Ticket};
+
+/// How many records of finished requests are kept for the next ones.
+const SPARE: usize = 64;
 
 /// A worker's place to record requests: its own counters, its own access-log buffer. Not shared between threads.
-pub struct Recorder {}
+pub struct Recorder {
+    worker: usize,
+    book: Arc<Book>,
+    unrouted: Rc<Counters>,
+    /// By tenure and role. A tenure serves one revision of one app, so this finds the series without looking at names.
+    known: RefCell<HashMap<(u64, Role), Rc<Counters>, RandomState>>,
+    pen: Option<Pen>,
+    /// Records to be used again, so that the access log allocates only while traffic grows.
+    #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the records")]
+    spare: RefCell<Vec<Box<Words>>>,
+}
 
 /// What is known of a request when its head has been read.
 pub struct Head<'a> {
     /// The method, as received.
-    pub method: &'a http::Method,
+    pub method: &'a Method,
     /// The host, in lower case, without port.
     pub host: &'a str,
     /// The path with its query.
     pub path: &'a str,
     /// The protocol version.
-    pub version: http::Version,
+    pub version: Version,
     /// The client's address, if it has one.
     pub client: Option<IpAddr>,
 }
@@ -37,37 +69,415 @@ pub enum Outcome {
     Refused,
 }
 
+impl Outcome {
+    /// All of them, in the order of their declaration.
+    pub(super) const ALL: [Self; 5] =
+        [Self::Answered, Self::ClientGone, Self::UpstreamFailedBefore, Self::UpstreamFailedAfter, Self::Refused];
+
+    /// The outcome as it stands in labels and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::ClientGone => "client_gone",
+            Self::UpstreamFailedBefore => "upstream_failed_before",
+            Self::UpstreamFailedAfter => "upstream_failed_after",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// Whether a client that waited did not get its answer.
+    pub(super) fn is_loss(self) -> bool {
+        matches!(self, Self::UpstreamFailedBefore | Self::UpstreamFailedAfter)
+    }
+}
+
 /// One request's record. If nobody says how the request ended, the client went away.
-pub struct RequestLog {}
+pub struct RequestLog {
+    recorder: Rc<Recorder>,
+    began: Instant,
+    method: MethodLabel,
+    status: Option<StatusCode>,
+    attempts: u32,
+    received: u64,
+    sent: u64,
+    outcome: Option<(Outcome, &'static str)>,
+    started_late: bool,
+    /// Of the pool it was last admitted to.
+    counters: Option<Rc<Counters>>,
+    /// What only the access log wants to know.
+    words: Option<Box<Words>>,
+}
 
 impl Recorder {
+    pub(super) fn new(worker: usize, book: Arc<Book>, access: Option<&AccessLog>) -> Rc<Self> {
+        let unrouted = Rc::new(Counters { worker, series: Arc::clone(book.unrouted()) });
+        Rc::new(Self {
+            worker,
+            book,
+            unrouted,
+            known: RefCell::default(),
+            pen: access.map(|access| access.pen(worker)),
+            spare: RefCell::default(),
+        })
+    }
+
     /// Opens the record of a request whose head has just been read.
-    pub fn open(self: &Rc<Self>, _head: Head<'_>) -> RequestLog {
-        RequestLog {}
+    pub fn open(self: &Rc<Self>, head: Head<'_>) -> RequestLog {
+        RequestLog {
+            recorder: Rc::clone(self),
+            began: Instant::now(),
+            method: MethodLabel::of(head.method),
+            status: None,
+            attempts: 0,
+            received: 0,
+            sent: 0,
+            outcome: None,
+            started_late: false,
+            counters: None,
+            words: self.pen.as_ref().map(|_| self.note(&head)),
+        }
+    }
+
+    fn note(&self, head: &Head<'_>) -> Box<Words> {
+        let mut words = self.spare.borrow_mut().pop().unwrap_or_default();
+        words.begin(head);
+        words
+    }
+
+    fn counters(&self, tenure: u64, role: Role, place: impl FnOnce() -> Place) -> Rc<Counters> {
+        let key = (tenure, role);
+        let mut known = self.known.borrow_mut();
+        if let Some(counters) = known.get(&key).filter(|counters| !counters.series.is_retired()) {
+            return Rc::clone(counters);
+        }
+        known.retain(|_, counters| !counters.series.is_retired());
+        let counters = Rc::new(Counters { worker: self.worker, series: self.book.series(place()) });
+        known.insert(key, Rc::clone(&counters));
+        counters
+    }
+
+    fn put_back(&self, words: Box<Words>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE {
+            spare.push(words);
+        }
+    }
+
+    fn write(&self, log: &RequestLog, counters: &Counters, took: Duration, ended: (Outcome, &'static str)) {
+        let (Some(pen), Some(words)) = (&self.pen, &log.words) else { return };
+        let place = counters.series.place();
+        let (outcome, reason) = ended;
+        let now = Timestamp::now();
+        pen.write(&Line {
+            ts: now.checked_sub(took).unwrap_or(now),
+            app: place.map(|place| place.app.as_str()),
+            pool: place.map(|place| place.role),
+            revision: place.map(|place| place.revision.as_str()),
+            generation: words.generation,
+            endpoint: words.endpoint,
+            method: &words.method,
+            host: &words.host,
+            path: &words.path,
+            proto: words.version,
+            status: log.status.map(|status| status.as_u16()),
+            bytes_in: log.received,
+            bytes_out: log.sent,
+            dur_ms: millis(took),
+            upstream_ms: words.upstream.map(millis),
+            attempts: log.attempts,
+            client: words.client,
+            request_id: some(&words.request_id),
+            trace_id: some(&words.trace_id),
+            flags: [
+                if outcome == Outcome::Answered { "" } else { outcome.as_str() },
+                reason,
+                if log.started_late { "late_start" } else { "" },
+            ],
+            referer: &words.referer,
+            user_agent: &words.user_agent,
+        });
     }
 }
 
 impl RequestLog {
     /// It was admitted: to this app, pool, revision and endpoint. Called again on a retry; counts the attempts.
-    pub fn admitted(&mut self, _ticket: &Ticket) {}
+    pub fn admitted(&mut self, ticket: &Ticket) {
+        self.entered(ticket.tenure().id(), ticket.role(), || Place {
+            app: ticket.app().clone(),
+            role: ticket.role(),
+            revision: ticket.revision().clone(),
+        });
+        if let Some(words) = &mut self.words {
+            words.generation = Some(ticket.generation().0);
+            words.endpoint = Some(ticket.endpoint().address());
+            words.admitted = Some(Instant::now());
+            words.upstream = None;
+        }
+    }
+
+    fn entered(&mut self, tenure: u64, role: Role, place: impl FnOnce() -> Place) {
+        let counters = self.recorder.counters(tenure, role, place);
+        self.attempts += 1;
+        if self.attempts > 1 {
+            counters.ledger().retried();
+        }
+        counters.cells().enter();
+        if let Some(before) = self.counters.replace(counters) {
+            before.cells().leave();
+        }
+    }
 
     /// An attempt failed on its endpoint for this reason (`connect`, `connect_timeout`, `reset`, `timeout`, `protocol`, …):
     /// `upstream_errors_total`.
-    pub fn attempt_failed(&mut self, _reason: &'static str) {}
+    pub fn attempt_failed(&mut self, reason: &'static str) {
+        self.current().cells().upstream_error(reason);
+    }
+
+    /// It started on a tenure after the flip that ended it was acknowledged (G2 says never): `flip_late_starts_total`.
+    pub fn late_start(&mut self) {
+        self.started_late = true;
+        self.current().ledger().started_late();
+    }
 
     /// The request ID and trace ID it carries.
-    pub fn identified(&mut self, _request_id: &str, _trace_id: Option<&str>) {}
+    pub fn identified(&mut self, request_id: &str, trace_id: Option<&str>) {
+        if let Some(words) = &mut self.words {
+            refill(&mut words.request_id, request_id);
+            refill(&mut words.trace_id, trace_id.unwrap_or_default());
+        }
+    }
+
+    /// What the client says of itself, for the combined form: the values of `User-Agent` and `Referer`.
+    pub fn described(&mut self, user_agent: Option<&[u8]>, referer: Option<&[u8]>) {
+        if let Some(words) = &mut self.words {
+            words.user_agent.clear();
+            words.user_agent.extend_from_slice(user_agent.unwrap_or_default());
+            words.referer.clear();
+            words.referer.extend_from_slice(referer.unwrap_or_default());
+        }
+    }
 
     /// The head of the answer is known. For an answer of an upstream this is also where `upstream_ms` ends.
-    pub fn answered(&mut self, _status: http::StatusCode) {}
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        if let Some(words) = &mut self.words {
+            words.upstream = words.admitted.map(|admitted| admitted.elapsed());
+        }
+    }
 
     /// Octets of the request's body that came in.
-    pub fn received(&mut self, _octets: u64) {}
+    pub fn received(&mut self, octets: u64) {
+        self.received += octets;
+    }
 
     /// Octets of the answer's body that went out.
-    pub fn sent(&mut self, _octets: u64) {}
+    pub fn sent(&mut self, octets: u64) {
+        self.sent += octets;
+    }
 
     /// How it ended, with a short reason from a closed set where something went wrong (empty otherwise). The first word
     /// counts; later calls change nothing.
-    pub fn ended(&mut self, _outcome: Outcome, _reason: &'static str) {}
+    pub fn ended(&mut self, outcome: Outcome, reason: &'static str) {
+        self.outcome.get_or_insert((outcome, reason));
+    }
+
+    fn current(&self) -> &Counters {
+        self.counters.as_ref().unwrap_or(&self.recorder.unrouted)
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        let ended = self.outcome.unwrap_or((Outcome::ClientGone, ""));
+        let counters = self.current();
+        counters.cells().finished(self.method, self.status, took);
+        counters.ledger().ended(ended.0, ended.1);
+        if self.counters.is_some() {
+            counters.cells().leave();
+        }
+        self.recorder.write(self, counters, took, ended);
+        if let Some(words) = self.words.take() {
+            self.recorder.put_back(words);
+        }
+    }
+}
+
+/// One worker's cells of a series and of its app's ledger.
+struct Counters {
+    worker: usize,
+    series: Arc<Series>,
+}
+
+impl Counters {
+    fn cells(&self) -> &Cells {
+        self.series.cells(self.worker)
+    }
+
+    fn ledger(&self) -> &LedgerCells {
+        self.series.ledger().cells(self.worker)
+    }
+}
+
+/// What is kept of a request for its line in the access log.
+#[derive(Default)]
+struct Words {
+    method: Method,
+    host: String,
+    path: String,
+    version: Version,
+    client: Option<IpAddr>,
+    request_id: String,
+    trace_id: String,
+    user_agent: Vec<u8>,
+    referer: Vec<u8>,
+    generation: Option<u64>,
+    endpoint: Option<SocketAddr>,
+    admitted: Option<Instant>,
+    upstream: Option<Duration>,
+}
+
+impl Words {
+    /// Begins anew, in the room the last request's texts took.
+    fn begin(&mut self, head: &Head<'_>) {
+        self.method.clone_from(head.method);
+        self.version = head.version;
+        self.client = head.client;
+        refill(&mut self.host, head.host);
+        refill(&mut self.path, head.path);
+        self.request_id.clear();
+        self.trace_id.clear();
+        self.user_agent.clear();
+        self.referer.clear();
+        (self.generation, self.endpoint, self.admitted, self.upstream) = (None, None, None, None);
+    }
+}
+
+fn refill(room: &mut String, text: &str) {
+    room.clear();
+    room.push_str(text);
+}
+
+fn millis(duration: Duration) -> f64 {
+    // Whole microseconds, so that a line does not show a float's noise.
+    duration.as_micros() as f64 / 1000.0
+}
+
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorder(book: &Arc<Book>) -> Rc<Recorder> {
+        Recorder::new(0, Arc::clone(book), None)
+    }
+
+    fn open(recorder: &Rc<Recorder>) -> RequestLog {
+        let client = Some(IpAddr::from([192, 0, 2, 7]));
+        recorder.open(Head { method: &Method::GET, host: "shop.test", path: "/a", version: Version::HTTP_11, client })
+    }
+
+    fn place(revision: &str) -> Place {
+        Place { app: "shop".parse().unwrap(), role: Role::Active, revision: revision.parse().unwrap() }
+    }
+
+    fn enter(log: &mut RequestLog, tenure: u64, revision: &str) {
+        log.entered(tenure, Role::Active, || place(revision));
+    }
+
+    /// The shop's counts by outcome.
+    fn shop(book: &Book) -> Vec<(Outcome, u64)> {
+        let counts =
+            |ledger: &super::super::series::Ledger| Outcome::ALL.map(|outcome| (outcome, ledger.ended(outcome)));
+        let mut found = Vec::new();
+        book.visit_ledgers(|app, ledger| {
+            if app.is_some() {
+                found = counts(ledger).into_iter().filter(|(_, count)| *count > 0).collect();
+            }
+        });
+        found
+    }
+
+    #[test]
+    fn a_request_nobody_speaks_for_was_left_by_its_client() {
+        let book = Arc::new(Book::new(1));
+        let recorder = recorder(&book);
+        let mut log = open(&recorder);
+        enter(&mut log, 1, "blue");
+        assert_eq!(book.series(place("blue")).in_flight(), 1);
+        drop(log);
+        assert_eq!(shop(&book), [(Outcome::ClientGone, 1)]);
+        assert_eq!(book.series(place("blue")).in_flight(), 0);
+        assert_eq!(book.series(place("blue")).answers()[&("GET", None)], 1);
+    }
+
+    #[test]
+    fn the_first_word_on_how_it_ended_counts() {
+        let book = Arc::new(Book::new(1));
+        let recorder = recorder(&book);
+        let mut log = open(&recorder);
+        enter(&mut log, 1, "blue");
+        log.ended(Outcome::UpstreamFailedAfter, "reset");
+        log.ended(Outcome::Answered, "");
+        drop(log);
+        assert_eq!(shop(&book), [(Outcome::UpstreamFailedAfter, 1)]);
+        assert_eq!(book.series(place("blue")).ledger().lost()["reset"], 1);
+    }
+
+    #[test]
+    fn a_retry_on_another_pool_is_in_flight_and_counted_there_alone() {
+        let book = Arc::new(Book::new(1));
+        let recorder = recorder(&book);
+        let mut log = open(&recorder);
+        enter(&mut log, 1, "blue");
+        log.attempt_failed("connect");
+        enter(&mut log, 2, "green");
+        let (blue, green) = (book.series(place("blue")), book.series(place("green")));
+        assert_eq!((blue.in_flight(), green.in_flight()), (0, 1));
+        log.answered(StatusCode::OK);
+        log.ended(Outcome::Answered, "");
+        drop(log);
+        assert_eq!(blue.upstream_errors()["connect"], 1);
+        assert!(blue.answers().is_empty());
+        assert_eq!(green.answers()[&("GET", Some(200))], 1);
+        assert_eq!(green.ledger().retries(), 1);
+        assert_eq!(shop(&book), [(Outcome::Answered, 1)]);
+    }
+
+    #[test]
+    fn a_request_without_an_app_is_counted_under_none() {
+        let book = Arc::new(Book::new(1));
+        let recorder = recorder(&book);
+        let mut log = open(&recorder);
+        log.answered(StatusCode::MISDIRECTED_REQUEST);
+        log.ended(Outcome::Refused, "unknown_host");
+        drop(log);
+        assert_eq!(book.unrouted().answers()[&("GET", Some(421))], 1);
+        assert_eq!(book.unrouted().ledger().ended(Outcome::Refused), 1);
+        assert_eq!(shop(&book), []);
+    }
+
+    #[test]
+    fn a_revision_that_comes_back_keeps_its_series() {
+        let book = Arc::new(Book::new(1));
+        let recorder = recorder(&book);
+        for tenure in [1, 2, 3] {
+            enter(&mut open(&recorder), tenure, "blue");
+        }
+        assert_eq!(book.series(place("blue")).answers()[&("GET", None)], 3);
+        assert_eq!(recorder.known.borrow().len(), 3);
+    }
+
+    #[test]
+    fn a_worker_lets_go_of_series_that_were_retired() {
+        let book = Arc::new(Book::new(1));
+        let recorder = recorder(&book);
+        enter(&mut open(&recorder), 1, "blue");
+        book.series(place("blue")).retire();
+        enter(&mut open(&recorder), 2, "green");
+        assert_eq!(recorder.known.borrow().len(), 1);
+    }
 }

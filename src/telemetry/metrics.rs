@@ -1,0 +1,273 @@
+//! Every metric, by name, once; and [`Metrics`], which the program holds. Counters and histograms of requests come from
+//! the workers' cells, gauges from the switch's board at the moment of the scrape, and what flips did from its events.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use prometheus::{
+    Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto::{MetricFamily, MetricType},
+};
+use tokio::{sync::broadcast::error::RecvError, time::Instant};
+
+use super::{
+    access_log::AccessLog,
+    book::Book,
+    flips::Flips,
+    gauges,
+    request_log::{Outcome, Recorder},
+    series::{Ledger, Series},
+    sheet::Sheet,
+};
+use crate::switch::{AppName, Viewer};
+
+/// A metric's name, meaning and labels.
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) kind: MetricType,
+    pub(super) labels: &'static [&'static str],
+}
+
+macro_rules! families {
+    ($($id:ident: $kind:ident $name:literal [$($label:literal)*] $help:literal;)*) => {
+        $(pub(super) const $id: Family = Family {
+            name: concat!("tealgate_", $name),
+            help: $help,
+            kind: MetricType::$kind,
+            labels: &[$($label),*],
+        };)*
+
+        /// All of them.
+        const FAMILIES: &[&Family] = &[$(&$id),*];
+    };
+}
+
+families! {
+    HTTP_REQUESTS: COUNTER "http_requests_total" ["app" "pool" "revision" "method" "code"]
+        "Finished requests by method and status; code is none where no answer's head was known, app is empty where no \
+         app was found.";
+    HTTP_DURATION: HISTOGRAM "http_request_duration_seconds" ["app" "pool" "revision"]
+        "Time from a request's head to the last octet of its answer.";
+    HTTP_IN_FLIGHT: GAUGE "http_requests_in_flight" ["app" "pool" "revision"]
+        "Requests and tunnels admitted and not yet ended.";
+    UPSTREAM_ERRORS: COUNTER "upstream_errors_total" ["app" "pool" "revision" "reason"]
+        "Attempts that failed on their endpoint; one request may make several.";
+    REQUESTS_ENDED: COUNTER "requests_ended_total" ["app" "outcome"]
+        "The ledger: each accepted request ends in exactly one outcome. app is empty where no app was found.";
+    REQUESTS_LOST: COUNTER "requests_lost_total" ["app" "reason"]
+        "Requests whose client waited and did not get the whole answer of an upstream.";
+    RETRIES: COUNTER "retries_total" ["app"]
+        "Attempts after a request's first.";
+    LATE_STARTS: COUNTER "flip_late_starts_total" ["app"]
+        "Requests that started on a pool after the flip that replaced it was acknowledged; there should be none.";
+    FLIPS: COUNTER "flips_total" ["app" "kind" "result"]
+        "Flips done, and flips asked for and refused.";
+    FLIP_BARRIER: HISTOGRAM "flip_barrier_seconds" ["app"]
+        "From the publication of a flip until every worker had adopted it.";
+    FLIP_DRAIN: HISTOGRAM "flip_drain_seconds" ["app"]
+        "From the retirement of a pool until it was empty, or cut at its deadline.";
+    ENDPOINT_UP: GAUGE "endpoint_up" ["app" "revision" "endpoint"]
+        "1 if its probes succeed, 0 if not, or not yet.";
+    POOL_ENDPOINTS: GAUGE "pool_endpoints" ["app" "pool" "state"]
+        "Endpoints of a pool by what their probes say.";
+    POOL_INFO: GAUGE "pool_info" ["app" "pool" "revision"]
+        "1 for the revision that has this role.";
+    APP_GENERATION: GAUGE "app_generation" ["app"]
+        "How often the app's roles have changed.";
+    ROLLBACK_READY: GAUGE "rollback_ready" ["app"]
+        "1 if there is a previous revision with enough ready endpoints to return to.";
+    ROLLBACK_WINDOW: GAUGE "rollback_window_seconds" ["app"]
+        "How long the previous revision is still kept; 0 without one.";
+    GATE_STATE: GAUGE "gate_state" ["app" "gate"]
+        "A gate of the candidate's promotion: 0 pending, 1 running, 2 passed, 3 failed, 4 skipped.";
+    SOURCE_STALE: GAUGE "source_stale" ["app"]
+        "1 while the source is out of reach and the last known state serves.";
+    SOURCE_LAST_EVENT: GAUGE "source_last_event_seconds" ["app"]
+        "Time since the source last spoke.";
+    CERTIFICATE_EXPIRY: GAUGE "tls_certificate_expiry_seconds" ["listener" "certificate"]
+        "When a certificate ends, in seconds since 1970.";
+    RELOAD_SUCCESSFUL: GAUGE "config_last_reload_successful" []
+        "1 if the configuration was applied when it was last read, 0 if it was refused.";
+    ACCESS_LOG_DROPPED: COUNTER "access_log_dropped_total" []
+        "Lines of the access log lost because its output was too slow or failed.";
+    BUILD_INFO: GAUGE "build_info" ["version"]
+        "1 for the version that runs.";
+}
+
+/// Upstream errors that every pool shows from its creation, at zero.
+const UPSTREAM_REASONS: [&str; 5] = ["connect", "connect_timeout", "protocol", "reset", "timeout"];
+
+/// All that the program measures.
+pub struct Metrics {
+    viewer: Viewer,
+    facts: Arc<Facts>,
+    registry: Registry,
+}
+
+/// What a scrape reads.
+struct Facts {
+    viewer: Viewer,
+    book: Arc<Book>,
+    flips: Flips,
+    access: OnceLock<AccessLog>,
+    reloaded: AtomicBool,
+    /// By listener: each certificate's name and end.
+    certificates: Mutex<BTreeMap<String, Vec<(String, Timestamp)>>>,
+}
+
+impl Metrics {
+    /// Metrics of `workers` workers and of the switch that `viewer` looks at.
+    pub fn new(workers: usize, viewer: Viewer) -> Arc<Self> {
+        let facts = Arc::new(Facts {
+            viewer: viewer.clone(),
+            book: Arc::new(Book::new(workers)),
+            flips: Flips::new(),
+            access: OnceLock::new(),
+            reloaded: AtomicBool::new(true),
+            certificates: Mutex::default(),
+        });
+        let registry = Registry::new();
+        registry.register(Box::new(Scrape::of(Arc::clone(&facts)))).expect("each family has a name of its own");
+        Arc::new(Self { viewer, facts, registry })
+    }
+
+    /// The recorder of one worker, numbered from 0 and below the number of workers; to be made on the worker's thread.
+    /// Each number is taken once at a time, since its cells have one writer. `access` is the same log for all.
+    pub fn recorder(&self, worker: usize, access: Option<AccessLog>) -> Rc<Recorder> {
+        let access = access.map(|access| self.facts.access.get_or_init(|| access));
+        Recorder::new(worker, Arc::clone(&self.facts.book), access)
+    }
+
+    /// Counts what the switch tells from now on, and keeps the series in line with its board, until it stops. To be
+    /// called before the source first speaks, so that nothing is missed.
+    pub fn follow(self: Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        let mut events = self.viewer.events();
+        let mut viewer = self.viewer.clone();
+        async move {
+            loop {
+                self.facts.book.follow(&viewer.board(), Instant::now());
+                tokio::select! {
+                    // What was told before the switch stopped is counted before we stop.
+                    biased;
+                    event = events.recv() => match event {
+                        Ok(event) => self.facts.flips.count(&event),
+                        Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "metrics of flips lag: events were missed"),
+                        Err(RecvError::Closed) => return,
+                    },
+                    running = viewer.changed() => if !running { return },
+                }
+            }
+        }
+    }
+
+    /// Whether the configuration, just read again, was applied.
+    pub fn reloaded(&self, applied: bool) {
+        self.facts.reloaded.store(applied, Ordering::Relaxed);
+    }
+
+    /// The certificates that a listener uses from now on: what each is called, and when it ends.
+    pub fn certificates(&self, listener: &str, ends: Vec<(String, Timestamp)>) {
+        self.facts.certificates.lock().unwrap_or_else(PoisonError::into_inner).insert(listener.to_owned(), ends);
+    }
+
+    /// Everything, in the Prometheus text format.
+    pub fn render(&self) -> String {
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather());
+        text.expect("the registry leaves out families without metrics, the one thing the encoder refuses")
+    }
+}
+
+impl Facts {
+    fn families(&self) -> Vec<MetricFamily> {
+        let board = self.viewer.board();
+        self.book.follow(&board, Instant::now());
+        let mut sheet = Sheet::default();
+        self.book.all_series().iter().for_each(|series| put_series(series, &mut sheet));
+        self.book.visit_ledgers(|app, ledger| put_ledger(app, ledger, &mut sheet));
+        gauges::put_board(&board, Timestamp::now(), &mut sheet);
+        self.put_process(&mut sheet);
+        self.flips.put(&mut sheet);
+        sheet.into_families()
+    }
+
+    fn put_process(&self, sheet: &mut Sheet) {
+        for (listener, certificates) in &*self.certificates.lock().unwrap_or_else(PoisonError::into_inner) {
+            for (name, ends) in certificates {
+                sheet.gauge(&CERTIFICATE_EXPIRY, &[listener, name], ends.as_second() as f64);
+            }
+        }
+        sheet.gauge(&RELOAD_SUCCESSFUL, &[], self.reloaded.load(Ordering::Relaxed).into());
+        sheet.counter(&ACCESS_LOG_DROPPED, &[], self.access.get().map_or(0, AccessLog::dropped));
+        sheet.gauge(&BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+    }
+}
+
+fn put_series(series: &Series, sheet: &mut Sheet) {
+    let labels @ [app, pool, revision] = series.labels();
+    // A rate over a series that is born at 1 misses its first request.
+    let mut answers = series.answers();
+    answers.entry(("GET", Some(200))).or_default();
+    for ((method, code), count) in answers {
+        let code = code.map_or("none".to_owned(), |code| code.to_string());
+        sheet.counter(&HTTP_REQUESTS, &[app, pool, revision, method, &code], count);
+    }
+    sheet.durations(&HTTP_DURATION, &labels, &series.durations());
+    sheet.gauge(&HTTP_IN_FLIGHT, &labels, series.in_flight() as f64);
+    let mut errors = series.upstream_errors();
+    if series.place().is_some() {
+        for reason in UPSTREAM_REASONS {
+            errors.entry(reason).or_default();
+        }
+    }
+    for (reason, count) in errors {
+        sheet.counter(&UPSTREAM_ERRORS, &[app, pool, revision, reason], count);
+    }
+}
+
+fn put_ledger(app: Option<&AppName>, ledger: &Ledger, sheet: &mut Sheet) {
+    let app = app.map_or("", AppName::as_str);
+    for outcome in Outcome::ALL {
+        sheet.counter(&REQUESTS_ENDED, &[app, outcome.as_str()], ledger.ended(outcome));
+    }
+    for (reason, count) in ledger.lost() {
+        sheet.counter(&REQUESTS_LOST, &[app, reason], count);
+    }
+    sheet.counter(&RETRIES, &[app], ledger.retries());
+    sheet.counter(&LATE_STARTS, &[app], ledger.late_starts());
+}
+
+/// The facts as a collector of the `prometheus` crate.
+struct Scrape {
+    facts: Arc<Facts>,
+    descriptions: Vec<Desc>,
+}
+
+impl Scrape {
+    fn of(facts: Arc<Facts>) -> Self {
+        let describe = |family: &&Family| {
+            let labels = family.labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(family.name.to_owned(), family.help.to_owned(), labels, HashMap::new())
+                .expect("names, labels and help of the families are valid")
+        };
+        Self { facts, descriptions: FAMILIES.iter().map(describe).collect() }
+    }
+}
+
+impl Collector for Scrape {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.facts.families()
+    }
+}
