@@ -166,7 +166,9 @@ impl Promote {
         let what = format!("cannot promote {app}");
         let receipt = self.guards.send(session, what, Method::POST, &app, "promote", &body).await?;
         match self.wait {
-            Until::Drained if !self.guards.dry_run => wait::after_promotion(session, &app, &receipt, Goal::Drained).await,
+            Until::Drained if !self.guards.dry_run => {
+                wait::after_promotion(session, &app, &receipt, Goal::Drained).await
+            }
             Until::Drained | Until::Flipped => Ok(Exit::Done),
         }
     }
@@ -179,7 +181,10 @@ impl Rollback {
         self.guards
             .confirm(session, &app, |status| {
                 let to = self.to.as_ref().map(Revision::as_str).or_else(|| name(&status.previous)).unwrap_or("?");
-                format!("Move all live traffic of {app} from {} back to {to}?", name(&status.active).unwrap_or("nothing"))
+                format!(
+                    "Move all live traffic of {app} from {} back to {to}?",
+                    name(&status.active).unwrap_or("nothing")
+                )
             })
             .await?;
         let body = RollbackRequest { to: self.to, reason: self.guards.reason.clone(), if_generation: None };

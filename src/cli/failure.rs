@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn an_unknown_code_falls_back_to_the_status() {
-        let table = [(400, 2), (401, 7), (403, 7), (404, 1), (409, 5), (412, 5), (422, 2), (500, 1), (503, 1), (504, 4)];
+        let table =
+            [(400, 2), (401, 7), (403, 7), (404, 1), (409, 5), (412, 5), (422, 2), (500, 1), (503, 1), (504, 4)];
         for (status, exit) in table {
             let status = StatusCode::from_u16(status).expect("a status of the table");
             assert_eq!(Exit::of_answer("brand-new", status) as u8, exit, "{status}");

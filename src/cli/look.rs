@@ -92,9 +92,9 @@ impl Events {
         let path = self.app.map_or_else(|| "/events".to_owned(), |app| format!("/events?app={app}"));
         let mut events = session.client.events(&path).await?;
         while let Some(message) = events.next().await? {
-            match serde_json::from_str(&message.data) {
-                Ok(event) if message.event != "state" => session.output.show_next::<EventMessage>(&event)?,
-                _ => self::state(session, &message.data)?,
+            match serde_json::from_str::<EventMessage>(&message.data) {
+                Ok(event) if message.event != "state" => session.output.show_next(&event)?,
+                _ => state(session, &message.data)?,
             }
         }
         Err(Failure::new(Exit::Unreachable, "the server ended the event stream"))

@@ -28,14 +28,15 @@ use tokio::runtime;
 pub(crate) use self::{
     client::{Address, Call, Client},
     failure::{Exit, Failure},
-    output::{BAD, BOLD, DIM, GOOD},
+    output::{BAD, BOLD, DIM, GOOD, Output, control, print},
     parse::duration,
+    serve::{start, use_crypto},
 };
 use self::{
-    output::{Format, Output, clean},
+    output::{Format, clean},
     session::Session,
 };
-use crate::{config::places, demo};
+use crate::{config::default_socket, demo};
 
 /// How long to wait for an answer if `--timeout` does not say.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -186,12 +187,15 @@ Examples:
   tealgate promote shop --skip-gates --reason \"hotfix for #42\" --yes")]
     Promote(act::Promote),
     /// Move all live traffic back to the previous revision, at once
-    #[command(visible_alias = "undo", after_help = "\
+    #[command(
+        visible_alias = "undo",
+        after_help = "\
 Works in every phase, and needs nobody but the proxy. With --to, any known revision with ready endpoints will do.
 
 Examples:
   tealgate rollback shop --reason \"errors at checkout\"
-  tealgate rollback shop --to blue --yes")]
+  tealgate rollback shop --to blue --yes"
+    )]
     Rollback(act::Rollback),
     /// Drop the candidate; live traffic stays where it is
     #[command(after_help = "\
@@ -287,12 +291,12 @@ impl Cli {
         let output = Output::new(self.global.output);
         match self.verb {
             Verb::Serve(verb) => block_on(verb.run(), Threads::Two),
-            Verb::Demo(options) => block_on(demo::run(options), Threads::Two),
+            Verb::Demo(options) => block_on(demo::run(options, output), Threads::Two),
             Verb::Check(verb) => verb.run(output),
-            Verb::Schema => serve::schema(output),
+            Verb::Schema => serve::schema(),
             Verb::Token(verb) => verb.run(output),
-            Verb::Completion(verb) => verb.run(&mut Self::command(), output),
-            Verb::Man(verb) => verb.run(Self::command(), output),
+            Verb::Completion(verb) => verb.run(&mut Self::command()),
+            Verb::Man(verb) => verb.run(Self::command()),
             Verb::Version => packaging::version(output),
             Verb::Healthcheck(verb) => block_on(verb.run(self.global.timeout), Threads::One),
             Verb::Remote(verb) => block_on(verb.run(self.global, output), Threads::One),
@@ -327,7 +331,7 @@ impl Global {
         let answer = self.timeout.unwrap_or(ANSWER);
         let client = match self.server {
             Some(address) => Client::new(address, token, answer),
-            None => Client::nearby(places::default_socket(), token, answer).await?,
+            None => Client::nearby(default_socket(), token, answer).await?,
         };
         Ok(Session { client, output, timeout: self.timeout })
     }
@@ -412,7 +416,9 @@ mod tests {
 
     #[test]
     fn names_are_checked_before_anything_is_sent() {
-        for line in ["tealgate status ../x", "tealgate promote --revision a/b", "tealgate deploy --revision g --endpoint x"] {
+        for line in
+            ["tealgate status ../x", "tealgate promote --revision a/b", "tealgate deploy --revision g --endpoint x"]
+        {
             assert!(parse(line).is_err(), "{line}");
         }
     }

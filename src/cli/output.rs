@@ -74,12 +74,12 @@ impl Output {
 
     /// Prints `value` whole.
     pub(crate) fn show(self, value: &impl Show) -> Result<(), Failure> {
-        self.print(&self.render(value, false)?)
+        print(&self.render(value, false)?)
     }
 
     /// Prints `value` as one of many that follow each other: JSON on one line, YAML as a document of its own.
     pub(crate) fn show_next(self, value: &impl Show) -> Result<(), Failure> {
-        self.print(&self.render(value, true)?)
+        print(&self.render(value, true)?)
     }
 
     /// The text that [`Output::show`] prints.
@@ -103,15 +103,22 @@ impl Output {
             Format::Name => Ok(value.names().into_iter().map(|name| clean(&name) + "\n").collect()),
         }
     }
+}
 
-    /// Prints a text. A reader that has gone away (`| head`) has had enough: that is no failure.
-    pub(crate) fn print(self, text: &str) -> Result<(), Failure> {
-        let mut out = anstream::stdout();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
-        }
+/// Prints a text. A reader that has gone away (`| head`) has had enough: that is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
+}
+
+/// Writes a control sequence past the colour filter, which would drop it under `NO_COLOR`.
+pub(crate) fn control(sequence: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(sequence.as_bytes())?;
+    Ok(out.flush()?)
 }
 
 impl Page {
@@ -182,7 +189,12 @@ pub(crate) fn short(duration: Duration) -> String {
 
 /// Text from elsewhere, fit for a terminal: a control character could move the cursor or forge a line.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    let plain = |c| match c {
+        '\t' => ' ',
+        c if char::is_control(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(plain).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use clap_mangen::Man as Page;
 use super::{
     client::{Address, Client},
     failure::{Exit, Failure},
-    output::Output,
+    output::{Output, print},
 };
 use crate::admin::api::Version;
 
@@ -41,27 +41,27 @@ pub(crate) struct Healthcheck {
 
 impl Completion {
     /// Prints the script.
-    pub(crate) fn run(self, command: &mut Command, output: Output) -> Result<Exit, Failure> {
+    pub(crate) fn run(self, command: &mut Command) -> Result<Exit, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, command, "tealgate", &mut script);
-        output.print(&String::from_utf8_lossy(&script))?;
+        print(&String::from_utf8_lossy(&script))?;
         Ok(Exit::Done)
     }
 }
 
 impl Man {
     /// Prints the page, or writes all.
-    pub(crate) fn run(self, command: Command, output: Output) -> Result<Exit, Failure> {
+    pub(crate) fn run(self, command: Command) -> Result<Exit, Failure> {
         match self.dir {
             Some(dir) => {
-                fs::create_dir_all(&dir)
-                    .and_then(|()| clap_mangen::generate_to(command, &dir))
-                    .map_err(|error| Failure::new(Exit::Failed, format!("cannot write to {}: {error}", dir.display())))?;
+                fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(command, &dir)).map_err(|error| {
+                    Failure::new(Exit::Failed, format!("cannot write to {}: {error}", dir.display()))
+                })?;
             }
             None => {
                 let mut page = Vec::new();
                 Page::new(command).render(&mut page)?;
-                output.print(&String::from_utf8_lossy(&page))?;
+                print(&String::from_utf8_lossy(&page))?;
             }
         }
         Ok(Exit::Done)

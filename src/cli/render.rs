@@ -48,7 +48,7 @@ impl Show for Vec<AppStatus> {
             page.line("no apps");
         }
         let rows = self.iter().map(|app| {
-            let [active, preview, previous] = [&app.active, &app.preview, &app.previous].map(|pool| revision(pool));
+            let [active, preview, previous] = [&app.active, &app.preview, &app.previous].map(revision);
             let generation = app.generation.to_string();
             [app.name.clone(), phase(app.phase).to_owned(), generation, active, preview, previous, app.message.clone()]
         });
@@ -207,7 +207,7 @@ impl Show for Reached {
 
 /// A state in one line, without what moves all the time: two states with the same line look the same to a pipeline.
 pub(crate) fn status_line(app: &AppStatus) -> String {
-    let [active, preview, previous] = [&app.active, &app.preview, &app.previous].map(|pool| revision(pool));
+    let [active, preview, previous] = [&app.active, &app.preview, &app.previous].map(revision);
     let draining = app.draining.iter().map(|pool| pool.revision.as_str()).collect::<Vec<_>>().join(",");
     let draining = if draining.is_empty() { "-" } else { &draining };
     clean(&format!(
@@ -273,7 +273,8 @@ fn pin_line(pin: &Pin) -> String {
 
 fn source(source: &SourceStatus, page: &mut Page) {
     let stale = if source.stale { ", stale: the last known state serves" } else { "" };
-    let authority = if source.authority == "tealgate" { "" } else { &format!(", flips decided by {}", source.authority) };
+    let authority =
+        if source.authority == "tealgate" { "" } else { &format!(", flips decided by {}", source.authority) };
     page.line(clean(&format!("source: {}{authority}{stale}", source.kind)));
     if let Some(drift) = &source.drift {
         let label = page.paint(WAITING, "drift:");
@@ -302,7 +303,10 @@ fn happening(what: &Happening) -> String {
         }
         Happening::Changed { phase: now, message } => format!("{}: {message}", phase(*now)),
         Happening::Drained { revision, seconds, cut } => {
-            format!("{revision} drained in {}, {cut} cut", short(Duration::try_from_secs_f64(*seconds).unwrap_or_default()))
+            format!(
+                "{revision} drained in {}, {cut} cut",
+                short(Duration::try_from_secs_f64(*seconds).unwrap_or_default())
+            )
         }
         Happening::Added => "added".to_owned(),
         Happening::Removed => "removed".to_owned(),

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::{
     failure::{Exit, Failure},
-    output::{BOLD, DIM, GOOD, Output, Page, Show},
+    output::{BOLD, DIM, GOOD, Output, Page, Show, print},
 };
 use crate::{
     config::Config,
@@ -48,7 +48,8 @@ impl Serve {
     pub(crate) async fn run(self) -> Result<Exit, Failure> {
         use_crypto();
         let config = load(&self.config)?;
-        telemetry::init(&config.log);
+        let _log = telemetry::init(&config.log)
+            .map_err(|error| Failure::usage("cannot start the log").detail(error.to_string()))?;
         let patience = patience(&config);
         // Before the first listener opens: a signal that comes early is not lost.
         let mut signals = Signals::listen()?;
@@ -76,7 +77,7 @@ pub(crate) fn use_crypto() {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
 }
 
-fn load(file: &PathBuf) -> Result<Config, Failure> {
+fn load(file: &Path) -> Result<Config, Failure> {
     Config::load(file).map_err(|error| {
         Failure::usage(format!("{} is not a valid configuration", file.display()))
             .detail(error.to_string())
@@ -152,10 +153,10 @@ impl Check {
 }
 
 /// Prints the schema of the file.
-pub(crate) fn schema(output: Output) -> Result<Exit, Failure> {
+pub(crate) fn schema() -> Result<Exit, Failure> {
     let schema = serde_json::to_string_pretty(&crate::config::schema())
         .map_err(|error| Failure::new(Exit::Failed, "cannot write the schema").detail(error.to_string()))?;
-    output.print(&(schema + "\n"))?;
+    print(&(schema + "\n"))?;
     Ok(Exit::Done)
 }
 

@@ -35,7 +35,9 @@ impl Session {
                 .hint("add one under `apps:` in its configuration, then `tealgate reload`")),
             several => {
                 let names: Vec<_> = several.iter().map(|app| app.name.as_str()).collect();
-                Err(Failure::usage("which app?").detail(format!("the server has {}", names.join(", "))).hint("name one"))
+                Err(Failure::usage("which app?")
+                    .detail(format!("the server has {}", names.join(", ")))
+                    .hint("name one"))
             }
         }
     }

@@ -108,9 +108,12 @@ async fn until(session: &Session, app: &AppName, mut watch: Watch) -> Result<Exi
             session.status(app).await.ok()
         };
         let Ok(seen) = timeout_at(deadline, look).await else {
-            return Err(Failure::new(Exit::TimedOut, format!("{app} did not get there within {} s", limit.as_secs_f64()))
-                .detail(clean(&last))
-                .hint(format!("see `tealgate status {app}`; give it more time with --timeout")));
+            return Err(Failure::new(
+                Exit::TimedOut,
+                format!("{app} did not get there within {} s", limit.as_secs_f64()),
+            )
+            .detail(clean(&last))
+            .hint(format!("see `tealgate status {app}`; give it more time with --timeout")));
         };
         status = seen;
     }

@@ -1,11 +1,7 @@
 //! `status -w`: the state as it changes. On a terminal it is redrawn in place; in a pipe each change is a line, and only
 //! a change is.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -15,6 +11,7 @@ use tokio::{
 use super::{
     client::Events,
     failure::{Exit, Failure},
+    output::{Output, control, print},
     render::{Line, status_line},
     session::Session,
     sse::Message,
@@ -65,16 +62,11 @@ async fn print_changes(session: &Session, mut events: Events, path: &str) -> Res
     }
 }
 
-async fn redraw(
-    session: &Session,
-    app: Option<&AppName>,
-    mut events: Events,
-    path: &str,
-) -> Result<Exit, Failure> {
+async fn redraw(session: &Session, app: Option<&AppName>, mut events: Events, path: &str) -> Result<Exit, Failure> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut tick = interval(TICK);
     let mut apps = Apps::default();
-    let screen = Screen::enter()?;
+    let screen = Screen::enter(session.output)?;
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
@@ -82,7 +74,7 @@ async fn redraw(
             message = events.next() => match message {
                 Ok(Some(message)) => apps.take(&message),
                 Ok(None) | Err(_) => {
-                    screen.draw(session, &apps, "the server does not answer; trying again")?;
+                    screen.draw(&apps, "the server does not answer; trying again")?;
                     tokio::select! {
                         _ = interrupt.recv() => break,
                         _ = terminate.recv() => break,
@@ -92,7 +84,7 @@ async fn redraw(
             },
             _ = tick.tick() => apps.refresh(session, app).await,
         }
-        screen.draw(session, &apps, "")?;
+        screen.draw(&apps, "")?;
     }
     drop(screen);
     show(session, &apps.list())?;
@@ -150,23 +142,23 @@ impl Apps {
 }
 
 /// The terminal's other screen, without a cursor; both are put back when this is dropped.
-struct Screen(());
+struct Screen(Output);
 
 impl Screen {
-    fn enter() -> Result<Self, Failure> {
+    fn enter(output: Output) -> Result<Self, Failure> {
         control("\x1b[?1049h\x1b[?25l")?;
-        Ok(Self(()))
+        Ok(Self(output))
     }
 
-    fn draw(&self, session: &Session, apps: &Apps, note: &str) -> Result<(), Failure> {
+    fn draw(&self, apps: &Apps, note: &str) -> Result<(), Failure> {
         let text = match apps.list() {
-            apps if apps.len() == 1 => session.output.render(&apps[0], false)?,
-            apps => session.output.render(&apps, false)?,
+            apps if apps.len() == 1 => self.0.render(&apps[0], false)?,
+            apps => self.0.render(&apps, false)?,
         };
         // Home, then each line over the old one and the rest of it cleared: no flicker, as nothing is blank in between.
         control("\x1b[H")?;
         for line in text.lines() {
-            session.output.print(line)?;
+            print(line)?;
             control("\x1b[K\r\n")?;
         }
         control(&format!("{note}\x1b[K\r\n(ctrl-c ends it)\x1b[J"))
@@ -178,11 +170,4 @@ impl Drop for Screen {
         // The terminal is gone if this fails.
         control("\x1b[?25h\x1b[?1049l").ok();
     }
-}
-
-/// Writes a control sequence past the colour filter, which would drop it under `NO_COLOR`.
-fn control(sequence: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(sequence.as_bytes())?;
-    Ok(out.flush()?)
 }
