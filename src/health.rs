@@ -1,1 +1,411 @@
-//! health
+//! Active probes: every endpoint of every known pool (active, preview, previous, or merely known) is asked at its app's
+//! interval, and each change of verdict goes to the switch. A new endpoint's first probe settles its first verdict, so
+//! that a start is ready at once; from then on `rise` and `fall` probes in a row change it.
+
+use std::{collections::HashMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::switch::{AppName, Board, Feed, HealthCheck, Revision, Viewer};
+
+/// How many probes may be under way at once.
+const AT_ONCE: usize = 64;
+
+/// The first probes are spread over this long.
+const SPREAD: Duration = Duration::from_millis(10);
+
+/// The shortest interval between two probes of an endpoint, whatever the policy says.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The largest head of an answer that a probe reads, in octets.
+const HEAD_SIZE: usize = 16 * 1024;
+
+const USER_AGENT: &str = concat!("tealgate-health/", env!("CARGO_PKG_VERSION"));
+
+/// Probes whatever the board shows, until the switch stops.
+pub async fn run(mut viewer: Viewer, feed: Feed) {
+    let mut probes = Probes { running: HashMap::new(), slots: Arc::new(Semaphore::new(AT_ONCE)), feed };
+    loop {
+        probes.follow(&viewer.board());
+        if !viewer.changed().await {
+            return;
+        }
+    }
+}
+
+/// The probes under way, by the endpoint's id.
+struct Probes {
+    running: HashMap<u64, Running>,
+    slots: Arc<Semaphore>,
+    feed: Feed,
+}
+
+struct Running {
+    check: watch::Sender<HealthCheck>,
+    /// Ends the probing when it is dropped.
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Probes {
+    /// Starts what is new on the board, ends what has left it, and tells the rest when their policy has changed.
+    fn follow(&mut self, board: &Board) {
+        let mut before = std::mem::take(&mut self.running);
+        for (app, state) in &board.apps {
+            let check = &state.policy.health;
+            for (revision, endpoint) in
+                state.pools.iter().flat_map(|(r, pool)| pool.endpoints().iter().map(move |e| (r, e)))
+            {
+                let running = before.remove(&endpoint.id()).unwrap_or_else(|| {
+                    let target = Target { app: app.clone(), revision: revision.clone(), address: endpoint.address() };
+                    self.start(target, check.clone())
+                });
+                running.check.send_if_modified(|told| {
+                    let news = told != check;
+                    if news {
+                        told.clone_from(check);
+                    }
+                    news
+                });
+                self.running.insert(endpoint.id(), running);
+            }
+        }
+    }
+
+    fn start(&self, target: Target, check: HealthCheck) -> Running {
+        let (check, told) = watch::channel(check);
+        let probing = target.probe_on(told, Arc::clone(&self.slots), self.feed.clone());
+        Running { check, _task: AbortOnDropHandle::new(tokio::spawn(probing)) }
+    }
+}
+
+/// Whom a probe asks, and on whose behalf.
+struct Target {
+    app: AppName,
+    revision: Revision,
+    address: SocketAddr,
+}
+
+impl Target {
+    async fn probe_on(self, mut told: watch::Receiver<HealthCheck>, slots: Arc<Semaphore>, feed: Feed) {
+        let mut verdict = Verdict::default();
+        let mut next = Instant::now() + SPREAD.mul_f64(fastrand::f64());
+        loop {
+            tokio::select! {
+                () = sleep_until(next) => {}
+                // A new policy is tried at once.
+                changed = told.changed() => if changed.is_err() { return },
+            }
+            let check = told.borrow_and_update().clone();
+            let Ok(slot) = slots.acquire().await else { return };
+            next = Instant::now() + jittered(check.interval);
+            let found = probe(self.address, &check).await;
+            drop(slot);
+            if let Some(healthy) = verdict.note(found.is_ok(), &check) {
+                self.tell(&found);
+                feed.observed(self.app.clone(), self.revision.clone(), self.address, healthy).await;
+            }
+        }
+    }
+
+    fn tell(&self, found: &Result<(), Failure>) {
+        let Self { app, revision, address } = self;
+        match found {
+            Ok(()) => tracing::info!(%app, %revision, endpoint = %address, "the endpoint is healthy"),
+            Err(reason) => tracing::warn!(%app, %revision, endpoint = %address, %reason, "the endpoint is unhealthy"),
+        }
+    }
+}
+
+/// An interval with a tenth of jitter either way, so that probes do not march in step.
+fn jittered(interval: Duration) -> Duration {
+    interval.max(LEAST_INTERVAL).mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+/// What the probes of one endpoint have come to.
+#[derive(Default)]
+struct Verdict {
+    healthy: Option<bool>,
+    /// How many probes in a row spoke against it.
+    against: u32,
+}
+
+impl Verdict {
+    /// Takes a probe's outcome, and says the new verdict if it changed.
+    fn note(&mut self, good: bool, check: &HealthCheck) -> Option<bool> {
+        if self.healthy == Some(good) {
+            self.against = 0;
+            return None;
+        }
+        self.against += 1;
+        let enough = match self.healthy {
+            None => 1,
+            Some(_) => {
+                if good {
+                    check.rise
+                } else {
+                    check.fall
+                }
+            }
+        };
+        if self.against < enough {
+            return None;
+        }
+        *self = Self { healthy: Some(good), against: 0 };
+        self.healthy
+    }
+}
+
+/// Why a probe failed, as an operator wants to read it.
+#[derive(Debug)]
+enum Failure {
+    Connect(io::Error),
+    TimedOut(Duration),
+    Status(StatusCode),
+    Http(hyper::Error),
+    Path(http::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                f.write_str("connection refused")
+            }
+            Self::Connect(error) => write!(f, "connect: {error}"),
+            Self::TimedOut(limit) => write!(f, "no answer within {limit:?}"),
+            Self::Status(status) => write!(f, "status {}", status.as_u16()),
+            Self::Http(error) => match std::error::Error::source(error) {
+                Some(source) => write!(f, "{error}: {source}"),
+                None => error.fmt(f),
+            },
+            Self::Path(error) => write!(f, "the health path cannot be asked for: {error}"),
+        }
+    }
+}
+
+async fn probe(address: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
+    let asked = async {
+        let stream = TcpStream::connect(address).await.map_err(Failure::Connect)?;
+        match &check.path {
+            Some(path) => get(stream, address, path).await,
+            None => Ok(()),
+        }
+    };
+    timeout(check.timeout, asked).await.map_err(|_| Failure::TimedOut(check.timeout))?
+}
+
+/// Good is a status of 2xx or 3xx. The body is left unread: the connection is not used again.
+async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), Failure> {
+    let request = Request::get(path)
+        .header(header::HOST, address.to_string())
+        .header(header::USER_AGENT, USER_AGENT)
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(Failure::Path)?;
+    let mut http = http1::Builder::new();
+    let (mut sender, connection) =
+        http.max_buf_size(HEAD_SIZE).handshake(TokioIo::new(stream)).await.map_err(Failure::Http)?;
+    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
+    let answer = sender.send_request(request).await.map_err(Failure::Http)?;
+    match answer.status() {
+        status if status.is_success() || status.is_redirection() => Ok(()),
+        status => Err(Failure::Status(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::switch::{Desired, EndpointSpec, Health, Matching, Policy, Switch, SwitchOptions, Wanted};
+
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+
+    #[test]
+    fn the_first_probe_settles_the_first_verdict_and_then_it_takes_rise_or_fall_in_a_row() {
+        let check = HealthCheck { rise: 2, fall: 3, ..HealthCheck::default() };
+        for (probes, expected) in [
+            ("+", "+"),
+            ("-", "-"),
+            ("++++", "+..."),
+            ("+--+--+", "+......"),
+            ("+---", "+..-"),
+            ("-+-++", "-...+"),
+            ("+-----++", "+..-...+"),
+        ] {
+            let mut verdict = Verdict::default();
+            let news = |probe| match verdict.note(probe == '+', &check) {
+                Some(true) => '+',
+                Some(false) => '-',
+                None => '.',
+            };
+            assert_eq!(probes.chars().map(news).collect::<String>(), expected, "{probes}");
+        }
+    }
+
+    /// A server that answers every connection with what it was last told to say, once a head has come in.
+    struct Backend {
+        address: SocketAddr,
+        answer: watch::Sender<&'static str>,
+        heads: watch::Receiver<String>,
+        _task: AbortOnDropHandle<()>,
+    }
+
+    impl Backend {
+        async fn answering(first: &'static str) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (answer, told) = watch::channel(first);
+            let (seen, heads) = watch::channel(String::new());
+            let task = tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let (told, seen) = (told.clone(), seen.clone());
+                    tokio::spawn(async move {
+                        let mut head = vec![0; 4096];
+                        let length = stream.read(&mut head).await.unwrap_or(0);
+                        seen.send_replace(String::from_utf8_lossy(&head[..length]).into_owned());
+                        let answer = *told.borrow();
+                        stream.write_all(answer.as_bytes()).await.ok();
+                        // Until the probe closes.
+                        while stream.read(&mut head).await.is_ok_and(|length| length > 0) {}
+                    });
+                }
+            });
+            Self { address, answer, heads, _task: AbortOnDropHandle::new(task) }
+        }
+    }
+
+    fn by_path(path: &str) -> HealthCheck {
+        let (interval, timeout) = (Duration::from_millis(10), Duration::from_secs(5));
+        HealthCheck { path: Some(path.to_owned()), interval, timeout, rise: 2, fall: 2 }
+    }
+
+    #[tokio::test]
+    async fn two_and_three_hundreds_are_good_and_the_rest_has_a_reason() {
+        for (answer, expected) in [
+            (OK, "good"),
+            ("HTTP/1.1 204 No Content\r\n\r\n", "good"),
+            ("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", "good"),
+            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "good"),
+            ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "status 404"),
+            (UNAVAILABLE, "status 503"),
+            ("HELLO\r\n\r\n", "invalid HTTP version parsed"),
+        ] {
+            let backend = Backend::answering(answer).await;
+            let found = probe(backend.address, &by_path("/healthz?full=1")).await;
+            let told = found.map_or_else(|reason| reason.to_string(), |()| "good".to_owned());
+            assert_eq!(told, expected, "{answer:?}");
+            let head = backend.heads.borrow().clone();
+            assert!(head.starts_with("GET /healthz?full=1 HTTP/1.1\r\n"), "{head}");
+            assert!(head.contains(&format!("host: {}\r\n", backend.address)), "{head}");
+            assert!(head.contains(&format!("user-agent: {USER_AGENT}\r\n")), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_head_is_not_read_to_its_end() {
+        let long: String = std::iter::repeat_n("x: y\r\n", HEAD_SIZE).collect();
+        let backend = Backend::answering(format!("HTTP/1.1 200 OK\r\n{long}").leak()).await;
+        assert!(matches!(probe(backend.address, &by_path("/")).await, Err(Failure::Http(_))));
+    }
+
+    #[tokio::test]
+    async fn silence_and_a_closed_port_are_told_apart() {
+        let backend = Backend::answering("").await;
+        let check = HealthCheck { timeout: Duration::from_millis(50), ..by_path("/") };
+        assert_eq!(probe(backend.address, &check).await.unwrap_err().to_string(), "no answer within 50ms");
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert_eq!(probe(closed, &HealthCheck::default()).await.unwrap_err().to_string(), "connection refused");
+        assert!(probe(backend.address, &HealthCheck::default()).await.is_ok(), "a connect is enough without a path");
+    }
+
+    fn desired(endpoints: &[SocketAddr], check: HealthCheck) -> Desired {
+        let specs = endpoints.iter().copied().map(EndpointSpec::from).collect();
+        let wanted = Wanted {
+            matching: Matching::default(),
+            revisions: [("blue".parse().unwrap(), specs)].into(),
+            active: "blue".parse().unwrap(),
+            preview: None,
+            policy: Arc::new(Policy { health: check, ..Policy::default() }),
+        };
+        Desired { apps: [("shop".parse().unwrap(), wanted)].into() }
+    }
+
+    fn switch() -> Switch {
+        Switch::start(SwitchOptions { workers: 1, replica: "here".to_owned(), journal: None }).unwrap()
+    }
+
+    /// Waits until the one endpoint on the board is found to be so.
+    async fn until(viewer: &mut Viewer, health: Health) {
+        let seen = async {
+            let is = |board: &Board| {
+                let mut pools = board.apps.values().flat_map(|app| app.pools.values());
+                pools.any(|pool| pool.endpoints().iter().any(|endpoint| endpoint.health() == health))
+            };
+            while !is(&viewer.board()) {
+                assert!(viewer.changed().await, "the switch has stopped");
+            }
+        };
+        timeout(Duration::from_secs(10), seen).await.unwrap_or_else(|_| panic!("it never was {health:?}"));
+    }
+
+    #[tokio::test]
+    async fn the_switch_learns_of_each_change() {
+        let backend = Backend::answering(OK).await;
+        let Switch { feed, mut viewer, control, .. } = switch();
+        let running = tokio::spawn(run(viewer.clone(), feed.clone()));
+        feed.desired(desired(&[backend.address], by_path("/"))).await.unwrap();
+        until(&mut viewer, Health::Healthy).await;
+        backend.answer.send_replace(UNAVAILABLE);
+        until(&mut viewer, Health::Unhealthy).await;
+        backend.answer.send_replace(OK);
+        until(&mut viewer, Health::Healthy).await;
+        control.stop().await;
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_changed_policy_takes_effect_at_once() {
+        let backend = Backend::answering(UNAVAILABLE).await;
+        let Switch { feed, mut viewer, .. } = switch();
+        let _running = AbortOnDropHandle::new(tokio::spawn(run(viewer.clone(), feed.clone())));
+        let hourly = HealthCheck { interval: Duration::from_secs(3600), fall: 1, ..HealthCheck::default() };
+        feed.desired(desired(&[backend.address], hourly.clone())).await.unwrap();
+        until(&mut viewer, Health::Healthy).await;
+        feed.desired(desired(&[backend.address], HealthCheck { path: Some("/".to_owned()), ..hourly })).await.unwrap();
+        until(&mut viewer, Health::Unhealthy).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_on_the_board_is_probed_and_nothing_else() {
+        let Switch { feed, viewer, .. } = switch();
+        let mut probes = Probes { running: HashMap::new(), slots: Arc::new(Semaphore::new(0)), feed: feed.clone() };
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut rounds = Vec::new();
+        for ports in [[1, 2], [2, 3], [3, 1]] {
+            feed.desired(desired(&ports.map(address), HealthCheck::default())).await.unwrap();
+            probes.follow(&viewer.board());
+            rounds.push(probes.running.keys().copied().collect::<BTreeSet<_>>());
+        }
+        assert_eq!(rounds.iter().map(BTreeSet::len).collect::<Vec<_>>(), [2, 2, 2]);
+        assert_eq!(rounds[0].intersection(&rounds[1]).count(), 1, "the one that stays goes on");
+        assert!(rounds[0].is_disjoint(&rounds[2]), "one that comes back is another endpoint, and probed afresh");
+    }
+}

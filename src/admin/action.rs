@@ -1,7 +1,7 @@
 //! An action as it arrives: who asks, of which app, under which guards, with which body. The extractor [`Action`] checks
 //! them in that order, so that nobody learns by a body's mistakes what he may not do anyway.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use axum::{
@@ -21,8 +21,9 @@ use utoipa::{
 
 use super::{
     answers::{Fingerprint, Key},
-    api::{Problem, Role},
+    api::Role,
     caller::Caller,
+    problem::Error,
 };
 use crate::switch::{AppName, Command, Order};
 
@@ -76,8 +77,8 @@ struct ActionQuery {
 
 impl AppPath {
     /// The app, if the caller may use it. What is no name can be no app's either.
-    pub(super) fn seen_by(&self, caller: &Caller) -> Result<AppName, Problem> {
-        let app = self.app.parse().map_err(|_| Problem::unknown_app(&self.app))?;
+    pub(super) fn seen_by(&self, caller: &Caller) -> Result<AppName, Error> {
+        let app = self.app.parse().map_err(|_| Error::unknown_app(&self.app))?;
         caller.must_see(&app)?;
         Ok(app)
     }
@@ -85,16 +86,16 @@ impl AppPath {
 
 impl Terms {
     /// The order, once the body's part is known.
-    pub(super) fn order(&self, command: Command, reason: &str, if_generation: Option<u64>) -> Result<Order, Problem> {
+    pub(super) fn order(&self, command: Command, reason: &str, if_generation: Option<u64>) -> Result<Order, Error> {
         if reason.chars().count() > MAX_REASON || reason.chars().any(char::is_control) {
-            return Err(Problem::invalid(
+            return Err(Error::invalid(
                 format!("the reason has more than {MAX_REASON} characters, or a control character"),
                 "say it shorter, in one line",
             ));
         }
         let if_generation = match (self.if_match, if_generation) {
             (Some(header), Some(body)) if header != body => {
-                return Err(Problem::invalid(
+                return Err(Error::invalid(
                     format!("If-Match says generation {header}, ifGeneration says {body}"),
                     "send one of them",
                 ));
@@ -127,13 +128,7 @@ impl<B: DeserializeOwned, S: Send + Sync> FromRequest<S> for Action<B> {
 }
 
 impl<B: DeserializeOwned> Action<B> {
-    async fn checked(
-        parts: &Parts,
-        body: Body,
-        path: &AppPath,
-        caller: Caller,
-        dry_run: bool,
-    ) -> Result<Self, Problem> {
+    async fn checked(parts: &Parts, body: Body, path: &AppPath, caller: Caller, dry_run: bool) -> Result<Self, Error> {
         caller.must_be(Role::Operator, "act on an app")?;
         let app = path.seen_by(&caller)?;
         let if_match = if_match(&parts.headers)?;
@@ -149,17 +144,17 @@ impl<B: DeserializeOwned> Action<B> {
 }
 
 /// The body of a request that may have one: JSON, small and soon. None is as good as `{}`.
-pub(super) async fn read_json<B: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<B, Problem> {
+pub(super) async fn read_json<B: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<B, Error> {
     parse_json(&read_body(headers, body).await?)
 }
 
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Error> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
     must_be_json(headers)?;
     let too_large = || {
-        Problem::new(
+        Error::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too-large",
             format!("the body has more than {MAX_BODY} octets"),
@@ -172,8 +167,8 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_WITHIN, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::invalid("the body broke off", "send the whole of it")),
-        Err(_) => Err(Problem::new(
+        Ok(Err(_)) => Err(Error::invalid("the body broke off", "send the whole of it")),
+        Err(_) => Err(Error::new(
             StatusCode::REQUEST_TIMEOUT,
             "timeout",
             format!("the body did not arrive within {} seconds", BODY_WITHIN.as_secs()),
@@ -182,7 +177,7 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     }
 }
 
-fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
+fn must_be_json(headers: &HeaderMap) -> Result<(), Error> {
     let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
     let media_type = lines.next().and_then(|line| line.to_str().ok()).map(|line| {
         let (essence, _parameters) = line.split_once(';').unwrap_or((line, ""));
@@ -192,7 +187,7 @@ fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
     if media_type.as_deref() == Some("application/json") && lines.next().is_none() && !encoded {
         return Ok(());
     }
-    Err(Problem::new(
+    Err(Error::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "unsupported-media-type",
         "the body is not plain JSON",
@@ -200,20 +195,20 @@ fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-fn parse_json<B: DeserializeOwned>(octets: &[u8]) -> Result<B, Problem> {
+fn parse_json<B: DeserializeOwned>(octets: &[u8]) -> Result<B, Error> {
     let octets = if octets.is_empty() { b"{}" } else { octets };
     serde_json::from_slice(octets).map_err(|error| {
         let hint = "/api/openapi.json describes what is expected";
         if error.is_data() {
-            Problem::invalid(format!("in the body: {error}"), hint)
+            Error::invalid(format!("in the body: {error}"), hint)
         } else {
-            Problem::new(StatusCode::BAD_REQUEST, "bad-json", format!("the body is not JSON: {error}"), hint)
+            Error::new(StatusCode::BAD_REQUEST, "bad-json", format!("the body is not JSON: {error}"), hint)
         }
     })
 }
 
 /// `If-Match: "<generation>"`; `*` asks for nothing.
-fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Error> {
     let mut lines = headers.get_all(header::IF_MATCH).iter();
     let Some(line) = lines.next() else { return Ok(None) };
     let tag = line.to_str().unwrap_or_default().trim();
@@ -222,7 +217,7 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     }
     let number = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).and_then(|text| text.parse().ok());
     if number.is_none() || lines.next().is_some() {
-        return Err(Problem::invalid(
+        return Err(Error::invalid(
             format!("If-Match is {line:?}, not one generation in quotes"),
             "send the ETag as it was answered, e.g. If-Match: \"12\"",
         ));
@@ -230,12 +225,12 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     Ok(number)
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(line) = lines.next() else { return Ok(None) };
     match line.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) && lines.next().is_none() => Ok(Some(key.to_owned())),
-        Ok(_) | Err(_) => Err(Problem::invalid(
+        Ok(_) | Err(_) => Err(Error::invalid(
             format!("the Idempotency-Key has not 1 to {MAX_KEY} visible ASCII characters, or comes twice"),
             "a UUID does well",
         )),

@@ -12,7 +12,7 @@ use http::StatusCode;
 use tokio::{sync::watch, time::Instant};
 use tracing::error;
 
-use super::api::Problem;
+use super::problem::Error;
 use crate::switch::Receipt;
 
 /// How long an answer is kept.
@@ -22,7 +22,7 @@ const KEPT_FOR: Duration = Duration::from_secs(600);
 const KEPT: usize = 1024;
 
 /// What an action ended in.
-pub(super) type Outcome = Result<Receipt, Problem>;
+pub(super) type Outcome = Result<Receipt, Error>;
 
 /// The answers in keeping.
 #[derive(Default)]
@@ -66,7 +66,7 @@ impl Answers {
     ) -> (Outcome, bool) {
         let (mut outcome, replayed) = match self.find_or_begin(key, work) {
             Ok(found) => found,
-            Err(problem) => return (Err(problem), false),
+            Err(error) => return (Err(error), false),
         };
         let outcome = match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(broken())),
@@ -79,7 +79,7 @@ impl Answers {
         self: &Arc<Self>,
         key: Option<(Key, Fingerprint)>,
         work: impl Future<Output = Outcome> + Send + 'static,
-    ) -> Result<(watch::Receiver<Option<Outcome>>, bool), Problem> {
+    ) -> Result<(watch::Receiver<Option<Outcome>>, bool), Error> {
         let Some((key, fingerprint)) = key else { return Ok((self.begin(None, work), false)) };
         let mut kept = self.lock();
         kept.forget_old();
@@ -106,7 +106,7 @@ impl Answers {
                 error!(%error, "an action broke off");
                 Err(broken())
             });
-            let ours = matches!(&outcome, Err(problem) if problem.status >= 500);
+            let ours = matches!(&outcome, Err(error) if error.status.is_server_error());
             if let Some(key) = key.filter(|_| ours) {
                 answers.lock().forget(&key);
             }
@@ -147,8 +147,8 @@ impl Kept {
     }
 }
 
-fn reused() -> Problem {
-    Problem::new(
+fn reused() -> Error {
+    Error::new(
         StatusCode::UNPROCESSABLE_ENTITY,
         "idempotency-key-reused",
         "this Idempotency-Key came with another request before",
@@ -156,8 +156,8 @@ fn reused() -> Problem {
     )
 }
 
-fn broken() -> Problem {
-    Problem::new(
+fn broken() -> Error {
+    Error::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal",
         "the action broke off",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn refused(status: u16, detail: &str) -> Outcome {
-        Err(Problem::new(StatusCode::from_u16(status).unwrap(), "x", detail, ""))
+        Err(Error::new(StatusCode::from_u16(status).unwrap(), "x", detail, ""))
     }
 
     async fn ask(answers: &Arc<Answers>, key: Option<(Key, Fingerprint)>, answer: &'static str) -> (String, bool) {
@@ -210,7 +210,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_repeat_waits_for_the_first_even_if_its_caller_left() {
-        let (answers, release, runs) = (Arc::<Answers>::default(), Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let (answers, release, runs) =
+            (Arc::<Answers>::default(), Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
         let work = || {
             let (release, runs) = (Arc::clone(&release), Arc::clone(&runs));
             async move {

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    api::{Problem, ROOT, Role, WhoAmI},
+    api::{ROOT, Role, WhoAmI},
+    problem::Error,
     routes::Admin,
     tokens::{Digest, NotAccepted, TokenEntry, Tokens, sha256},
 };
@@ -58,7 +59,7 @@ impl Caller {
     }
 
     /// Refuses an app that is not one of the caller's, whether it exists or not.
-    pub(super) fn must_see(&self, app: &AppName) -> Result<(), Problem> {
+    pub(super) fn must_see(&self, app: &AppName) -> Result<(), Error> {
         if self.sees(app) {
             return Ok(());
         }
@@ -66,7 +67,7 @@ impl Caller {
     }
 
     /// Refuses what the caller's role does not include.
-    pub(super) fn must_be(&self, least: Role, to: &str) -> Result<(), Problem> {
+    pub(super) fn must_be(&self, least: Role, to: &str) -> Result<(), Error> {
         if self.role >= least {
             return Ok(());
         }
@@ -75,7 +76,7 @@ impl Caller {
     }
 
     /// Refuses what concerns every app if the caller is limited to some.
-    pub(super) fn must_see_all(&self, to: &str) -> Result<(), Problem> {
+    pub(super) fn must_see_all(&self, to: &str) -> Result<(), Error> {
         if self.apps.is_none() {
             return Ok(());
         }
@@ -102,9 +103,9 @@ impl Caller {
         }
     }
 
-    fn refuse(&self, detail: String, hint: &str) -> Result<(), Problem> {
+    fn refuse(&self, detail: String, hint: &str) -> Result<(), Error> {
         warn!(actor = &*self.name, detail, "forbidden");
-        Err(Problem::forbidden(detail, hint))
+        Err(Error::forbidden(detail, hint))
     }
 
     fn of_socket(uid: u32) -> Self {
@@ -138,7 +139,7 @@ pub(super) async fn identify(State(admin): State<Arc<Admin>>, mut request: Reque
         }
         Err(why) => {
             admin.unwelcome.say(peer, &why);
-            Problem::new(
+            Error::new(
                 StatusCode::UNAUTHORIZED,
                 "unauthorized",
                 why,
@@ -150,11 +151,16 @@ pub(super) async fn identify(State(admin): State<Arc<Admin>>, mut request: Reque
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Problem;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         parts.extensions.get().cloned().ok_or_else(|| {
-            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "nobody is known to ask", "use a path under the API root")
+            Error::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "nobody is known to ask",
+                "use a path under the API root",
+            )
         })
     }
 }

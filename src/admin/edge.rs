@@ -13,17 +13,16 @@ use axum::{
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header, uri::Authority};
 
 use super::{
-    api::Problem,
     caller::Peer,
-    problem::as_problem,
+    problem::{Error, as_problem},
 };
 
 /// The outermost layer.
 pub(super) async fn guard(request: Request, next: Next) -> Response {
     let by_name = !matches!(request.extensions().get(), Some(Peer::Unix { .. }));
-    let response = match own_host(&request, by_name).and_then(|host| same_origin(request.headers(), host.as_deref())) {
+    let response = match own_host(&request, by_name).and_then(|host| same_origin(request.headers(), &host)) {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(error) => error.into_response(),
     };
     let mut response = as_problem(response).await;
     for (name, value) in SAFETY {
@@ -43,20 +42,20 @@ const SAFETY: [(http::HeaderName, &str); 6] = [
 
 /// The request's host, if it is one of ours: an IP literal or `localhost`. A Unix socket has no name that could be
 /// rebound (`by_name` is false); there any will do.
-fn own_host(request: &Request, by_name: bool) -> Result<Option<String>, Problem> {
+fn own_host(request: &Request, by_name: bool) -> Result<String, Error> {
     let mut lines = request.headers().get_all(header::HOST).iter();
     let (line, second) = (lines.next(), lines.next());
     if second.is_some() {
-        return Err(Problem::invalid("the request has more than one Host header", "send one"));
+        return Err(Error::invalid("the request has more than one Host header", "send one"));
     }
     let host = line.and_then(|line| line.to_str().ok()).unwrap_or_default();
     if !by_name {
-        return Ok(Some(host.to_owned()));
+        return Ok(host.to_owned());
     }
     let target = request.uri().authority().map(Authority::as_str);
     for name in [Some(host), target].into_iter().flatten() {
         if !is_own(name) {
-            return Err(Problem::new(
+            return Err(Error::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "misdirected",
                 format!("this listener is not {name:?}"),
@@ -64,7 +63,7 @@ fn own_host(request: &Request, by_name: bool) -> Result<Option<String>, Problem>
             ));
         }
     }
-    Ok(Some(host.to_owned()))
+    Ok(host.to_owned())
 }
 
 fn is_own(authority: &str) -> bool {
@@ -78,12 +77,12 @@ fn is_own(authority: &str) -> bool {
 }
 
 /// A browser says whose page sends a request; anybody else says nothing. Only a page of this very listener may.
-fn same_origin(headers: &HeaderMap, host: Option<&str>) -> Result<(), Problem> {
+fn same_origin(headers: &HeaderMap, host: &str) -> Result<(), Error> {
     for origin in headers.get_all(header::ORIGIN) {
         let uri = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok());
         let from = uri.as_ref().filter(|uri| uri.scheme().is_some()).and_then(Uri::authority).map(Authority::as_str);
-        if from.zip(host).is_none_or(|(from, host)| !from.eq_ignore_ascii_case(host)) {
-            return Err(Problem::forbidden(
+        if from.is_none_or(|from| !from.eq_ignore_ascii_case(host)) {
+            return Err(Error::forbidden(
                 format!("a page of {origin:?} may not use this API"),
                 "call it from the command line, or from a page of its own",
             ));
@@ -110,7 +109,8 @@ mod tests {
 
     #[test]
     fn the_target_counts_like_the_host() {
-        let request = |uri: &str, host: &str| Request::builder().uri(uri).header("host", host).body(Body::empty()).unwrap();
+        let request =
+            |uri: &str, host: &str| Request::builder().uri(uri).header("host", host).body(Body::empty()).unwrap();
         assert!(own_host(&request("/x", "127.0.0.1"), true).is_ok());
         assert_eq!(own_host(&request("http://evil.example/x", "127.0.0.1"), true).unwrap_err().status, 421);
         assert_eq!(own_host(&request("/x", "evil.example"), true).unwrap_err().code, "misdirected");
@@ -121,12 +121,12 @@ mod tests {
     fn only_a_page_of_this_listener_may_ask() {
         let asks = |origin: &str| {
             let headers = HeaderMap::from_iter([(header::ORIGIN, origin.parse().unwrap())]);
-            same_origin(&headers, Some("127.0.0.1:7180")).is_ok()
+            same_origin(&headers, "127.0.0.1:7180").is_ok()
         };
         assert!(asks("http://127.0.0.1:7180"));
         for foreign in ["null", "http://evil.example", "http://127.0.0.1:7181", "127.0.0.1:7180", "http://127.0.0.1"] {
             assert!(!asks(foreign), "{foreign}");
         }
-        assert!(same_origin(&HeaderMap::new(), None).is_ok());
+        assert!(same_origin(&HeaderMap::new(), "").is_ok());
     }
 }

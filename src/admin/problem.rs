@@ -1,5 +1,5 @@
 //! The one place where an error gets its HTTP status and its form: a [`Problem`] document (RFC 9457). A refusal of the
-//! switch, a failed check of the edge and a rejection of axum's own all leave through here.
+//! switch, a failed check of our own and a rejection of axum's all leave through here.
 
 use std::collections::BTreeMap;
 
@@ -9,30 +9,36 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use utoipa::{
-    IntoResponses, ToSchema,
+    IntoResponses, PartialSchema as _, ToSchema,
     openapi::{self, ContentBuilder, HeaderBuilder, RefOr, ResponseBuilder, ResponsesBuilder},
 };
 
 use super::api::{PROBLEM_JSON, Problem};
-use crate::switch::{Refusal, RefusalCode};
+use crate::switch::{Gate, Refusal, RefusalCode};
 
-impl Problem {
-    /// An error with its stable `code`; the title and the type follow from it.
+/// Why a call fails. It becomes a [`Problem`] on its way out.
+#[derive(Clone, Debug)]
+pub(super) struct Error {
+    /// The HTTP status.
+    pub(super) status: StatusCode,
+    /// The stable name, for programs.
+    pub(super) code: &'static str,
+    /// What is wrong, in a sentence.
+    pub(super) detail: String,
+    /// What would help.
+    pub(super) hint: String,
+    /// The gates as they stand, if a gate is in the way.
+    pub(super) gates: Vec<Gate>,
+}
+
+impl Error {
     pub(super) fn new(
         status: StatusCode,
-        code: &str,
+        code: &'static str,
         detail: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self {
-            kind: format!("urn:tealgate:problem:{code}"),
-            title: title(code),
-            status: status.as_u16(),
-            detail: detail.into(),
-            code: code.into(),
-            hint: hint.into(),
-            gates: Vec::new(),
-        }
+        Self { status, code, detail: detail.into(), hint: hint.into(), gates: Vec::new() }
     }
 
     /// The request contradicts itself, leaves something out or says something we do not know.
@@ -47,12 +53,9 @@ impl Problem {
 
     /// There is no such app.
     pub(super) fn unknown_app(app: &str) -> Self {
-        Self::new(
-            status(RefusalCode::UnknownApp),
-            RefusalCode::UnknownApp.as_str(),
-            format!("there is no app {app:?}"),
-            "GET /api/v1/apps lists the apps",
-        )
+        let code = RefusalCode::UnknownApp;
+        let hint = "GET /api/v1/apps lists the apps";
+        Self::new(status(code), code.as_str(), format!("there is no app {app:?}"), hint)
     }
 
     /// An answer that axum itself made: a bad query string, a method the path does not offer.
@@ -66,22 +69,30 @@ impl Problem {
         let detail = if detail.is_empty() { title(code) } else { detail };
         Self::new(status, code, detail, hint)
     }
-}
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        let title = match refusal.code {
-            RefusalCode::NotReady | RefusalCode::GateFailed => "Refused by gate".into(),
-            code => title(code.as_str()),
-        };
-        Self { title, ..Self::new(status(refusal.code), refusal.code.as_str(), refusal.detail, refusal.hint) }
+    fn problem(self) -> Problem {
+        Problem {
+            kind: format!("urn:tealgate:problem:{}", self.code),
+            title: title(self.code),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            code: self.code.to_owned(),
+            hint: self.hint,
+            gates: self.gates,
+        }
     }
 }
 
-impl IntoResponse for Problem {
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(status(refusal.code), refusal.code.as_str(), refusal.detail, refusal.hint)
+    }
+}
+
+impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], Json(&self)).into_response();
+        let status = self.status;
+        let mut response = (status, Json(self.problem())).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer realm=\"tealgate\"");
@@ -101,7 +112,7 @@ pub(super) async fn as_problem(response: Response) -> Response {
     }
     let (parts, body) = response.into_parts();
     let text = axum::body::to_bytes(body, MAX_REJECTION).await.unwrap_or_default();
-    let mut answer = Problem::of_axum(parts.status, String::from_utf8_lossy(&text).into_owned()).into_response();
+    let mut answer = Error::of_axum(parts.status, String::from_utf8_lossy(&text).into_owned()).into_response();
     for (name, value) in &parts.headers {
         if !answer.headers().contains_key(name) && name != header::CONTENT_LENGTH {
             answer.headers_mut().insert(name, value.clone());
@@ -131,6 +142,9 @@ fn status(code: RefusalCode) -> StatusCode {
 
 /// `no-candidate` → `No candidate`.
 fn title(code: &str) -> String {
+    if [RefusalCode::NotReady, RefusalCode::GateFailed].iter().any(|gate| gate.as_str() == code) {
+        return "Refused by gate".to_owned();
+    }
     let words = code.replace('-', " ");
     let mut letters = words.chars();
     letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
@@ -197,7 +211,7 @@ pub(super) fn described(problems: &[(u16, &str)]) -> BTreeMap<String, RefOr<open
                 _ => None,
             };
             if let Some((name, description)) = header {
-                let header = HeaderBuilder::new().description(Some(description)).schema(String::schema()).build();
+                let header = HeaderBuilder::new().description(Some(description)).schema(Some(String::schema())).build();
                 response = response.header(name, header);
             }
             all.response(status.to_string(), response.build())
@@ -211,7 +225,7 @@ mod tests {
     use super::*;
 
     fn refused(code: RefusalCode) -> Problem {
-        Refusal { code, detail: "no".into(), hint: "wait".into() }.into()
+        Error::from(Refusal { code, detail: "no".into(), hint: "wait".into() }).problem()
     }
 
     #[test]
@@ -247,7 +261,7 @@ mod tests {
         assert_eq!(problem.title, "No candidate");
         assert_eq!(problem.kind, "urn:tealgate:problem:no-candidate");
         assert_eq!(refused(RefusalCode::NotReady).title, "Refused by gate");
-        let response = problem.into_response();
+        let response = Error::unknown_app("x").into_response();
         assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM_JSON);
     }
 

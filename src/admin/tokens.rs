@@ -108,7 +108,7 @@ pub fn mint(
     role: Role,
     apps: Option<BTreeSet<AppName>>,
     expires: Option<Timestamp>,
-) -> Result<(String, TokenEntry), rand::Unspecified> {
+) -> Result<(String, TokenEntry), aws_lc_rs::error::Unspecified> {
     let mut bits = [0_u8; 32];
     rand::fill(&mut bits)?;
     let secret = format!("tg_{}", BASE64_URL_SAFE_NO_PAD.encode(bits));
@@ -336,7 +336,13 @@ mod tests {
             (format!("tokens:\n  - name: ann\n    sha256: {hex}\n    roll: admin\n"), "line 4", "roll"),
             (format!("tokens:\n  - name: ann\n    sha256: {hex}\n    role: king\n"), "line 4", "king"),
             ("tokens:\n  - name: ann\n    sha256: tg_secret\n    role: admin\n".into(), "line 3", "64 hex"),
-            (format!("tokens:\n  - {{ name: a, sha256: {hex}, role: admin }}\n  - {{ name: a, sha256: {hex}, role: admin }}\n"), "line 3", "taken"),
+            (
+                format!(
+                    "tokens:\n  - {{ name: a, sha256: {hex}, role: admin }}\n  - {{ name: a, sha256: {hex}, role: admin }}\n"
+                ),
+                "line 3",
+                "taken",
+            ),
             (format!("tokens:\n  - {{ name: a, sha256: {hex}, role: admin, apps: [] }}\n"), "line 2", "empty"),
             (format!("tokens:\n  - name: a\n    sha256: {hex}\n    role: admin\n    expires: soon\n"), "line 5", ""),
         ];

@@ -271,3 +271,210 @@ impl Collector for Scrape {
         self.facts.families()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, time::Duration};
+
+    use http::{Method, StatusCode, Version};
+
+    use super::*;
+    use crate::{
+        switch::{
+            Command, Desired, HostPattern, Matching, Order, Policy, Reader, Receipt, Refusal, RequestKey, Revision,
+            Switch, SwitchOptions, Wanted,
+        },
+        telemetry::request_log::{Head, RequestLog},
+    };
+
+    struct Get;
+
+    impl RequestKey for Get {
+        fn host(&self) -> &str {
+            "shop.test"
+        }
+        fn path(&self) -> &str {
+            "/"
+        }
+        fn on_preview_listener(&self) -> bool {
+            false
+        }
+        fn client(&self) -> Option<IpAddr> {
+            None
+        }
+    }
+
+    fn name(text: &str) -> Revision {
+        text.parse().unwrap()
+    }
+
+    fn shop() -> Desired {
+        let endpoints = |port| vec![std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()];
+        let wanted = Wanted {
+            matching: Matching { hosts: vec![HostPattern::Exact("shop.test".to_owned())], ..Matching::default() },
+            revisions: [(name("blue"), endpoints(1)), (name("green"), endpoints(2))].into(),
+            active: name("blue"),
+            preview: Some(name("green")),
+            policy: Arc::new(Policy::default()),
+        };
+        Desired { apps: [("shop".parse().unwrap(), wanted)].into() }
+    }
+
+    fn promote() -> Order {
+        Order {
+            app: "shop".parse().unwrap(),
+            command: Command::Promote { revision: None, skip_gates: false },
+            by: "ann".to_owned(),
+            reason: String::new(),
+            if_generation: None,
+            dry_run: false,
+        }
+    }
+
+    struct Proxy {
+        switch: Switch,
+        metrics: Arc<Metrics>,
+        recorder: Rc<Recorder>,
+        reader: Reader,
+        following: tokio::task::JoinHandle<()>,
+    }
+
+    impl Proxy {
+        async fn start() -> Self {
+            let options = SwitchOptions { workers: 1, replica: "here".to_owned(), journal: None };
+            let switch = Switch::start(options).unwrap();
+            let metrics = Metrics::new(1, switch.viewer.clone());
+            let following = tokio::spawn(Arc::clone(&metrics).follow());
+            switch.feed.desired(shop()).await.unwrap();
+            let (recorder, reader) = (metrics.recorder(0, None), switch.readers.reader(0));
+            Self { switch, metrics, recorder, reader, following }
+        }
+
+        async fn observe(&self, revision: &str, port: u16, healthy: bool) {
+            let address = ([127, 0, 0, 1], port).into();
+            self.switch.feed.observed("shop".parse().unwrap(), name(revision), address, healthy).await;
+        }
+
+        /// Asks the switch, while the worker adopts what is published.
+        async fn submit(&self, order: Order) -> Result<Receipt, Refusal> {
+            let work = async {
+                loop {
+                    self.reader.changed().await;
+                    self.reader.acknowledge(&self.reader.adopt());
+                }
+            };
+            tokio::select! {
+                answer = self.switch.control.submit(order) => answer,
+                () = work => unreachable!("a worker works on"),
+            }
+        }
+
+        fn open(&self) -> RequestLog {
+            let (host, path, version) = ("shop.test", "/", Version::HTTP_11);
+            self.recorder.open(Head { method: &Method::GET, host, path, version, client: None })
+        }
+
+        /// The one line that begins with this name and these labels, and its value.
+        #[track_caller]
+        fn value(&self, series: &str) -> f64 {
+            let text = self.metrics.render();
+            let value = text.lines().find_map(|line| line.strip_prefix(&format!("tealgate_{series} ")));
+            value.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().unwrap()
+        }
+
+        /// Ends the switch, so that all it told is counted.
+        async fn settle(mut self) -> Arc<Metrics> {
+            self.switch.control.stop().await;
+            (&mut self.following).await.unwrap();
+            self.metrics
+        }
+    }
+
+    #[tokio::test]
+    async fn series_of_every_pool_are_there_at_zero_before_the_first_request() {
+        let proxy = Proxy::start().await;
+        for series in [
+            r#"http_requests_total{app="shop",pool="active",revision="blue",method="GET",code="200"}"#,
+            r#"http_requests_total{app="shop",pool="preview",revision="green",method="GET",code="200"}"#,
+            r#"http_request_duration_seconds_count{app="shop",pool="active",revision="green"}"#,
+            r#"http_requests_in_flight{app="shop",pool="active",revision="blue"}"#,
+            r#"upstream_errors_total{app="shop",pool="active",revision="blue",reason="connect"}"#,
+            r#"requests_ended_total{app="shop",outcome="answered"}"#,
+            r#"requests_ended_total{app="",outcome="refused"}"#,
+            r#"flip_late_starts_total{app="shop"}"#,
+            r#"endpoint_up{app="shop",revision="blue",endpoint="127.0.0.1:1"}"#,
+        ] {
+            assert_eq!(proxy.value(series), 0.0, "{series}");
+        }
+        assert_eq!(proxy.value(r#"pool_endpoints{app="shop",pool="active",state="unknown"}"#), 1.0);
+        assert_eq!(proxy.value(r#"pool_info{app="shop",pool="preview",revision="green"}"#), 1.0);
+        assert_eq!(proxy.value(r#"config_last_reload_successful"#), 1.0);
+        assert_eq!(proxy.value(&format!(r#"build_info{{version="{}"}}"#, env!("CARGO_PKG_VERSION"))), 1.0);
+    }
+
+    #[tokio::test]
+    async fn a_flip_moves_requests_from_one_series_to_the_other_and_is_counted() {
+        let proxy = Proxy::start().await;
+        proxy.observe("blue", 1, true).await;
+        proxy.observe("green", 2, true).await;
+        let admitted = || {
+            let ticket = proxy.reader.admit(&Get, &[]).unwrap();
+            let mut log = proxy.open();
+            log.admitted(&ticket);
+            (log, ticket)
+        };
+        let (mut on_blue, first) = admitted();
+        assert_eq!(proxy.value(r#"http_requests_in_flight{app="shop",pool="active",revision="blue"}"#), 1.0);
+        proxy.submit(promote()).await.unwrap();
+        assert!(proxy.submit(promote()).await.is_err());
+        let (mut on_green, second) = admitted();
+        for log in [&mut on_blue, &mut on_green] {
+            log.answered(StatusCode::OK);
+            log.ended(Outcome::Answered, "");
+        }
+        drop((on_blue, on_green, first, second));
+        for revision in ["blue", "green"] {
+            let series = format!(r#"{{app="shop",pool="active",revision="{revision}",method="GET",code="200"}}"#);
+            assert_eq!(proxy.value(&format!("http_requests_total{series}")), 1.0);
+        }
+        assert_eq!(proxy.value(r#"requests_ended_total{app="shop",outcome="answered"}"#), 2.0);
+        assert_eq!(proxy.value(r#"rollback_ready{app="shop"}"#), 1.0);
+        assert!(proxy.value(r#"rollback_window_seconds{app="shop"}"#) > 590.0);
+        let metrics = proxy.settle().await;
+        let text = metrics.render();
+        assert!(text.contains(r#"tealgate_flips_total{app="shop",kind="promote",result="done"} 1"#), "{text}");
+        assert!(text.contains(r#"tealgate_flips_total{app="shop",kind="promote",result="refused"} 1"#), "{text}");
+        assert!(text.contains(r#"tealgate_flip_barrier_seconds_count{app="shop"} 1"#), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_series_of_a_forgotten_revision_go_and_its_ledger_stays() {
+        let proxy = Proxy::start().await;
+        let ticket = proxy.reader.admit(&Get, &[]).unwrap();
+        let mut log = proxy.open();
+        log.admitted(&ticket);
+        proxy.switch.feed.desired(Desired::default()).await.unwrap();
+        let blue = r#"revision="blue""#;
+        proxy.metrics.render();
+        tokio::time::advance(Duration::from_secs(120)).await;
+        assert!(proxy.metrics.render().contains(blue), "a request is still in flight");
+        drop((log, ticket));
+        assert!(proxy.metrics.render().contains(blue), "it is scraped once more");
+        tokio::time::advance(Duration::from_secs(120)).await;
+        assert!(!proxy.metrics.render().contains(blue));
+        assert_eq!(proxy.value(r#"requests_ended_total{app="shop",outcome="client_gone"}"#), 1.0);
+    }
+
+    #[tokio::test]
+    async fn certificates_and_reloads_are_shown_as_last_told() {
+        let proxy = Proxy::start().await;
+        let end = Timestamp::from_second(1_800_000_000).unwrap();
+        proxy.metrics.certificates("live-tls", vec![("old.test".to_owned(), end)]);
+        proxy.metrics.certificates("live-tls", vec![("shop.test".to_owned(), end)]);
+        proxy.metrics.reloaded(false);
+        let series = r#"tls_certificate_expiry_seconds{listener="live-tls",certificate="shop.test"}"#;
+        assert_eq!(proxy.value(series), 1_800_000_000.0);
+        assert!(!proxy.metrics.render().contains("old.test"));
+        assert_eq!(proxy.value("config_last_reload_successful"), 0.0);
+    }
+}
