@@ -197,8 +197,12 @@ fn must_be_json(headers: &HeaderMap) -> Result<(), Error> {
 
 fn parse_json<B: DeserializeOwned>(octets: &[u8]) -> Result<B, Error> {
     let octets = if octets.is_empty() { b"{}" } else { octets };
+    let hint = "/api/openapi.json describes what is expected";
+    // Without this an array would do: serde fills a struct's fields from one, in their order.
+    if octets.iter().find(|octet| !octet.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(Error::new(StatusCode::BAD_REQUEST, "bad-json", "the body is not a JSON object", hint));
+    }
     serde_json::from_slice(octets).map_err(|error| {
-        let hint = "/api/openapi.json describes what is expected";
         if error.is_data() {
             Error::invalid(format!("in the body: {error}"), hint)
         } else {

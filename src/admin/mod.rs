@@ -18,6 +18,8 @@ mod events;
 mod health;
 mod problem;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod views;
 

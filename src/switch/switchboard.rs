@@ -257,9 +257,9 @@ impl Switchboard {
         let Some(step) = step else { return };
         let app = App::new(step.next.clone(), matching);
         self.apps.insert(name.clone(), app);
-        self.tell(&name, Happening::Added);
         applied.held_back.extend(step.held_back.iter().cloned());
         self.carry_out(&name, step, None).await.ok();
+        self.tell(&name, Happening::Added);
         applied.added.push(name.to_string());
     }
 
@@ -310,6 +310,10 @@ impl Switchboard {
                 refusal
             }
         };
+        // A dry run only asks; nothing has happened to the app.
+        if dry_run {
+            return;
+        }
         let code = refusal.code.as_str().to_owned();
         self.tell(&name, Happening::Refused { action, by, code, detail: refusal.detail });
     }
@@ -441,10 +445,11 @@ impl Switchboard {
             let acknowledged = if deed.is_flip() { retired.clone() } else { Vec::new() };
             self.confirm(Confirmation { version, published, receipt, retired: acknowledged, reply: reply.take() });
         }
+        // Shown before it is told: whoever hears of it finds it on the board.
+        self.show(name);
         if let Some(news) = news {
             self.tell(name, news);
         }
-        self.show(name);
     }
 
     /// Builds the snapshot of all apps and puts it before the readers: the only place that does.
