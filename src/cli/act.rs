@@ -12,7 +12,7 @@ use super::{
     failure::{Exit, Failure},
     parse,
     session::{Session, ask, can_ask},
-    wait::{self, Goal},
+    wait,
 };
 use crate::{
     admin::api::{DeployRequest, EndpointRequest, PinRequest, PlainRequest, PromoteRequest, RollbackRequest},
@@ -166,9 +166,7 @@ impl Promote {
         let what = format!("cannot promote {app}");
         let receipt = self.guards.send(session, what, Method::POST, &app, "promote", &body).await?;
         match self.wait {
-            Until::Drained if !self.guards.dry_run => {
-                wait::after_promotion(session, &app, &receipt, Goal::Drained).await
-            }
+            Until::Drained if !self.guards.dry_run => wait::until_drained(session, &app, &receipt).await,
             Until::Drained | Until::Flipped => Ok(Exit::Done),
         }
     }

@@ -70,12 +70,14 @@ impl Failure {
         let exit = Exit::of_answer(&problem.code, status);
         let reason = if problem.code.is_empty() { status.to_string() } else { problem.code };
         let detail = if problem.detail.is_empty() { problem.title } else { problem.detail };
-        let hint = match exit {
-            Exit::Unauthorised if problem.hint.is_empty() => {
-                "set TEALGATE_TOKEN (or --token-file), or use the server's Unix socket: --server unix:PATH".to_owned()
+        // The server's hint is for those who write requests by hand.
+        let hint = match status {
+            StatusCode::UNAUTHORIZED => {
+                "set TEALGATE_TOKEN or --token-file, or use the server's Unix socket: --server unix:PATH"
             }
-            _ => problem.hint,
+            _ => &problem.hint,
         };
+        let hint = hint.to_owned();
         Self { exit, what: format!("{what}: {reason}"), detail, hint }
     }
 }

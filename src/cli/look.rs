@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     failure::{Exit, Failure},
+    render::Line,
     session::Session,
     watch,
 };
@@ -75,12 +76,11 @@ impl PlanOf {
 }
 
 impl History {
-    /// Shows what was done, newest last.
+    /// Shows what was done, the newest first.
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let app = session.app(self.app).await?;
         let path = format!("/apps/{app}/history?limit={}", self.limit);
-        let mut history: Vec<Receipt> = session.client.get(format!("cannot see the history of {app}"), &path).await?;
-        history.sort_by_key(|receipt| receipt.published_at);
+        let history: Vec<Receipt> = session.client.get(format!("cannot see the history of {app}"), &path).await?;
         session.output.show(&history)?;
         Ok(Exit::Done)
     }
@@ -104,7 +104,10 @@ impl Events {
 /// The stream's first message, or one of a kind that this version does not know.
 fn state(session: &Session, data: &str) -> Result<(), Failure> {
     match serde_json::from_str(data) {
-        Ok(StateMessage::One(app)) => session.output.show_next(&*app),
+        Ok(StateMessage::One(app)) => session.output.show_next(&Line(&app)),
+        Ok(StateMessage::All(apps)) if session.output.is_text() => {
+            apps.iter().try_for_each(|app| session.output.show_next(&Line(app)))
+        }
         Ok(StateMessage::All(apps)) => session.output.show_next(&apps),
         Err(_) => session.output.show_next(&serde_json::from_str(data).unwrap_or(Value::from(data))),
     }

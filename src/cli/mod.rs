@@ -159,7 +159,7 @@ Examples:
 enum Remote {
     /// Show the state of an app, or of all
     #[command(after_help = "\
-One app is shown in full: its roles, endpoints, gates, pin and source; several are shown in a row each. With -o json, one
+One app is shown in full: its roles, endpoints, gates, pin and source; several are shown in a row each. With -o json, one \
 app is an object, and several are an array.
 
 Examples:
@@ -169,7 +169,7 @@ Examples:
     Status(look::Status),
     /// Make a revision the candidate: testers see it, live traffic does not
     #[command(after_help = "\
-A candidate is probed at once and becomes ready when enough of its endpoints are healthy. To deploy a revision again
+A candidate is probed at once and becomes ready when enough of its endpoints are healthy. To deploy a revision again \
 replaces its endpoints and labels.
 
 Examples:
@@ -178,7 +178,7 @@ Examples:
     Deploy(act::Deploy),
     /// Move all live traffic to the candidate, if its gates hold
     #[command(after_help = "\
-When it returns, no request that arrives later starts on the old revision; what is in flight there finishes there. On a
+When it returns, no request that arrives later starts on the old revision; what is in flight there finishes there. On a \
 terminal it asks first. Ends with 3 if a gate or a pool that is not ready says no, with 5 if somebody else was faster.
 
 Examples:
@@ -223,18 +223,18 @@ Examples:
     Unpin(act::Plain),
     /// Wait until an app is where it should be
     #[command(after_help = "\
-Ends with 0 when it is, with 4 when the time (--timeout, default 10m) is over, with 1 when the candidate is dropped, and
+Ends with 0 when it is, with 4 when the time (--timeout, default 10m) is over, with 1 when the candidate is dropped, and \
 with 6 when the revision was active and no longer is.
 
 Examples:
   tealgate wait shop --for preview-ready --revision green --timeout 2m
   tealgate wait shop --for drained")]
     Wait(wait::Wait),
-    /// Show what was done to an app, by whom and why
+    /// Show what was done to an app, by whom and why, the newest first
     #[command(after_help = "\
 Examples:
   tealgate history shop --limit 5
-  tealgate history shop -o json | jq '.[-1]'")]
+  tealgate history shop -o json | jq '.[0]'")]
     History(look::History),
     /// Follow what happens
     #[command(after_help = "\

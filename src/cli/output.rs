@@ -13,7 +13,7 @@ use clap::{
     builder::styling::{AnsiColor, Style},
 };
 use comfy_table::{Table, presets};
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use super::failure::{Exit, Failure};
@@ -65,6 +65,11 @@ impl Output {
     /// Standard output in this form.
     pub(crate) fn new(format: Format) -> Self {
         Self { format, terminal: io::stdout().is_terminal() }
+    }
+
+    /// Whether it is text for people, on a terminal or not.
+    pub(crate) fn is_text(self) -> bool {
+        self.format == Format::Table
     }
 
     /// Whether a person looks at it: a table on a terminal.
@@ -185,6 +190,11 @@ pub(crate) fn short(duration: Duration) -> String {
         () if minutes > 0 => format!("{minutes}m{}s", seconds % 60),
         () => format!("{seconds}s"),
     }
+}
+
+/// An instant to the second, in UTC.
+pub(crate) fn moment(at: Timestamp) -> String {
+    at.round(Unit::Second).unwrap_or(at).to_string()
 }
 
 /// Text from elsewhere, fit for a terminal: a control character could move the cursor or forge a line.

@@ -6,7 +6,7 @@ use clap::builder::styling::Style;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::output::{BAD, BOLD, DIM, GOOD, Page, Show, WAITING, clean, short};
+use super::output::{BAD, BOLD, DIM, GOOD, Page, Show, WAITING, clean, moment, short};
 use crate::{
     admin::api::{EventMessage, Plan, Version},
     switch::{
@@ -68,9 +68,11 @@ impl Show for Receipt {
         if matches!(self.action, Action::Promote | Action::Rollback) && !self.dry_run {
             let from = clean(self.from.as_deref().unwrap_or("nothing"));
             page.line(format!("every worker had it after {} µs", self.barrier_micros));
-            page.line(format!("{} requests in flight on {from} finish there", self.in_flight_on_old));
+            page.line(format!("in flight on {from}: {} (they finish there)", self.in_flight_on_old));
         }
-        gates(&self.gates, page);
+        if self.action == Action::Promote {
+            gates(&self.gates, page);
+        }
         for warning in &self.warnings {
             let label = page.paint(WAITING, "warning:");
             page.line(format!("{label} {}", clean(warning)));
@@ -90,7 +92,7 @@ impl Show for Vec<Receipt> {
         let rows = self.iter().map(|receipt| {
             let revision = |revision: &Option<String>| revision.clone().unwrap_or_else(|| "-".to_owned());
             [
-                receipt.published_at.to_string(),
+                moment(receipt.published_at),
                 receipt.generation.to_string(),
                 receipt.action.as_str().to_owned(),
                 revision(&receipt.from),
@@ -114,7 +116,7 @@ impl Show for Plan {
         let to = clean(self.to.as_deref().unwrap_or("-"));
         let from = clean(self.from.as_deref().unwrap_or("-"));
         page.line(format!("promote {}: {from} → {to} (generation {}): {verdict}", clean(&self.app), self.generation));
-        page.line(format!("{} requests in flight on {from} would finish there", self.in_flight_on_old));
+        page.line(format!("in flight on {from}: {} (they would finish there)", self.in_flight_on_old));
         gates(&self.gates, page);
         if let Some(refusal) = &self.refusal {
             page.line(format!("{}: {}", refusal.code, clean(&refusal.detail)));
@@ -129,7 +131,7 @@ impl Show for EventMessage {
     }
 
     fn text(&self, page: &mut Page) {
-        let at = page.paint(DIM, &self.event.at.to_string());
+        let at = page.paint(DIM, &moment(self.event.at));
         let app = page.paint(BOLD, &self.event.app);
         let what = clean(&happening(&self.event.what));
         page.line(format!("{at}  {app}  {what}"));
@@ -224,7 +226,7 @@ fn pools(app: &AppStatus, page: &mut Page) {
     let roles = || roles.iter().filter_map(|(role, pool)| pool.as_ref().map(|pool| (*role, pool)));
 
     let held = roles().map(|(role, pool)| {
-        let until = pool.rollback_until.map(|until| format!("rollback until {until}"));
+        let until = pool.rollback_until.map(|until| format!("rollback until {}", moment(until)));
         let note = until.into_iter().chain(pool.labels.iter().map(|(key, value)| format!("{key}={value}")));
         let note = note.collect::<Vec<_>>().join(" ");
         let ready = format!("{}/{}", pool.ready, pool.total);
@@ -232,7 +234,7 @@ fn pools(app: &AppStatus, page: &mut Page) {
     });
     let draining = app.draining.iter().map(|pool| {
         let since = format!("{:.0}s", pool.oldest_seconds);
-        let note = format!("cut at {}", pool.deadline);
+        let note = format!("cut at {}", moment(pool.deadline));
         ["draining".to_owned(), pool.revision.clone(), "-".to_owned(), pool.in_flight.to_string(), since, note]
     });
     let rows = held.chain(draining).collect();
@@ -267,7 +269,7 @@ fn gates(gates: &[Gate], page: &mut Page) {
 }
 
 fn pin_line(pin: &Pin) -> String {
-    let expires = pin.expires.map(|at| format!(" until {at}")).unwrap_or_default();
+    let expires = pin.expires.map(|at| format!(" until {}", moment(at))).unwrap_or_default();
     clean(&format!("pinned to {} by {}{expires}: {}", pin.revision, pin.by, pin.reason))
 }
 

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
     failure::{Exit, Failure},
@@ -48,17 +48,18 @@ impl Serve {
     pub(crate) async fn run(self) -> Result<Exit, Failure> {
         use_crypto();
         let config = load(&self.config)?;
-        let _log = telemetry::init(&config.log)
+        let log = telemetry::init(&config.log)
             .map_err(|error| Failure::usage("cannot start the log").detail(error.to_string()))?;
         let patience = patience(&config);
         // Before the first listener opens: a signal that comes early is not lost.
         let mut signals = Signals::listen()?;
         let server = start(config, Some(self.config)).await?;
+        server.attach_log(log);
         announce(server.addresses())?;
         signals.until_end(&server).await;
         info!(within = ?patience, "draining");
         tokio::select! {
-            () = server.shutdown(patience) => info!("ended"),
+            cut = server.shutdown(patience) => info!(cut, "ended"),
             _ = signals.interrupt.recv() => warn!("ended at once, as asked; what was in flight is cut"),
         }
         Ok(Exit::Done)
@@ -133,10 +134,8 @@ impl Signals {
                 _ = self.interrupt.recv() => return,
                 _ = self.terminate.recv() => return,
                 _ = self.quit.recv() => return,
-                _ = self.hangup.recv() => match server.reload().await {
-                    Ok(_) => info!("configuration reloaded"),
-                    Err(error) => error!(%error, "the configuration was not reloaded; nothing has changed"),
-                },
+                // The server logs what came of it.
+                _ = self.hangup.recv() => drop(server.reload().await),
             }
         }
     }

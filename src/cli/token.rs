@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use super::{
@@ -12,10 +12,7 @@ use super::{
     parse,
 };
 use crate::{
-    admin::{
-        api::Role,
-        tokens::{TokenEntry, mint},
-    },
+    admin::{TokenEntry, api::Role, mint},
     switch::AppName,
 };
 
@@ -24,7 +21,7 @@ use crate::{
 pub(crate) enum Token {
     /// Make a token, and the entry for the server's token file
     #[command(after_help = "\
-The token is shown once and kept nowhere: only its SHA-256 goes into the server's token file (`admin.tokens`). Holders
+The token is shown once and kept nowhere: only its SHA-256 goes into the server's token file (`admin.tokens`). Holders \
 send it as `Authorization: Bearer TOKEN`; this program takes it from TEALGATE_TOKEN or --token-file.
 
 Examples:
@@ -80,7 +77,7 @@ impl Token {
             RoleName::Operator => Role::Operator,
             RoleName::Admin => Role::Admin,
         };
-        let expires = new.expires.map(|after| Timestamp::now().checked_add(after));
+        let expires = new.expires.map(|after| Timestamp::now().checked_add(after)?.round(Unit::Second));
         let expires = expires.transpose().map_err(|_| Failure::usage("--expires is too far in the future"))?;
         let apps: BTreeSet<_> = new.apps.into_iter().collect();
         let apps = (!apps.is_empty()).then_some(apps);

@@ -10,6 +10,7 @@ use super::{
     client::Events,
     failure::{Exit, Failure},
     output::clean,
+    render::Reached,
     session::Session,
 };
 use crate::switch::{Action, AppName, AppStatus, Phase, Receipt, Revision};
@@ -71,22 +72,25 @@ impl Wait {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let app = session.app(self.app).await?;
         let watch = Watch::new(self.goal, self.revision.map(String::from));
-        until(session, &app, watch).await
+        let message = until(session, &app, watch).await?;
+        session.output.show(&Reached { app: app.to_string(), message })?;
+        Ok(Exit::Done)
     }
 }
 
-/// Waits for `goal` after a promotion that has just been answered with `receipt`.
-pub(crate) async fn after_promotion(
-    session: &Session,
-    app: &AppName,
-    receipt: &Receipt,
-    goal: Goal,
-) -> Result<Exit, Failure> {
-    let watch = Watch { was_active: true, ..Watch::new(goal, receipt.to.clone()) };
-    until(session, app, watch).await
+/// Waits until nothing is in flight on the pool that a promotion, just answered with `receipt`, has replaced.
+pub(crate) async fn until_drained(session: &Session, app: &AppName, receipt: &Receipt) -> Result<Exit, Failure> {
+    let watch = Watch { was_active: true, ..Watch::new(Goal::Drained, receipt.to.clone()) };
+    let message = until(session, app, watch).await?;
+    // Programs get the receipt, and nothing behind it.
+    if session.output.is_text() {
+        session.output.show(&Reached { app: app.to_string(), message })?;
+    }
+    Ok(Exit::Done)
 }
 
-async fn until(session: &Session, app: &AppName, mut watch: Watch) -> Result<Exit, Failure> {
+/// Waits, and returns what has come in a sentence.
+async fn until(session: &Session, app: &AppName, mut watch: Watch) -> Result<String, Failure> {
     let limit = session.timeout.unwrap_or(DEFAULT_TIMEOUT);
     let deadline = Instant::now() + limit;
     // Who is not there at the start is not waited for; later, a restart of the server is sat out.
@@ -95,10 +99,7 @@ async fn until(session: &Session, app: &AppName, mut watch: Watch) -> Result<Exi
     let mut last = String::new();
     loop {
         match status.take().map(|status| watch.judge(&status)) {
-            Some(Verdict::Reached(message)) => {
-                say(session, app, &message)?;
-                return Ok(Exit::Done);
-            }
+            Some(Verdict::Reached(message)) => return Ok(message),
             Some(Verdict::Never(exit, message)) => return Err(never(session, app, exit, message).await),
             Some(Verdict::NotYet(message)) => last = message,
             None => "the server does not answer".clone_into(&mut last),
@@ -132,10 +133,6 @@ async fn change(session: &Session, app: &AppName, events: &mut Option<Events>) {
         *events = None;
         sleep(POLL).await;
     }
-}
-
-fn say(session: &Session, app: &AppName, message: &str) -> Result<(), Failure> {
-    session.output.show(&super::render::Reached { app: app.to_string(), message: message.to_owned() })
 }
 
 /// The failure for a goal that cannot come any more; for a rollback with who did it and why.

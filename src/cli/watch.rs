@@ -159,9 +159,9 @@ impl Screen {
         control("\x1b[H")?;
         for line in text.lines() {
             print(line)?;
-            control("\x1b[K\r\n")?;
+            control("\x1b[K\n")?;
         }
-        control(&format!("{note}\x1b[K\r\n(ctrl-c ends it)\x1b[J"))
+        control(&format!("{note}\x1b[K\n(ctrl-c ends it)\x1b[J"))
     }
 }
 

@@ -52,8 +52,8 @@ const ENDING: Duration = Duration::from_secs(2);
 /// `tealgate demo`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Two revisions of a small web application, blue and green, run in this process, each with two endpoints; nothing is written
-to disk but a temporary directory, which goes at the end. Blue is live, green is the candidate. A load of 50 requests a
+Two revisions of a small web application, blue and green, run in this process, each with two endpoints; nothing is written \
+to disk but a temporary directory, which goes at the end. Blue is live, green is the candidate. A load of 50 requests a \
 second goes through the live address, and each is counted by the colour that answered. Ends with 1 if any failed.
 
 Examples:
@@ -99,7 +99,7 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<Exit, Failur
     let (blue, green) = (endpoints("blue").await?, endpoints("green").await?);
     let access = home.access(&options)?;
     let config = setup::config(&options, &access, &blue, &green)?;
-    let _log = telemetry::init(&config.log).map_err(|error| cannot("start the log", error))?;
+    telemetry::init(&config.log).map_err(|error| cannot("start the log", error))?;
     let server = start(config, None).await?;
 
     let client = Client::new(Address::Unix(access.socket.clone()), None, WARM_UP);
@@ -149,7 +149,7 @@ async fn watch_until_end(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shown = 0;
     loop {
-        tokio::select! {
+        let on_time = tokio::select! {
             () = &mut end => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
@@ -157,15 +157,18 @@ async fn watch_until_end(
                 if changed.is_err() {
                     return Err(Failure::new(Exit::Failed, "the demo's server has ended"));
                 }
+                false
             }
-            _ = ticks.tick() => {}
-        }
+            _ = ticks.tick() => true,
+        };
         let known = news.borrow_and_update().clone();
         for flip in &known.flips[shown..] {
             screen.news(&flipped(flip))?;
         }
         shown = known.flips.len();
-        screen.refresh(began.elapsed(), &load.counts(), &known.roles())?;
+        if on_time || screen.is_live() {
+            screen.refresh(began.elapsed(), &load.counts(), &known.roles())?;
+        }
     }
 }
 
@@ -219,7 +222,7 @@ fn address(addresses: &Addresses, listener: &str, asked: SocketAddr) -> SocketAd
 fn invitation(options: &Options, access: &Access, addresses: &Addresses) -> String {
     let live = address(addresses, "live", options.live);
     let preview = address(addresses, "preview", options.preview);
-    let tcp = addresses.admin.iter().find_map(|address| address.parse().ok()).unwrap_or(options.admin);
+    let tcp = addresses.admin.iter().find(|address| address.starts_with("http:")).cloned().unwrap_or_default();
     let (socket, token, health) = (access.socket.display(), &access.token, addresses.health);
     let find_it = if access.is_default { String::new() } else { format!("\n  export TEALGATE_SERVER=unix:{socket}") };
     format!(
@@ -228,7 +231,7 @@ fn invitation(options: &Options, access: &Access, addresses: &Addresses) -> Stri
 
   live      http://{live}     open it in a browser, and flip
   preview   http://{preview}     the candidate, for testers
-  admin     http://{tcp}     and unix:{socket}
+  admin     {tcp}     and unix:{socket}
   health    http://{health}     /livez /readyz /metrics
 
 {BOLD}Try in another terminal{BOLD:#}{find_it}
@@ -242,7 +245,7 @@ fn invitation(options: &Options, access: &Access, addresses: &Addresses) -> Stri
   curl --unix-socket {socket} http://localhost/api/v1/apps/{APP}
   export TEALGATE_TOKEN={token}
   curl -X POST -H \"Authorization: Bearer $TEALGATE_TOKEN\" -H 'Content-Type: application/json' -d '{{}}' \\
-    http://{tcp}/api/v1/apps/{APP}/promote
+    {tcp}/api/v1/apps/{APP}/promote
 
 ctrl-c ends it.
 "

@@ -21,9 +21,14 @@ impl Screen {
         Self { output, drawn: false }
     }
 
+    /// Whether a line is redrawn in place.
+    pub(super) fn is_live(&self) -> bool {
+        self.output.is_live()
+    }
+
     /// How often to call [`Screen::refresh`].
     pub(super) fn pace(&self) -> Duration {
-        Duration::from_millis(if self.output.is_live() { 200 } else { 1000 })
+        Duration::from_millis(if self.is_live() { 200 } else { 1000 })
     }
 
     /// Prints lines that stay.
@@ -38,7 +43,7 @@ impl Screen {
         let Counts { blue, green, failed, slowest, .. } = counts;
         let Roles { generation, active } = roles;
         let slowest = slowest.as_secs_f64() * 1000.0;
-        if !self.output.is_live() {
+        if !self.is_live() {
             return print(&format!(
                 "t={seconds:.1}s requests={total} blue={blue} green={green} failed={failed} slowest={slowest:.1}ms \
                  generation={generation} active={active}\n"

@@ -16,10 +16,7 @@ use serde_json::json;
 
 use super::{ADMIN, APP, Options, upstream::Upstream};
 use crate::{
-    admin::{
-        api::Role,
-        tokens::{TokenEntry, mint},
-    },
+    admin::{TokenEntry, api::Role, mint},
     cli::{Exit, Failure},
     config::{Config, default_socket},
 };
@@ -105,7 +102,7 @@ pub(super) fn config(
     let addresses = |endpoints: &[Upstream]| endpoints.iter().map(|endpoint| endpoint.address()).collect::<Vec<_>>();
     let file = json!({
         "version": 1,
-        "log": {"level": "warn", "access": "off"},
+        "log": {"level": "error", "access": "off"},
         "listeners": [
             {"name": "live", "bind": options.live},
             {"name": "preview", "bind": options.preview, "role": "preview"},
