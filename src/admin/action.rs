@@ -143,7 +143,7 @@ impl<B: DeserializeOwned> Action<B> {
     }
 }
 
-/// The body of a request that may have one: JSON, small and soon. None is as good as `{}`.
+/// The body of a request that may have one: JSON, small and soon. None, or `null`, is as good as `{}`.
 pub(super) async fn read_json<B: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<B, Error> {
     parse_json(&read_body(headers, body).await?)
 }
@@ -196,7 +196,7 @@ fn must_be_json(headers: &HeaderMap) -> Result<(), Error> {
 }
 
 fn parse_json<B: DeserializeOwned>(octets: &[u8]) -> Result<B, Error> {
-    let octets = if octets.is_empty() { b"{}" } else { octets };
+    let octets = if matches!(octets.trim_ascii(), b"" | b"null") { b"{}" } else { octets };
     let hint = "/api/openapi.json describes what is expected";
     // Without this an array would do: serde fills a struct's fields from one, in their order.
     if octets.iter().find(|octet| !octet.is_ascii_whitespace()) != Some(&b'{') {
@@ -321,6 +321,7 @@ mod tests {
         let read = |headers: HeaderMap, body: Body| async move { read_json::<PromoteRequest>(&headers, body).await };
         assert_eq!(read(HeaderMap::new(), Body::empty()).await.unwrap(), PromoteRequest::default());
         assert!(read(json.clone(), Body::from(r#"{"reason": "x"}"#)).await.is_ok());
+        assert_eq!(read(json.clone(), Body::from("null\n")).await.unwrap(), PromoteRequest::default());
         assert_eq!(read(HeaderMap::new(), Body::from("{}")).await.unwrap_err().status, 415);
         assert_eq!(read(headers("content-type", &["text/plain"]), Body::from("{}")).await.unwrap_err().status, 415);
         assert_eq!(read(json.clone(), Body::from("{")).await.unwrap_err().code, "bad-json");

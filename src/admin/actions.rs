@@ -45,7 +45,10 @@ pub(super) struct RevisionPath {
     params(AppPath, RevisionPath, Guards), request_body = DeployRequest,
     responses(
         (status = 200, description = "It is the candidate.", body = Receipt,
-            headers(("ETag" = String, description = "the app's generation now, in quotes"))),
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
         ActionProblems,
     ),
 )]
@@ -67,7 +70,10 @@ pub(super) async fn deploy(
     params(AppPath, RevisionPath, Guards), request_body = Option<PlainRequest>,
     responses(
         (status = 200, description = "It is gone.", body = Receipt,
-            headers(("ETag" = String, description = "the app's generation now, in quotes"))),
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
         ActionProblems,
     ),
 )]
@@ -90,7 +96,10 @@ pub(super) async fn discard(
     params(AppPath, Guards), request_body = Option<PromoteRequest>,
     responses(
         (status = 200, description = "Traffic has moved.", body = Receipt,
-            headers(("ETag" = String, description = "the app's generation now, in quotes"))),
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
         ActionProblems,
     ),
 )]
@@ -114,7 +123,7 @@ pub(super) async fn promote(
     let order = terms.order(command, &body.reason, body.if_generation)?;
     let app = terms.app.clone();
     let (outcome, replayed) = admin.outcome(terms, order).await;
-    if let (Wait::Drained, Ok(receipt)) = (body.wait, &outcome) {
+    if let (Wait::Drained, Ok(receipt @ Receipt { dry_run: false, .. })) = (body.wait, &outcome) {
         admin.drained(&app, receipt).await;
     }
     Ok(answer(outcome, replayed))
@@ -128,7 +137,10 @@ pub(super) async fn promote(
     params(AppPath, Guards), request_body = Option<RollbackRequest>,
     responses(
         (status = 200, description = "Traffic has moved back.", body = Receipt,
-            headers(("ETag" = String, description = "the app's generation now, in quotes"))),
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
         ActionProblems,
     ),
 )]
@@ -146,7 +158,10 @@ pub(super) async fn rollback(
     params(AppPath, Guards), request_body = Option<PlainRequest>,
     responses(
         (status = 200, description = "There is no candidate any more.", body = Receipt,
-            headers(("ETag" = String, description = "the app's generation now, in quotes"))),
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
         ActionProblems,
     ),
 )]
@@ -164,7 +179,10 @@ pub(super) async fn abort(
     params(AppPath, Guards), request_body = PinRequest,
     responses(
         (status = 200, description = "The pin holds.", body = Receipt,
-            headers(("ETag" = String, description = "the app's generation now, in quotes"))),
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
         ActionProblems,
     ),
 )]
@@ -187,7 +205,10 @@ pub(super) async fn pin(
     params(AppPath, Guards), request_body = Option<PlainRequest>,
     responses(
         (status = 200, description = "No pin holds.", body = Receipt,
-            headers(("ETag" = String, description = "the app's generation now, in quotes"))),
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
         ActionProblems,
     ),
 )]

@@ -108,7 +108,8 @@ impl Caller {
         Err(Error::forbidden(detail, hint))
     }
 
-    fn of_socket(uid: u32) -> Self {
+    /// A process on this machine, by its user.
+    pub(super) fn of_socket(uid: u32) -> Self {
         Self { name: user_name(uid).into(), role: Role::Admin, apps: None, token: None }
     }
 

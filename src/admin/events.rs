@@ -58,10 +58,7 @@ pub(super) async fn events(
     if let Some(app) = &app {
         admin.known(app)?;
     }
-    // Subscribed before the state is read: what happens in between is told twice rather than never.
-    let events = admin.api.viewer.events();
-    let reader = Reader { admin, caller, app, events, behind: true, silent_since: Instant::now() };
-    Ok(Sse::new(stream::unfold(reader, |mut reader| async {
+    Ok(Sse::new(stream::unfold(Reader::new(admin, caller, app), |mut reader| async {
         let sent = reader.next().await?;
         reader.silent_since = Instant::now();
         Some((Ok(sent), reader))
@@ -80,6 +77,12 @@ struct Reader {
 }
 
 impl Reader {
+    fn new(admin: Arc<Admin>, caller: Caller, app: Option<AppName>) -> Self {
+        // Subscribed before the state is read: what happens in between is told twice rather than never.
+        let events = admin.api.viewer.events();
+        Self { admin, caller, app, events, behind: true, silent_since: Instant::now() }
+    }
+
     /// The next event; `None` at the end, when the server stops or the caller's token does.
     async fn next(&mut self) -> Option<Sent> {
         if std::mem::take(&mut self.behind) {
@@ -144,5 +147,34 @@ fn name(what: &Happening) -> &'static str {
         Happening::Drained { .. } => "drained",
         Happening::Added => "added",
         Happening::Removed => "removed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        admin::tests::Fixture,
+        switch::{Command, Order},
+    };
+
+    #[tokio::test]
+    async fn a_reader_who_fell_behind_is_given_the_state_anew() {
+        let f = Fixture::start().await;
+        let admin = Arc::new(Admin::new(f.api.clone(), CancellationToken::new(), Default::default()));
+        let shop: AppName = "shop".parse().unwrap();
+        let mut reader = Reader::new(admin, Caller::of_socket(0), Some(shop.clone()));
+        let first = format!("{:?}", reader.next().await.unwrap());
+        assert!(first.contains("event: state"), "{first}");
+        for _ in 0..2000 {
+            let (command, by, reason) = (Command::Unpin, "ann".to_owned(), String::new());
+            let order = Order { app: shop.clone(), command, by, reason, if_generation: None, dry_run: false };
+            f.switch.control.submit(order).await.unwrap_err();
+        }
+        let next = format!("{:?}", reader.next().await.unwrap());
+        assert!(next.contains("event: state"), "{next}");
+        assert!(reader.events.is_empty());
     }
 }

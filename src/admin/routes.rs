@@ -64,6 +64,12 @@ pub(super) struct Admin {
     description: openapi::OpenApi,
 }
 
+impl Admin {
+    pub(super) fn new(api: Api, closing: CancellationToken, description: openapi::OpenApi) -> Self {
+        Self { api, answers: Arc::default(), unwelcome: Unwelcome::default(), closing, description }
+    }
+}
+
 /// The API's description; the paths are added by [`calls`], the rest is here.
 #[derive(OpenApi)]
 #[openapi(
@@ -118,7 +124,7 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
 /// The service of the admin listeners. It wants the connection's [`Peer`](caller::Peer) as an extension of each request.
 pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
     let (calls, description) = calls();
-    let admin = Arc::new(Admin { api, answers: Arc::default(), unwelcome: Unwelcome::default(), closing, description });
+    let admin = Arc::new(Admin::new(api, closing, description));
     calls
         .route("/api/openapi.json", get(describe))
         .fallback(nothing_here)

@@ -10,7 +10,7 @@ use axum::{
 use http::{StatusCode, header};
 use serde::Deserialize;
 use tracing::{info, warn};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     action::{AppPath, read_json},
@@ -170,15 +170,15 @@ pub(super) async fn version(State(admin): State<Arc<Admin>>, Query(NoQuery {}): 
 }
 
 /// The body of a reload: nothing.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ReloadRequest {}
+pub(super) struct ReloadRequest {}
 
 /// Reads the configuration file and the token file again.
 ///
 /// It takes the role `admin`. A file that is broken changes nothing.
 #[utoipa::path(
-    post, path = "/api/v1/reload", operation_id = "reload", tag = "actions",
+    post, path = "/api/v1/reload", operation_id = "reload", tag = "actions", request_body = Option<ReloadRequest>,
     responses(
         (status = 200, description = "What the new configuration changed.", body = serde_json::Value),
         AnyProblems,
@@ -221,6 +221,10 @@ struct ReloadProblems;
 impl utoipa::IntoResponses for ReloadProblems {
     fn responses() -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::Response>> {
         described(&[
+            (400, "`invalid`, `bad-json`: something in the request is not understood"),
+            (408, "`timeout`: the body did not arrive within 5 seconds"),
+            (413, "`too-large`: the body has more than 64 KiB"),
+            (415, "`unsupported-media-type`: the body is not `application/json`"),
             (422, "`reload-failed`: the new configuration is broken; the old one stays"),
             (500, "`internal`: a fault of ours; the log has the cause"),
         ])

@@ -141,6 +141,7 @@ fn shared(
         Role::Active => "live traffic",
         Role::Preview => "preview",
     };
-    Wrong::new(format!("{host}{path} leads elsewhere already"))
-        .hint(format!("in line {line} it is for the {whose} of app `{other}`; a host and path can lead to one place only"))
+    Wrong::new(format!("{host}{path} leads elsewhere already")).hint(format!(
+        "in line {line} it is for the {whose} of app `{other}`; a host and path can lead to one place only"
+    ))
 }

@@ -36,8 +36,10 @@ impl<const MIN_MILLIS: u64> Notation for Time<MIN_MILLIS> {
     fn read(text: &str) -> Result<Self, Wrong> {
         let time = read(text)?;
         if time < Duration::from_millis(MIN_MILLIS) {
-            return Err(Wrong::new(format!("{} is too short", quoted(text)))
-                .hint(format!("use {MIN_MILLIS}ms or more; this one cannot be turned off")));
+            let off = if time.is_zero() { "; this one cannot be turned off" } else { "" };
+            return Err(
+                Wrong::new(format!("{} is too short", quoted(text))).hint(format!("use {MIN_MILLIS}ms or more{off}"))
+            );
         }
         Ok(Self(time))
     }
@@ -84,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_number_without_unit_a_negative_or_an_endless_time_is_refused() {
-        for text in ["", "10", "s", "-10s", "10s ago", "1e9h", "9000h", "1d", "2 weeks", "9999999999999999999s", "10x"] {
+        for text in ["", "10", "s", "-10s", "10s ago", "1e9h", "9000h", "1d", "2 weeks", "9999999999999999999s", "10x"]
+        {
             assert!(read(text).is_err(), "{text}");
         }
         assert!(Time::<1>::read("0s").is_err());

@@ -9,9 +9,6 @@ use serde_saphyr::Location;
 /// The most errors that are told at once; a broken file can have thousands, and nobody reads those.
 const MOST_TOLD: usize = 20;
 
-/// The widest line that is shown whole, in octets; of a longer one only the part around the culprit.
-const WIDEST_LINE: usize = 240;
-
 /// One thing that is wrong with a configuration file. Its `Display` is the full rendering, several lines long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -28,30 +25,57 @@ pub struct ConfigError {
     rendered: String,
 }
 
-/// Everything one pass found wrong with a configuration file, in the file's order; never empty.
+/// What one pass found wrong with a configuration file, in the file's order: one error at least, and the rest counted
+/// after the first twenty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<ConfigError>);
+pub struct ConfigErrors {
+    told: Vec<ConfigError>,
+    untold: usize,
+}
 
 impl ConfigErrors {
-    pub(super) fn new(mut errors: Vec<ConfigError>) -> Self {
-        debug_assert!(!errors.is_empty(), "no error is no failure");
-        errors.sort_by_key(|e| (e.line, e.column));
-        Self(errors)
-    }
-
     /// The errors one by one.
     pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
-        self.0.iter()
+        self.told.iter()
     }
 
     /// The first error on one line, for logs and API answers, and how many more there are.
     pub fn summary(&self) -> String {
-        let more = match self.0.len().saturating_sub(1) {
+        let more = match self.told.len().saturating_sub(1) + self.untold {
             0 => String::new(),
             more => format!(" (and {more} more)"),
         };
-        let first = self.0.first().map(ConfigError::summary).unwrap_or_default();
+        let first = self.told.first().map(ConfigError::summary).unwrap_or_default();
         format!("{first}{more}")
+    }
+}
+
+impl From<ConfigError> for ConfigErrors {
+    fn from(error: ConfigError) -> Self {
+        Self { told: vec![error], untold: 0 }
+    }
+}
+
+/// The errors found so far.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    told: Vec<ConfigError>,
+    untold: usize,
+}
+
+impl Findings {
+    /// Takes note of an error, which is made only if it will be told.
+    pub(super) fn add(&mut self, error: impl FnOnce() -> ConfigError) {
+        if self.told.len() < MOST_TOLD { self.told.push(error()) } else { self.untold += 1 }
+    }
+
+    /// The value, unless something is wrong.
+    pub(super) fn or<T>(mut self, value: T) -> Result<T, ConfigErrors> {
+        if self.told.is_empty() {
+            return Ok(value);
+        }
+        self.told.sort_by_key(|e| (e.line, e.column));
+        Err(ConfigErrors { told: self.told, untold: self.untold })
     }
 }
 
@@ -66,11 +90,11 @@ impl<'a> IntoIterator for &'a ConfigErrors {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().take(MOST_TOLD).enumerate() {
+        for (index, error) in self.told.iter().enumerate() {
             let gap = if index == 0 { "" } else { "\n\n" };
             write!(f, "{gap}{error}")?;
         }
-        match self.0.len().saturating_sub(MOST_TOLD) {
+        match self.untold {
             0 => Ok(()),
             more => write!(f, "\n\n… and {more} more"),
         }
@@ -193,13 +217,7 @@ impl<'a> Excerpt<'a> {
         let start = line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(at, _)| at);
         let length = place.span().byte_len().and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
         let end = line.floor_char_boundary(start.saturating_add(length)).max(start);
-        // Of a file that is one long line, only the surroundings of the culprit are shown; the column stays the true one.
-        if line.len() <= WIDEST_LINE {
-            return Some(Self { number, column, line, mark: start..end });
-        }
-        let from = line.floor_char_boundary(start.saturating_sub(WIDEST_LINE / 2));
-        let to = line.floor_char_boundary(start.saturating_add(WIDEST_LINE / 2));
-        Some(Self { number, column, line: &line[from..to], mark: start - from..end.min(to) - from })
+        Some(Self { number, column, line, mark: start..end })
     }
 }
 

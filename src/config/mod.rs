@@ -8,6 +8,7 @@
 //! anywhere means no configuration at all, so a reload either takes the whole file or changes nothing. `syntax` stops at
 //! the first error; the pass over the values finds them all.
 
+mod address;
 mod claims;
 mod duration;
 mod environment;
@@ -30,15 +31,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::{
+    environment::Environment,
+    error::{Document, Findings, Wrong},
+    pass::Pass,
+};
 pub use self::{
     error::{ConfigError, ConfigErrors},
     places::{default_socket, default_state_dir},
     schema::schema,
-};
-use self::{
-    environment::Environment,
-    error::{Document, Wrong},
-    pass::Pass,
 };
 use crate::{admin, proxy::ListenerOptions, switch::Desired, telemetry};
 
@@ -67,7 +68,7 @@ impl Config {
     pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
         let unreadable = |error| {
             let wrong = Wrong::new(format!("the configuration cannot be read: {error}"));
-            ConfigErrors::new(vec![Document { file, text: "" }.wrong(wrong)])
+            Document { file, text: "" }.wrong(wrong)
         };
         let octets = pass::read_file(file).map_err(unreadable)?;
         parse(&octets, file, &variable, true)
@@ -81,7 +82,8 @@ impl Config {
 
     /// The files it names: certificates, keys, tokens. When one of them changes, whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
-        let certificates = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
+        let certificates =
+            self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
         let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
         pem.chain(self.admin.tokens.clone()).collect()
     }
@@ -92,10 +94,10 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn parse(octets: &[u8], file: &Path, environment: Environment<'_>, open_files: bool) -> Result<Config, ConfigErrors> {
-    let whole = |wrong| ConfigErrors::new(vec![Document { file, text: "" }.wrong(wrong)]);
-    let document = Document { file, text: syntax::text(octets).map_err(whole)? };
-    let written = syntax::parse(document).map_err(|error| ConfigErrors::new(vec![error]))?;
-    let mut pass = Pass { document, environment, open_files, errors: Vec::new() };
+    let text = syntax::text(octets).map_err(|wrong| Document { file, text: "" }.wrong(wrong))?;
+    let document = Document { file, text };
+    let written = syntax::parse(document)?;
+    let mut pass = Pass { document, environment, open_files, findings: Findings::default() };
     let config = pass.config(&written);
-    if pass.errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(pass.errors)) }
+    pass.findings.or(config)
 }

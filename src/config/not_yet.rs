@@ -6,11 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use serde_saphyr::Location;
 
-use super::{
-    error::Wrong,
-    file::App,
-    node::Given,
-};
+use super::{error::Wrong, file::App, node::Given};
 
 /// The value of such a key, whatever it is.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use serde_saphyr::Location;
 
 use super::{
     environment::{Environment, expand},
-    error::{ConfigError, Document, Wrong, quoted},
+    error::{Document, Findings, Wrong, quoted},
     node::{Given, Placed, Text},
     notation::Notation,
 };
@@ -26,7 +26,7 @@ pub(super) struct Pass<'a> {
     pub(super) environment: Environment<'a>,
     /// Whether the files that are named must be there, and be what they should.
     pub(super) open_files: bool,
-    pub(super) errors: Vec<ConfigError>,
+    pub(super) findings: Findings,
 }
 
 /// What a file that the configuration names is for.
@@ -40,7 +40,7 @@ pub(super) enum FileKind {
 impl Pass<'_> {
     /// Takes note that something is wrong at this place.
     pub(super) fn wrong(&mut self, place: Location, wrong: Wrong) {
-        self.errors.push(self.document.wrong_at(place, wrong));
+        self.findings.add(|| self.document.wrong_at(place, wrong));
     }
 
     /// The value, or `None` after taking note of what is wrong with it.

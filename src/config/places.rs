@@ -16,39 +16,27 @@ use rustix::{
 /// `/run/tealgate` if we may use the one there or make one, else in `tealgate` below `$XDG_RUNTIME_DIR`, else in
 /// `tealgate-UID` below the directory for temporary files.
 pub fn default_socket() -> PathBuf {
-    socket(&|name| env::var_os(name), &Machine { root: Path::new("/") })
+    socket(&|name| env::var_os(name), Path::new("/"))
 }
 
 /// The state directory when none is configured: in systemd's (`$STATE_DIRECTORY`), else in `/var/lib/tealgate` if we may
 /// write there or make it, else in `tealgate` below `$XDG_STATE_HOME` or `~/.local/state`. Below it is one directory for
 /// each configuration file, named after the file and a checksum of its path, so that two of them share nothing.
 pub fn default_state_dir(config_path: &Path) -> PathBuf {
-    state_dir(config_path, &|name| env::var_os(name), &Machine { root: Path::new("/") })
+    state_dir(config_path, &|name| env::var_os(name), Path::new("/"))
 }
 
+/// Where variables come from, and in both functions below: the root of the file system; others in tests.
 type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// The file system's shared directories; below a directory of their own in tests.
-struct Machine<'a> {
-    root: &'a Path,
-}
-
-impl Machine<'_> {
-    /// Whether we may make something in this directory, or make the directory.
-    fn may_fill(&self, directory: &Path) -> bool {
-        let existing = directory.ancestors().find(|ancestor| ancestor.exists());
-        existing.is_some_and(|existing| existing.is_dir() && access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok())
-    }
-}
-
-fn socket(variables: Variables<'_>, machine: &Machine<'_>) -> PathBuf {
+fn socket(variables: Variables<'_>, root: &Path) -> PathBuf {
     const NAME: &str = "admin.sock";
     if let Some(directory) = given_by_systemd(variables, "RUNTIME_DIRECTORY") {
         return directory.join(NAME);
     }
-    let shared = machine.root.join("run/tealgate");
+    let shared = root.join("run/tealgate");
     let usable = access(shared.join(NAME), Access::WRITE_OK).is_ok();
-    if usable || machine.may_fill(&shared) {
+    if usable || may_fill(&shared) {
         return shared.join(NAME);
     }
     let own = match absolute(variables, "XDG_RUNTIME_DIR") {
@@ -58,11 +46,11 @@ fn socket(variables: Variables<'_>, machine: &Machine<'_>) -> PathBuf {
     own.join(NAME)
 }
 
-fn state_dir(config_path: &Path, variables: Variables<'_>, machine: &Machine<'_>) -> PathBuf {
-    let shared = machine.root.join("var/lib/tealgate");
+fn state_dir(config_path: &Path, variables: Variables<'_>, root: &Path) -> PathBuf {
+    let shared = root.join("var/lib/tealgate");
     let base = match given_by_systemd(variables, "STATE_DIRECTORY") {
         Some(directory) => directory,
-        None if machine.may_fill(&shared) => shared,
+        None if may_fill(&shared) => shared,
         None => own_state(variables),
     };
     base.join(name_of(config_path))
@@ -82,6 +70,12 @@ fn name_of(config_path: &Path) -> String {
     let path = std::path::absolute(config_path).unwrap_or_else(|_| config_path.to_owned());
     let stem = path.file_stem().map(OsStr::to_string_lossy).unwrap_or_default();
     format!("{stem}-{:08x}", crc32fast::hash(path.as_os_str().as_encoded_bytes()))
+}
+
+/// Whether we may make something in this directory, or make the directory.
+fn may_fill(directory: &Path) -> bool {
+    let existing = directory.ancestors().find(|ancestor| ancestor.exists());
+    existing.is_some_and(|existing| existing.is_dir() && access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok())
 }
 
 /// systemd gives a list joined by colons where a unit names more than one; the first is ours.
@@ -108,18 +102,16 @@ mod tests {
     #[test]
     fn systemds_directories_come_first() {
         let root = tempfile::tempdir().unwrap();
-        let machine = Machine { root: root.path() };
         let systemd = only(&[("RUNTIME_DIRECTORY", "/run/a:/run/b"), ("STATE_DIRECTORY", "/var/lib/a")]);
-        assert_eq!(socket(&systemd, &machine), Path::new("/run/a/admin.sock"));
-        assert_eq!(state_dir(Path::new("/x.yaml"), &systemd, &machine).parent(), Some(Path::new("/var/lib/a")));
+        assert_eq!(socket(&systemd, root.path()), Path::new("/run/a/admin.sock"));
+        assert_eq!(state_dir(Path::new("/x.yaml"), &systemd, root.path()).parent(), Some(Path::new("/var/lib/a")));
     }
 
     #[test]
     fn shared_directories_are_used_if_they_can_be_made_and_are_not_made_here() {
         let root = tempfile::tempdir().unwrap();
-        let machine = Machine { root: root.path() };
-        assert_eq!(socket(&only(&[]), &machine), root.path().join("run/tealgate/admin.sock"));
-        let dir = state_dir(Path::new("/x.yaml"), &only(&[]), &machine);
+        assert_eq!(socket(&only(&[]), root.path()), root.path().join("run/tealgate/admin.sock"));
+        let dir = state_dir(Path::new("/x.yaml"), &only(&[]), root.path());
         assert_eq!(dir.parent().unwrap(), root.path().join("var/lib/tealgate"));
         assert_eq!(root.path().read_dir().unwrap().count(), 0, "asking for a place made something");
     }
@@ -130,14 +122,13 @@ mod tests {
         // What is no directory cannot be filled, whoever we are.
         std::fs::write(root.path().join("run"), "").unwrap();
         std::fs::write(root.path().join("var"), "").unwrap();
-        let machine = Machine { root: root.path() };
         let user = only(&[("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/ann")]);
-        assert_eq!(socket(&user, &machine), Path::new("/run/user/7/tealgate/admin.sock"));
-        let dir = state_dir(Path::new("/x.yaml"), &user, &machine);
+        assert_eq!(socket(&user, root.path()), Path::new("/run/user/7/tealgate/admin.sock"));
+        let dir = state_dir(Path::new("/x.yaml"), &user, root.path());
         assert_eq!(dir.parent().unwrap(), Path::new("/home/ann/.local/state/tealgate"));
         let nobody = only(&[("XDG_RUNTIME_DIR", "relative"), ("XDG_STATE_HOME", "")]);
-        assert!(socket(&nobody, &machine).starts_with(env::temp_dir()));
-        assert!(state_dir(Path::new("/x.yaml"), &nobody, &machine).starts_with(env::temp_dir()));
+        assert!(socket(&nobody, root.path()).starts_with(env::temp_dir()));
+        assert!(state_dir(Path::new("/x.yaml"), &nobody, root.path()).starts_with(env::temp_dir()));
     }
 
     #[test]

@@ -48,7 +48,10 @@ fn fill_key(schema: &mut Value, at: &str, key: &str, value: &Value) {
     if value.is_object() || value.is_array() {
         fill(schema, &property, value);
     } else if optional && let Some(Value::Object(property)) = schema.pointer_mut(&property) {
-        property.insert("default".into(), value.clone());
+        // A key with examples of its own has no default; what is shown is one more example.
+        if !property.contains_key("examples") {
+            property.insert("default".into(), value.clone());
+        }
     }
 }
 

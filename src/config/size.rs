@@ -65,7 +65,8 @@ fn read(text: &str) -> Result<u64, Wrong> {
     };
     let octets = number.parse().ok().zip(factor).and_then(|(number, factor): (u64, u64)| number.checked_mul(factor));
     octets.ok_or_else(|| {
-        Wrong::new(format!("{} is not a size", quoted(text))).hint("write a whole number of octets, such as 32KiB or 10MB")
+        Wrong::new(format!("{} is not a size", quoted(text)))
+            .hint("write a whole number of octets, such as 32KiB or 10MB")
     })
 }
 

@@ -1,7 +1,7 @@
 //! From text to [`File`]: YAML within a budget, and the parser's errors in our words. Here the first error is the only
 //! one, since nothing is known of what comes after it.
 
-use serde_saphyr::{Error, Location};
+use serde_saphyr::{Error, Location, budget::BudgetBreach};
 
 use super::{
     error::{ConfigError, Document, Wrong, quoted},
@@ -64,12 +64,18 @@ fn explain(error: &Error) -> (Location, Wrong) {
         Error::Unexpected { expected: "sequence start", .. } => {
             Wrong::new("a list is expected here").hint("write `[a, b]`, or one item a line, each after `- `")
         }
-        Error::Unexpected { expected: "mapping start", .. } => Wrong::new("a mapping of keys to values is expected here"),
-        Error::SerdeInvalidType { expected, .. } => Wrong::new(format!("{expected} is expected here")),
-        Error::MultipleDocuments { .. } => Wrong::new("a second document begins here").hint("the file holds one"),
-        Error::Budget { .. } | Error::AliasReplayLimitExceeded { .. } | Error::AliasReplayStackDepthExceeded { .. } => {
-            Wrong::new(format!("the file is too large or too deep: {}", plain(error)))
+        Error::Unexpected { expected: "mapping start", .. } => {
+            Wrong::new("a mapping of keys to values is expected here")
         }
+        Error::SerdeInvalidType { expected, .. } => Wrong::new(format!("{expected} is expected here")),
+        Error::MultipleDocuments { .. } | Error::Budget { breach: BudgetBreach::Documents { .. }, .. } => {
+            Wrong::new("a second document begins here").hint("a configuration is one document")
+        }
+        Error::Budget { breach, .. } => Wrong::new(format!("the file is too large or too deep ({breach:?})")),
+        Error::AliasReplayLimitExceeded { .. } | Error::AliasReplayStackDepthExceeded { .. } => {
+            Wrong::new("the aliases in this file stand for too much")
+        }
+        Error::Eof { .. } => Wrong::new("the file is empty, or ends too early"),
         other => Wrong::new(plain(other)),
     };
     (place, wrong)

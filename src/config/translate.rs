@@ -12,18 +12,21 @@ use serde_saphyr::Location;
 
 use super::{
     Config,
+    address::SocketPath,
     claims::Claims,
     error::{Wrong, quoted},
     file::{self, File},
     node::{Named, Placed},
     not_yet,
-    notation::{SocketPath, Workers},
+    notation::Workers,
     pass::{FileKind, Pass},
     places,
 };
 use crate::{
     admin,
-    proxy::{Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion},
+    proxy::{
+        Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
+    },
     switch::{AppName, Desired, EndpointSpec, Matching, Policy, Revision, Wanted},
     telemetry,
 };
@@ -248,7 +251,10 @@ impl Pass<'_> {
         }
         let endpoints = fixed.revisions.iter().find(|(key, _)| key.value == active.as_str()).map(|(_, r)| &r.endpoints);
         if let Some(Placed { place, .. }) = endpoints.filter(|e| e.value.is_empty()) {
-            self.wrong(*place, Wrong::new(format!("`{active}` is active and has no endpoint")).hint("name at least one"));
+            self.wrong(
+                *place,
+                Wrong::new(format!("`{active}` is active and has no endpoint")).hint("name at least one"),
+            );
         }
         Some(Wanted { matching, revisions, active, preview: preview.map(|(name, _)| name), policy })
     }
@@ -273,7 +279,10 @@ impl Pass<'_> {
             }
             if let Some(first) = seen.insert(address, place) {
                 let wrong = Wrong::new(format!("{address} is given twice in this revision"));
-                self.wrong(place, wrong.hint(format!("the first is in line {}; to send it more, use weights", first.line())));
+                self.wrong(
+                    place,
+                    wrong.hint(format!("the first is in line {}; to send it more, use weights", first.line())),
+                );
             }
             let mut spec = EndpointSpec::from(address);
             self.set(&mut spec.weight, &endpoint.weight);

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::series::{Ledger, Place, Series};
-use crate::switch::{AppName, Board, Role};
+use crate::switch::{AppBoard, AppName, Board, Revision, Role};
 
 /// How long a series stays after its revision has left the board, so that it is scraped once more, and so that a board
 /// that is a moment behind the workers takes nothing away.
@@ -71,7 +71,7 @@ impl Book {
     pub(super) fn follow(&self, board: &Board, now: Instant) {
         let mut open = self.open();
         for (app, state) in &board.apps {
-            let place = |role, revision: &_| Place { app: app.clone(), role, revision: Clone::clone(revision) };
+            let place = |role, revision: &Revision| Place { app: app.clone(), pool: Some((role, revision.clone())) };
             // Any known revision may become active: its series then does not begin with the flip.
             for revision in state.pools.keys() {
                 open.series(place(Role::Active, revision), self.workers);
@@ -81,10 +81,14 @@ impl Book {
             }
         }
         open.series.retain(|place, listed| {
-            let known = board.apps.get(&place.app).is_some_and(|app| {
-                app.pools.contains_key(&place.revision) || app.draining.iter().any(|d| d.revision == place.revision)
-            });
-            listed.stays(known || listed.series.in_flight() > 0, now)
+            let known = |app: &AppBoard| match &place.pool {
+                Some((_, revision)) => {
+                    app.pools.contains_key(revision) || app.draining.iter().any(|d| d.revision == *revision)
+                }
+                None => true,
+            };
+            let wanted = board.apps.get(&place.app).is_some_and(known) || listed.series.in_flight() > 0;
+            listed.stays(wanted, now)
         });
     }
 

@@ -53,8 +53,8 @@ macro_rules! families {
 
 families! {
     HTTP_REQUESTS: COUNTER "http_requests_total" ["app" "pool" "revision" "method" "code"]
-        "Finished requests by method and status; code is none where no answer's head was known, app is empty where no \
-         app was found.";
+        "Finished requests by method and status; code is none where no answer's head was known, pool is empty where no \
+         pool admitted it, app where no app was found.";
     HTTP_DURATION: HISTOGRAM "http_request_duration_seconds" ["app" "pool" "revision"]
         "Time from a request's head to the last octet of its answer.";
     HTTP_IN_FLIGHT: GAUGE "http_requests_in_flight" ["app" "pool" "revision"]
@@ -64,7 +64,8 @@ families! {
     REQUESTS_ENDED: COUNTER "requests_ended_total" ["app" "outcome"]
         "The ledger: each accepted request ends in exactly one outcome. app is empty where no app was found.";
     REQUESTS_LOST: COUNTER "requests_lost_total" ["app" "reason"]
-        "Requests whose client waited and did not get the whole answer of an upstream.";
+        "Requests whose client waited, was not at fault, and did not get the whole answer of an upstream: the upstream \
+         failed, or we refused with a 5xx.";
     RETRIES: COUNTER "retries_total" ["app"]
         "Attempts after a request's first.";
     LATE_STARTS: COUNTER "flip_late_starts_total" ["app"]
@@ -103,7 +104,7 @@ families! {
         "1 for the version that runs.";
 }
 
-/// Upstream errors that every pool shows from its creation, at zero.
+/// How upstreams fail. Every pool, and every app, shows these from its creation, at zero.
 const UPSTREAM_REASONS: [&str; 5] = ["connect", "connect_timeout", "protocol", "reset", "timeout"];
 
 /// All that the program measures.
@@ -213,36 +214,44 @@ impl Facts {
 
 fn put_series(series: &Series, sheet: &mut Sheet) {
     let labels @ [app, pool, revision] = series.labels();
-    // A rate over a series that is born at 1 misses its first request.
-    let mut answers = series.answers();
-    answers.entry(("GET", Some(200))).or_default();
+    let (mut answers, mut errors) = (series.answers(), series.upstream_errors());
+    if series.pool().is_some() {
+        // A rate over a series that is born at 1 misses its first request.
+        answers.entry(("GET", Some(200))).or_default();
+        begin(&mut errors);
+        sheet.gauge(&HTTP_IN_FLIGHT, &labels, series.in_flight() as f64);
+    }
     for ((method, code), count) in answers {
         let code = code.map_or("none".to_owned(), |code| code.to_string());
         sheet.counter(&HTTP_REQUESTS, &[app, pool, revision, method, &code], count);
     }
-    sheet.durations(&HTTP_DURATION, &labels, &series.durations());
-    sheet.gauge(&HTTP_IN_FLIGHT, &labels, series.in_flight() as f64);
-    let mut errors = series.upstream_errors();
-    if series.place().is_some() {
-        for reason in UPSTREAM_REASONS {
-            errors.entry(reason).or_default();
-        }
-    }
     for (reason, count) in errors {
         sheet.counter(&UPSTREAM_ERRORS, &[app, pool, revision, reason], count);
     }
+    sheet.durations(&HTTP_DURATION, &labels, &series.durations());
 }
 
 fn put_ledger(app: Option<&AppName>, ledger: &Ledger, sheet: &mut Sheet) {
+    let mut lost = ledger.lost_by_reason();
+    if app.is_some() {
+        begin(&mut lost);
+    }
     let app = app.map_or("", AppName::as_str);
     for outcome in Outcome::ALL {
         sheet.counter(&REQUESTS_ENDED, &[app, outcome.as_str()], ledger.ended(outcome));
     }
-    for (reason, count) in ledger.lost() {
+    for (reason, count) in lost {
         sheet.counter(&REQUESTS_LOST, &[app, reason], count);
     }
     sheet.counter(&RETRIES, &[app], ledger.retries());
     sheet.counter(&LATE_STARTS, &[app], ledger.late_starts());
+}
+
+/// Adds, at zero, the reasons that are shown from the first day.
+fn begin(counts: &mut BTreeMap<&'static str, u64>) {
+    for reason in UPSTREAM_REASONS {
+        counts.entry(reason).or_default();
+    }
 }
 
 /// The facts as a collector of the `prometheus` crate.

@@ -5,6 +5,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    hash::Hash,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -22,7 +23,7 @@ use super::{
     book::Book,
     series::{Cells, LedgerCells, MethodLabel, Place, Series},
 };
-use crate::switch::{Role, Ticket};
+use crate::switch::{AppName, Role, Ticket};
 
 /// How many records of finished requests are kept for the next ones.
 const SPARE: usize = 64;
@@ -34,6 +35,8 @@ pub struct Recorder {
     unrouted: Rc<Counters>,
     /// By tenure and role. A tenure serves one revision of one app, so this finds the series without looking at names.
     known: RefCell<HashMap<(u64, Role), Rc<Counters>, RandomState>>,
+    /// By app: what was admitted nowhere.
+    poolless: RefCell<HashMap<AppName, Rc<Counters>, RandomState>>,
     pen: Option<Pen>,
     /// Records to be used again, so that the access log allocates only while traffic grows.
     #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the records")]
@@ -84,11 +87,6 @@ impl Outcome {
             Self::Refused => "refused",
         }
     }
-
-    /// Whether a client that waited did not get its answer.
-    pub(super) fn is_loss(self) -> bool {
-        matches!(self, Self::UpstreamFailedBefore | Self::UpstreamFailedAfter)
-    }
 }
 
 /// One request's record. If nobody says how the request ended, the client went away.
@@ -116,6 +114,7 @@ impl Recorder {
             book,
             unrouted,
             known: RefCell::default(),
+            poolless: RefCell::default(),
             pen: access.map(|access| access.pen(worker)),
             spare: RefCell::default(),
         })
@@ -145,14 +144,26 @@ impl Recorder {
     }
 
     fn counters(&self, tenure: u64, role: Role, place: impl FnOnce() -> Place) -> Rc<Counters> {
-        let key = (tenure, role);
-        let mut known = self.known.borrow_mut();
-        if let Some(counters) = known.get(&key).filter(|counters| !counters.series.is_retired()) {
+        self.find(&self.known, &(tenure, role), place)
+    }
+
+    fn poolless(&self, app: &AppName) -> Rc<Counters> {
+        self.find(&self.poolless, app, || Place { app: app.clone(), pool: None })
+    }
+
+    fn find<K: Clone + Eq + Hash>(
+        &self,
+        among: &RefCell<HashMap<K, Rc<Counters>, RandomState>>,
+        key: &K,
+        place: impl FnOnce() -> Place,
+    ) -> Rc<Counters> {
+        let mut among = among.borrow_mut();
+        if let Some(counters) = among.get(key).filter(|counters| !counters.series.is_retired()) {
             return Rc::clone(counters);
         }
-        known.retain(|_, counters| !counters.series.is_retired());
+        among.retain(|_, counters| !counters.series.is_retired());
         let counters = Rc::new(Counters { worker: self.worker, series: self.book.series(place()) });
-        known.insert(key, Rc::clone(&counters));
+        among.insert(key.clone(), Rc::clone(&counters));
         counters
     }
 
@@ -165,14 +176,14 @@ impl Recorder {
 
     fn write(&self, log: &RequestLog, counters: &Counters, took: Duration, ended: (Outcome, &'static str)) {
         let (Some(pen), Some(words)) = (&self.pen, &log.words) else { return };
-        let place = counters.series.place();
+        let pool = counters.series.pool();
         let (outcome, reason) = ended;
         let now = Timestamp::now();
         pen.write(&Line {
             ts: now.checked_sub(took).unwrap_or(now),
-            app: place.map(|place| place.app.as_str()),
-            pool: place.map(|place| place.role),
-            revision: place.map(|place| place.revision.as_str()),
+            app: counters.series.app().map(AppName::as_str),
+            pool: pool.map(|(role, _)| *role),
+            revision: pool.map(|(_, revision)| revision.as_str()),
             generation: words.generation,
             endpoint: words.endpoint,
             method: &words.method,
@@ -204,8 +215,7 @@ impl RequestLog {
     pub fn admitted(&mut self, ticket: &Ticket) {
         self.entered(ticket.tenure().id(), ticket.role(), || Place {
             app: ticket.app().clone(),
-            role: ticket.role(),
-            revision: ticket.revision().clone(),
+            pool: Some((ticket.role(), ticket.revision().clone())),
         });
         if let Some(words) = &mut self.words {
             words.generation = Some(ticket.generation().0);
@@ -224,6 +234,15 @@ impl RequestLog {
         counters.cells().enter();
         if let Some(before) = self.counters.replace(counters) {
             before.cells().leave();
+        }
+    }
+
+    /// It was for this app, and no pool admitted it. Says nothing new of a request that one has.
+    pub fn turned_away(&mut self, app: &AppName) {
+        if self.counters.is_none() {
+            let counters = self.recorder.poolless(app);
+            counters.cells().enter();
+            self.counters = Some(counters);
         }
     }
 
@@ -281,6 +300,15 @@ impl RequestLog {
         self.outcome.get_or_insert((outcome, reason));
     }
 
+    /// Whether a client that waited, and was not at fault, did not get its answer.
+    fn is_loss(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::UpstreamFailedBefore | Outcome::UpstreamFailedAfter => true,
+            Outcome::Refused => self.status.is_some_and(|status| status.is_server_error()),
+            Outcome::Answered | Outcome::ClientGone => false,
+        }
+    }
+
     fn current(&self) -> &Counters {
         self.counters.as_ref().unwrap_or(&self.recorder.unrouted)
     }
@@ -289,10 +317,13 @@ impl RequestLog {
 impl Drop for RequestLog {
     fn drop(&mut self) {
         let took = self.began.elapsed();
-        let ended = self.outcome.unwrap_or((Outcome::ClientGone, ""));
+        let ended @ (outcome, reason) = self.outcome.unwrap_or((Outcome::ClientGone, ""));
         let counters = self.current();
         counters.cells().finished(self.method, self.status, took);
-        counters.ledger().ended(ended.0, ended.1);
+        counters.ledger().ended(outcome);
+        if self.is_loss(outcome) {
+            counters.ledger().lost(reason);
+        }
         if self.counters.is_some() {
             counters.cells().leave();
         }
@@ -369,7 +400,12 @@ fn some(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, sync::Mutex};
+
+    use serde_json::json;
+
     use super::*;
+    use crate::telemetry::AccessFormat;
 
     fn recorder(book: &Arc<Book>) -> Rc<Recorder> {
         Recorder::new(0, Arc::clone(book), None)
@@ -381,7 +417,7 @@ mod tests {
     }
 
     fn place(revision: &str) -> Place {
-        Place { app: "shop".parse().unwrap(), role: Role::Active, revision: revision.parse().unwrap() }
+        Place { app: "shop".parse().unwrap(), pool: Some((Role::Active, revision.parse().unwrap())) }
     }
 
     fn enter(log: &mut RequestLog, tenure: u64, revision: &str) {
@@ -424,7 +460,7 @@ mod tests {
         log.ended(Outcome::Answered, "");
         drop(log);
         assert_eq!(shop(&book), [(Outcome::UpstreamFailedAfter, 1)]);
-        assert_eq!(book.series(place("blue")).ledger().lost()["reset"], 1);
+        assert_eq!(book.series(place("blue")).ledger().lost_by_reason()["reset"], 1);
     }
 
     #[test]
@@ -458,6 +494,79 @@ mod tests {
         assert_eq!(book.unrouted().answers()[&("GET", Some(421))], 1);
         assert_eq!(book.unrouted().ledger().ended(Outcome::Refused), 1);
         assert_eq!(shop(&book), []);
+    }
+
+    #[test]
+    fn a_request_no_pool_admitted_is_counted_under_its_app_and_lost_only_where_we_are_at_fault() {
+        let book = Arc::new(Book::new(1));
+        let recorder = recorder(&book);
+        for (status, reason) in
+            [(StatusCode::FORBIDDEN, "preview_forbidden"), (StatusCode::SERVICE_UNAVAILABLE, "no_endpoint")]
+        {
+            let mut log = open(&recorder);
+            log.turned_away(&"shop".parse().unwrap());
+            log.answered(status);
+            log.ended(Outcome::Refused, reason);
+        }
+        assert_eq!(shop(&book), [(Outcome::Refused, 2)]);
+        let series = book.series(Place { app: "shop".parse().unwrap(), pool: None });
+        assert_eq!(series.answers().len(), 2);
+        assert_eq!(series.ledger().lost_by_reason(), [("no_endpoint", 1)].into());
+        assert_eq!(series.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_line_says_what_became_of_the_request() {
+        #[derive(Clone, Default)]
+        struct Kept(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Kept {
+            fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(octets);
+                Ok(octets.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (book, kept) = (Arc::new(Book::new(1)), Kept::default());
+        let access = AccessLog::start(AccessFormat::Json, 1, Box::new(kept.clone())).unwrap().unwrap();
+        let recorder = Recorder::new(0, Arc::clone(&book), Some(&access));
+        let mut log = open(&recorder);
+        log.identified("r-1", Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        enter(&mut log, 1, "blue");
+        log.attempt_failed("reset");
+        enter(&mut log, 2, "green");
+        log.received(3);
+        log.late_start();
+        log.answered(StatusCode::OK);
+        log.sent(10);
+        log.sent(5);
+        log.ended(Outcome::UpstreamFailedAfter, "reset");
+        drop(log);
+        drop(open(&recorder));
+        access.close();
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [first, second] = &lines[..] else { panic!("{text}") };
+        for (field, expected) in [
+            ("app", json!("shop")),
+            ("pool", json!("active")),
+            ("revision", json!("green")),
+            ("host", json!("shop.test")),
+            ("path", json!("/a")),
+            ("status", json!(200)),
+            ("bytes_in", json!(3)),
+            ("bytes_out", json!(15)),
+            ("attempts", json!(2)),
+            ("client", json!("192.0.2.7")),
+            ("request_id", json!("r-1")),
+            ("trace_id", json!("4bf92f3577b34da6a3ce929d0e0e4736")),
+            ("flags", json!("upstream_failed_after,reset,late_start")),
+        ] {
+            assert_eq!(first[field], expected, "{field} in {text}");
+        }
+        assert_eq!(second["flags"], "client_gone");
+        assert_eq!(second["request_id"], json!(null), "the first request's words are gone");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use http::{Method, StatusCode};
 use super::request_log::Outcome;
 use crate::switch::{AppName, Revision, Role};
 
-/// What the requests of one app in one role of one revision add up to.
+/// What the requests of one place add up to.
 pub(super) struct Series {
     /// What it counts; `None` for requests that no app was found for.
     place: Option<Place>,
@@ -26,12 +26,12 @@ pub(super) struct Series {
     retired: AtomicBool,
 }
 
-/// What tells one series from another.
+/// What tells one series from another: an app, and one of its revisions in one role. Without a pool: what was for the
+/// app, and was admitted nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) app: AppName,
-    pub(super) role: Role,
-    pub(super) revision: Revision,
+    pub(super) pool: Option<(Role, Revision)>,
 }
 
 impl Series {
@@ -39,16 +39,19 @@ impl Series {
         Self { place, ledger, workers: per_worker(workers), retired: AtomicBool::new(false) }
     }
 
-    pub(super) fn place(&self) -> Option<&Place> {
-        self.place.as_ref()
+    pub(super) fn app(&self) -> Option<&AppName> {
+        self.place.as_ref().map(|place| &place.app)
+    }
+
+    pub(super) fn pool(&self) -> Option<&(Role, Revision)> {
+        self.place.as_ref().and_then(|place| place.pool.as_ref())
     }
 
     /// The values of the labels `app`, `pool` and `revision`.
     pub(super) fn labels(&self) -> [&str; 3] {
-        match &self.place {
-            Some(place) => [place.app.as_str(), place.role.as_str(), place.revision.as_str()],
-            None => [""; 3],
-        }
+        let app = self.place.as_ref().map_or("", |place| place.app.as_str());
+        let [pool, revision] = self.pool().map_or([""; 2], |(role, revision)| [role.as_str(), revision.as_str()]);
+        [app, pool, revision]
     }
 
     pub(super) fn cells(&self, worker: usize) -> &Cells {
@@ -127,7 +130,7 @@ impl Ledger {
         sum(&self.workers, |cells| &cells.late_starts)
     }
 
-    pub(super) fn lost(&self) -> BTreeMap<&'static str, u64> {
+    pub(super) fn lost_by_reason(&self) -> BTreeMap<&'static str, u64> {
         Tally::sum(self.workers.iter().map(|cells| &cells.lost))
     }
 }
@@ -173,11 +176,12 @@ pub(super) struct LedgerCells {
 }
 
 impl LedgerCells {
-    pub(super) fn ended(&self, outcome: Outcome, reason: &'static str) {
+    pub(super) fn ended(&self, outcome: Outcome) {
         add(&self.outcomes[outcome as usize], 1);
-        if outcome.is_loss() {
-            self.lost.count(reason);
-        }
+    }
+
+    pub(super) fn lost(&self, reason: &'static str) {
+        self.lost.count(reason);
     }
 
     pub(super) fn retried(&self) {

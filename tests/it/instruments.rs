@@ -1,6 +1,8 @@
 //! The tests' own instruments, without a proxy between: load that is well sees no failure, and load that is not says which.
 
 use http::StatusCode;
+use serde_json::json;
+use tealgate::config::Config;
 
 use crate::support::{
     backend::Backend,
@@ -8,6 +10,7 @@ use crate::support::{
     eventually, full,
     load::{Lane, Load},
     raw_backend::{RawBackend, Then},
+    setup::Setup,
 };
 
 #[tokio::test]
@@ -92,4 +95,14 @@ async fn a_raw_backend_says_just_what_it_was_told() {
     let mut raw = Raw::connect(reset.address()).await;
     raw.send("GET / HTTP/1.1\r\n\r\n").await;
     assert!(raw.read_to_end().await.is_err(), "a reset is not an end");
+}
+
+#[tokio::test]
+async fn a_setup_is_a_configuration() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.app()["drain"] = json!({ "timeout": "1s" });
+    setup.settle();
+    let config = Config::parse(&setup.yaml(), &setup.path("tealgate.yaml")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.listeners.len(), 2);
 }

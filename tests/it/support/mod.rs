@@ -8,6 +8,7 @@ pub mod admin;
 pub mod backend;
 pub mod certs;
 pub mod client;
+pub mod lanes;
 pub mod load;
 pub mod process;
 pub mod raw_backend;
