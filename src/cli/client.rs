@@ -103,7 +103,8 @@ impl Client {
         let key = format!("{:032x}", fastrand::u128(..));
         let exchange = async {
             match self.exchange(&call, &key).await {
-                Err(Broken::Exchange(_)) => self.exchange(&call, &key).await,
+                // If that fails as well, the first error counts: what was sent then may have been done.
+                Err(first @ Broken::Exchange(_)) => self.exchange(&call, &key).await.map_err(|_| first),
                 answer => answer,
             }
         };
@@ -351,6 +352,11 @@ pub(crate) fn token(file: Option<&PathBuf>) -> Result<Option<String>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
 
     #[test]
@@ -383,5 +389,61 @@ mod tests {
 
         let look = client.request(&Call::new("cannot", Method::GET, "/apps"), "key");
         assert!(!look.headers().contains_key("idempotency-key"));
+    }
+
+    /// Reads a request's head and answers with these octets, if any; returns the head in lower case.
+    async fn serve_one(listener: &TcpListener, answer: &str) -> String {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let mut head = Vec::new();
+        while !head.windows(4).any(|w| w == b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut head).await.expect("a request"), 0, "the request ends in its head");
+        }
+        stream.write_all(answer.as_bytes()).await.expect("the client listens");
+        String::from_utf8_lossy(&head).to_lowercase()
+    }
+
+    async fn client() -> (TcpListener, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+        let address = Address::Tcp(listener.local_addr().expect("it is bound").to_string());
+        (listener, Client::new(address, None, CONNECT))
+    }
+
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n42";
+
+    #[tokio::test]
+    async fn a_change_whose_connection_breaks_is_sent_once_more_under_the_same_key() {
+        let (listener, client) = client().await;
+        let call = client.call::<u32>(Call::new("cannot", Method::POST, "/x"));
+        let server = async { [serve_one(&listener, "").await, serve_one(&listener, ANSWER).await] };
+        let (answer, heads) = tokio::join!(call, server);
+        assert_eq!(answer, Ok(42));
+        let keys = heads.map(|head| head.lines().find(|line| line.starts_with("idempotency-key:")).map(str::to_owned));
+        assert!(keys[0].is_some() && keys[0] == keys[1], "{keys:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_twice_is_not_tried_again() {
+        let (listener, client) = client().await;
+        let call = client.call::<u32>(Call::new("cannot", Method::POST, "/x"));
+        let server = async { [serve_one(&listener, "").await, serve_one(&listener, "").await] };
+        let (answer, _) = tokio::join!(call, server);
+        assert_eq!(answer.map_err(|failure| failure.exit), Err(Exit::Unreachable));
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_the_server_is_not_reachable() {
+        let (listener, client) = client().await;
+        drop(listener);
+        let answer = client.get::<u32>("cannot", "/x").await;
+        assert_eq!(answer.map_err(|failure| failure.exit), Err(Exit::Unreachable));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_in_time_is_a_timeout() {
+        let (listener, client) = client().await;
+        let client = Client { timeout: Duration::from_millis(20), ..client };
+        let answer = client.get::<u32>("cannot", "/x").await;
+        assert_eq!(answer.map_err(|failure| failure.exit), Err(Exit::TimedOut));
+        drop(listener);
     }
 }

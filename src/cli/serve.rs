@@ -9,12 +9,12 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use super::{
     failure::{Exit, Failure},
     output::{BOLD, DIM, GOOD, Output, Page, Show, print},
+    signals::Signals,
 };
 use crate::{
     config::Config,
@@ -56,11 +56,14 @@ impl Serve {
         let server = start(config, Some(self.config)).await?;
         server.attach_log(log);
         announce(server.addresses())?;
-        signals.until_end(&server).await;
+        while signals.reload().await {
+            // The server logs what came of it.
+            server.reload().await.ok();
+        }
         info!(within = ?patience, "draining");
         tokio::select! {
             cut = server.shutdown(patience) => info!(cut, "ended"),
-            _ = signals.interrupt.recv() => warn!("ended at once, as asked; what was in flight is cut"),
+            () = signals.interrupt() => warn!("ended at once, as asked; what was in flight is cut"),
         }
         Ok(Exit::Done)
     }
@@ -107,38 +110,6 @@ fn announce(addresses: &Addresses) -> Result<(), Failure> {
     }
     writeln!(err, "  {:<12} {}", "health", addresses.health)?;
     Ok(writeln!(err, "{DIM}ctrl-c drains and ends; a second one ends at once{DIM:#}")?)
-}
-
-/// The signals a server answers to.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    quit: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Reloads on HUP, and returns when the proxy shall end.
-    async fn until_end(&mut self, server: &Server) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                _ = self.quit.recv() => return,
-                // The server logs what came of it.
-                _ = self.hangup.recv() => drop(server.reload().await),
-            }
-        }
-    }
 }
 
 impl Check {

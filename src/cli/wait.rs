@@ -106,7 +106,7 @@ async fn until(session: &Session, app: &AppName, mut watch: Watch) -> Result<Str
         }
         let look = async {
             change(session, app, &mut events).await;
-            session.status(app).await.ok()
+            session.status(app).await
         };
         let Ok(seen) = timeout_at(deadline, look).await else {
             return Err(Failure::new(
@@ -116,7 +116,11 @@ async fn until(session: &Session, app: &AppName, mut watch: Watch) -> Result<Str
             .detail(clean(&last))
             .hint(format!("see `tealgate status {app}`; give it more time with --timeout")));
         };
-        status = seen;
+        status = match seen {
+            Ok(status) => Some(status),
+            Err(failure) if matches!(failure.exit, Exit::Unreachable | Exit::TimedOut) => None,
+            Err(failure) => return Err(failure),
+        };
     }
 }
 

@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{interval, sleep},
-};
+use tokio::time::{interval, sleep, timeout};
 
 use super::{
     client::Events,
@@ -14,6 +11,7 @@ use super::{
     output::{Output, control, print},
     render::{Line, status_line},
     session::Session,
+    signals::Signals,
     sse::Message,
 };
 use crate::{
@@ -63,21 +61,19 @@ async fn print_changes(session: &Session, mut events: Events, path: &str) -> Res
 }
 
 async fn redraw(session: &Session, app: Option<&AppName>, mut events: Events, path: &str) -> Result<Exit, Failure> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut signals = Signals::listen()?;
     let mut tick = interval(TICK);
     let mut apps = Apps::default();
     let screen = Screen::enter(session.output)?;
     loop {
         tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = signals.end() => break,
             message = events.next() => match message {
                 Ok(Some(message)) => apps.take(&message),
                 Ok(None) | Err(_) => {
                     screen.draw(&apps, "the server does not answer; trying again")?;
                     tokio::select! {
-                        _ = interrupt.recv() => break,
-                        _ = terminate.recv() => break,
+                        () = signals.end() => break,
                         again = again(session, path) => events = again,
                     }
                 }
@@ -123,11 +119,14 @@ impl Apps {
 
     /// In-flight counts and drains move without an event.
     async fn refresh(&mut self, session: &Session, app: Option<&AppName>) {
-        let seen = match app {
-            Some(app) => session.status(app).await.map(|status| vec![status]),
-            None => session.apps().await,
+        let look = async {
+            match app {
+                Some(app) => session.status(app).await.map(|status| vec![status]),
+                None => session.apps().await,
+            }
         };
-        if let Ok(apps) = seen {
+        // A server that is slow to answer must not hold up the keyboard.
+        if let Ok(Ok(apps)) = timeout(TICK, look).await {
             self.replace(apps);
         }
     }

@@ -16,7 +16,6 @@ use std::{
 use clap::Args;
 use http::Method;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -26,12 +25,12 @@ use self::{
     load::{Counts, Load},
     news::News,
     screen::Screen,
-    setup::{Access, Home},
+    setup::{Door, Home},
     upstream::Upstream,
 };
 use crate::{
     admin::api::{PromoteRequest, RollbackRequest},
-    cli::{Address, BAD, BOLD, Call, Client, DIM, Exit, Failure, GOOD, Output, duration, start, use_crypto},
+    cli::{Address, BAD, BOLD, Call, Client, DIM, Exit, Failure, GOOD, Output, Signals, duration, start, use_crypto},
     server::{Addresses, Server},
     switch::{AppStatus, Receipt},
     telemetry,
@@ -95,27 +94,32 @@ fn pace(given: &str) -> Result<Duration, String> {
 pub(crate) async fn run(options: Options, output: Output) -> Result<Exit, Failure> {
     use_crypto();
     setup::check_ports(&options)?;
+    // From here on there is something to clean up.
+    let mut signals = Signals::listen()?;
     let home = Home::make().map_err(|error| cannot("make a temporary directory", error))?;
     let (blue, green) = (endpoints("blue").await?, endpoints("green").await?);
-    let access = home.access(&options)?;
-    let config = setup::config(&options, &access, &blue, &green)?;
+    let door = home.door(&options)?;
+    let config = setup::config(&options, &door, &blue, &green)?;
     telemetry::init(&config.log).map_err(|error| cannot("start the log", error))?;
     let server = start(config, None).await?;
 
-    let client = Client::new(Address::Unix(access.socket.clone()), None, WARM_UP);
+    let client = Client::new(Address::Unix(door.socket.clone()), None, WARM_UP);
     let (told, mut news) = watch::channel(News::default());
     let follower = tokio::spawn(news::follow(client.clone(), told));
-    if timeout(WARM_UP, news.wait_for(News::all_ready)).await.is_err() {
-        return Err(Failure::new(Exit::Failed, "the demo's endpoints were not found healthy in time"));
+    tokio::select! {
+        () = signals.end() => return Ok(Exit::Done),
+        ready = timeout(WARM_UP, news.wait_for(News::all_ready)) => {
+            ready.map_err(|_| Failure::new(Exit::Failed, "the demo's endpoints were not found healthy in time"))?.ok();
+        }
     }
 
     let live = address(server.addresses(), "live", options.live);
     let mut screen = Screen::new(output);
-    screen.news(&invitation(&options, &access, server.addresses()))?;
+    screen.news(&invitation(&options, &door, server.addresses()))?;
     let began = Instant::now();
     let load = Load::start(live);
     let flipper = options.flip_every.map(|pace| tokio::spawn(flip_back_and_forth(client, pace)));
-    watch_until_end(&options, &mut screen, &load, &mut news, began).await?;
+    watch_until_end(&options, &mut signals, &mut screen, &load, &mut news, began).await?;
 
     // The load first, so that what is asked is answered; then who flips; then the proxy.
     let counts = load.stop().await;
@@ -132,12 +136,12 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<Exit, Failur
 /// Shows how it goes, until the time is over or somebody interrupts.
 async fn watch_until_end(
     options: &Options,
+    signals: &mut Signals,
     screen: &mut Screen,
     load: &Load,
     news: &mut watch::Receiver<News>,
     began: Instant,
 ) -> Result<(), Failure> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let end = async {
         match options.length {
             Some(length) => sleep(length).await,
@@ -151,8 +155,7 @@ async fn watch_until_end(
     loop {
         let on_time = tokio::select! {
             () = &mut end => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            () = signals.end() => return Ok(()),
             changed = news.changed() => {
                 if changed.is_err() {
                     return Err(Failure::new(Exit::Failed, "the demo's server has ended"));
@@ -219,12 +222,12 @@ fn address(addresses: &Addresses, listener: &str, asked: SocketAddr) -> SocketAd
 }
 
 /// What is where, and what to try next.
-fn invitation(options: &Options, access: &Access, addresses: &Addresses) -> String {
+fn invitation(options: &Options, door: &Door, addresses: &Addresses) -> String {
     let live = address(addresses, "live", options.live);
     let preview = address(addresses, "preview", options.preview);
     let tcp = addresses.admin.iter().find(|address| address.starts_with("http:")).cloned().unwrap_or_default();
-    let (socket, token, health) = (access.socket.display(), &access.token, addresses.health);
-    let find_it = if access.is_default { String::new() } else { format!("\n  export TEALGATE_SERVER=unix:{socket}") };
+    let (socket, token, health) = (door.socket.display(), &door.token, addresses.health);
+    let find_it = if door.is_default { String::new() } else { format!("\n  export TEALGATE_SERVER=unix:{socket}") };
     format!(
         "\
 {BOLD}Tealgate demo{BOLD:#}: blue is live, green is the candidate, and a light load runs through the live address.

@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Access, access};
 use serde_json::json;
 
 use super::{ADMIN, APP, Options, upstream::Upstream};
@@ -25,7 +26,7 @@ use crate::{
 pub(super) struct Home(PathBuf);
 
 /// How to reach the admin API.
-pub(super) struct Access {
+pub(super) struct Door {
     pub(super) socket: PathBuf,
     /// Whether `tealgate` finds the socket without being told.
     pub(super) is_default: bool,
@@ -63,7 +64,7 @@ impl Home {
 
     /// Makes a token, and decides where the socket is: in its usual place if this is an ordinary demo and no server is
     /// there, so that a second terminal needs no setting; else in here.
-    pub(super) fn access(&self, options: &Options) -> Result<Access, Failure> {
+    pub(super) fn door(&self, options: &Options) -> Result<Door, Failure> {
         let unmade = |error: String| Failure::new(Exit::Failed, "cannot make a token for the demo").detail(error);
         let (token, entry) = mint("demo", Role::Admin, None, None).map_err(|error| unmade(error.to_string()))?;
         let tokens = self.0.join("tokens.yaml");
@@ -72,7 +73,7 @@ impl Home {
         // Only one demo can have the usual admin port: two at once do not take each other's socket.
         let is_default = options.admin == ADMIN && UnixStream::connect(&usual).is_err() && can_hold(&usual);
         let socket = if is_default { usual } else { self.0.join("admin.sock") };
-        Ok(Access { socket, is_default, token, tokens })
+        Ok(Door { socket, is_default, token, tokens })
     }
 }
 
@@ -83,8 +84,12 @@ impl Drop for Home {
     }
 }
 
+/// Whether a socket can be put there; its directory is made if need be.
 fn can_hold(socket: &Path) -> bool {
-    socket.parent().is_some_and(|parent| fs::create_dir_all(parent).is_ok())
+    socket.parent().is_some_and(|parent| {
+        let made = DirBuilder::new().recursive(true).mode(0o750).create(parent);
+        made.is_ok() && access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+    })
 }
 
 fn write_tokens(file: &Path, entry: TokenEntry) -> io::Result<()> {
@@ -93,12 +98,7 @@ fn write_tokens(file: &Path, entry: TokenEntry) -> io::Result<()> {
 }
 
 /// The demo's configuration: what a user would write, with blue active and green the candidate.
-pub(super) fn config(
-    options: &Options,
-    access: &Access,
-    blue: &[Upstream],
-    green: &[Upstream],
-) -> Result<Config, Failure> {
+pub(super) fn config(options: &Options, door: &Door, blue: &[Upstream], green: &[Upstream]) -> Result<Config, Failure> {
     let addresses = |endpoints: &[Upstream]| endpoints.iter().map(|endpoint| endpoint.address()).collect::<Vec<_>>();
     let file = json!({
         "version": 1,
@@ -107,7 +107,7 @@ pub(super) fn config(
             {"name": "live", "bind": options.live},
             {"name": "preview", "bind": options.preview, "role": "preview"},
         ],
-        "admin": {"socket": access.socket, "bind": options.admin, "tokens": access.tokens},
+        "admin": {"socket": door.socket, "bind": options.admin, "tokens": door.tokens},
         "health": {"bind": options.health},
         "apps": {APP: {
             "source": {"static": {
