@@ -14,6 +14,7 @@ mod serve;
 mod session;
 mod signals;
 mod sse;
+mod systemd;
 mod token;
 mod verbs;
 mod wait;

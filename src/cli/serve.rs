@@ -15,6 +15,7 @@ use super::{
     failure::{Exit, Failure},
     output::{BOLD, DIM, GOOD, Output, Page, Show, print},
     signals::Signals,
+    systemd,
 };
 use crate::{
     config::Config,
@@ -56,10 +57,15 @@ impl Serve {
         let server = start(config, Some(self.config)).await?;
         server.attach_log(log);
         announce(server.addresses())?;
+        systemd::ready();
+        tokio::spawn(systemd::stay_alive());
         while signals.reload().await {
+            systemd::reloading();
             // The server logs what came of it.
             server.reload().await.ok();
+            systemd::ready();
         }
+        systemd::stopping();
         info!(within = ?patience, "draining");
         tokio::select! {
             cut = server.shutdown(patience) => info!(cut, "ended"),
