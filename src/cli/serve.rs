@@ -101,20 +101,21 @@ fn patience(config: &Config) -> Duration {
     drains.max().unwrap_or_default() + CLOSING
 }
 
-/// Says on a terminal where the proxy listens; elsewhere the log does.
+/// Says where the proxy listens: to a person in one block, otherwise in the log.
 fn announce(addresses: &Addresses) -> Result<(), Failure> {
+    let listeners = addresses.listeners.iter().map(|(name, address)| (name.as_str(), address.as_str()));
+    let admin = addresses.admin.iter().map(|address| ("admin", address.as_str()));
+    let health = addresses.health.to_string();
+    let all = listeners.chain(admin).chain([("health", health.as_str())]);
     if !io::stderr().is_terminal() {
+        all.for_each(|(name, address)| info!(name, address, "listening"));
         return Ok(());
     }
     let mut err = anstream::stderr();
     writeln!(err, "{BOLD}tealgate {}{BOLD:#} is {GOOD}ready{GOOD:#}", env!("CARGO_PKG_VERSION"))?;
-    for (name, address) in &addresses.listeners {
+    for (name, address) in all {
         writeln!(err, "  {name:<12} {address}")?;
     }
-    for address in &addresses.admin {
-        writeln!(err, "  {:<12} {address}", "admin")?;
-    }
-    writeln!(err, "  {:<12} {}", "health", addresses.health)?;
     Ok(writeln!(err, "{DIM}ctrl-c drains and ends; a second one ends at once{DIM:#}")?)
 }
 

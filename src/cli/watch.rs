@@ -39,15 +39,28 @@ pub(crate) async fn run(session: &Session, app: Option<AppName>) -> Result<Exit,
     if session.output.is_live() {
         redraw(session, app.as_ref(), events, &path).await
     } else {
-        print_changes(session, events, &path).await
+        print_changes(session, app.as_ref(), events, &path).await
     }
 }
 
-async fn print_changes(session: &Session, mut events: Events, path: &str) -> Result<Exit, Failure> {
+async fn print_changes(
+    session: &Session,
+    app: Option<&AppName>,
+    mut events: Events,
+    path: &str,
+) -> Result<Exit, Failure> {
     let (mut apps, mut printed) = (Apps::default(), BTreeMap::new());
+    let mut tick = interval(TICK);
     loop {
-        while let Ok(Some(message)) = events.next().await {
-            apps.take(&message);
+        loop {
+            tokio::select! {
+                message = events.next() => match message {
+                    Ok(Some(message)) => apps.take(&message),
+                    Ok(None) | Err(_) => break,
+                },
+                // Some of what a line shows, such as how many endpoints are ready, can change without an event.
+                _ = tick.tick() => apps.refresh(session, app).await,
+            }
             for app in apps.0.values() {
                 let line = status_line(app);
                 if printed.get(&app.name) != Some(&line) {

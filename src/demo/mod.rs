@@ -108,8 +108,8 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<Exit, Failur
     let follower = tokio::spawn(news::follow(client.clone(), told));
     tokio::select! {
         () = signals.end() => return Ok(Exit::Done),
-        ready = timeout(WARM_UP, news.wait_for(News::all_ready)) => {
-            ready.map_err(|_| Failure::new(Exit::Failed, "the demo's endpoints were not found healthy in time"))?.ok();
+        ready = timeout(WARM_UP, news::all_ready(&client)) => {
+            ready.map_err(|_| Failure::new(Exit::Failed, "the demo's endpoints were not found healthy in time"))??;
         }
     }
 

@@ -1,7 +1,9 @@
 //! What happens to the demo's app, as its event stream tells it: who is active, and how often traffic has moved, whoever
 //! moved it.
 
-use tokio::sync::watch;
+use std::time::Duration;
+
+use tokio::{sync::watch, time::interval};
 
 use super::APP;
 use crate::{
@@ -36,13 +38,6 @@ impl News {
         self.state.as_ref().map(of).unwrap_or_default()
     }
 
-    /// Whether every endpoint of both revisions is healthy.
-    pub(super) fn all_ready(&self) -> bool {
-        let state = self.state.as_ref();
-        let pools = state.map(|state| [&state.active, &state.preview]);
-        pools.is_some_and(|pools| pools.iter().all(|pool| pool.as_ref().is_some_and(|pool| pool.ready == pool.total)))
-    }
-
     fn take(&mut self, data: &str) {
         if let Ok(EventMessage { event, state }) = serde_json::from_str(data) {
             if let Happening::Acted { receipt } = event.what
@@ -53,6 +48,20 @@ impl News {
             self.state = state;
         } else if let Ok(StateMessage::One(state)) = serde_json::from_str(data) {
             self.state = Some(*state);
+        }
+    }
+}
+
+/// Returns when every endpoint of both revisions is healthy.
+pub(super) async fn all_ready(client: &Client) -> Result<(), Failure> {
+    // Endpoints that become healthy are an event only if the app's phase or message changes with them.
+    let mut looks = interval(Duration::from_millis(50));
+    loop {
+        looks.tick().await;
+        let state: AppStatus = client.get("cannot see the demo", &format!("/apps/{APP}")).await?;
+        let pools = [&state.active, &state.preview];
+        if pools.iter().all(|pool| pool.as_ref().is_some_and(|pool| pool.ready == pool.total)) {
+            return Ok(());
         }
     }
 }
