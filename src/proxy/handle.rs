@@ -1,0 +1,337 @@
+//! One request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+
+use std::{convert::Infallible, future::poll_fn, rc::Rc};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::{
+    body::{Download, Record, TrackedBody},
+    client::{Client, Serving},
+    clock::Timer,
+    error::ProxyError,
+    h1::{FailureKind, Framing, Outgoing},
+    headers::{self, Going},
+    patience::{Impatience, Patience},
+    target::{Key, Target},
+    tunnel,
+    upload::UploadBody,
+    upstream::Exchange,
+};
+use crate::{
+    switch::{Ticket, Traffic},
+    telemetry::request_log::{Head, RequestLog},
+};
+
+/// What hyper calls with every request.
+pub(super) fn call(
+    client: &Rc<Client>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<TrackedBody>, Infallible>> + use<> {
+    let serving = client.begin();
+    let timer = client.clock().timer();
+    if request.version() == Version::HTTP_2 {
+        client.spawning.set(Some(timer.key()));
+    }
+    async move { Ok(answer(serving, timer, request).await) }
+}
+
+/// Whatever happens, there is an answer.
+async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> Response<TrackedBody> {
+    let arrived = Instant::now();
+    let client = Rc::clone(serving.client());
+    let (parts, incoming) = request.into_parts();
+    let version = parts.version;
+    let target = target(&client, &parts);
+    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
+    let forwarded = match target {
+        Ok(target) => forward(&client, &target, parts, incoming, timer, arrived, &mut log).await,
+        Err(error) => Err(error),
+    };
+    let mut response = match forwarded {
+        Ok(reply) if reply.status == StatusCode::SWITCHING_PROTOCOLS => return switch(reply, log, serving),
+        Ok(reply) => {
+            log.answered(reply.status);
+            let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
+            let body = TrackedBody::upstream(download, Record { log, serving });
+            respond(reply.status, reply.headers, body)
+        }
+        Err(error) => refuse(error, version, Record { log, serving }),
+    };
+    client.decline_upgrade();
+    if client.is_closing() && version != Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// What the request is for, unless it was refused before it came here.
+fn target(client: &Client, parts: &Parts) -> Result<Target, ProxyError> {
+    if let Some(refusal) = client.refusal() {
+        return Err(refusal);
+    }
+    if client.over_limit {
+        return Err(ProxyError::ConnectionLimitReached);
+    }
+    Target::of(parts)
+}
+
+fn open(client: &Client, parts: &Parts, host: &str) -> RequestLog {
+    let mut log = client.worker.recorder.open(Head {
+        method: &parts.method,
+        host,
+        path: path(parts),
+        version: parts.version,
+        client: client.peer.map(|peer| peer.ip()),
+    });
+    if log.is_written() {
+        let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
+        log.described(field(header::USER_AGENT), field(header::REFERER));
+    }
+    log
+}
+
+fn path(parts: &Parts) -> &str {
+    parts.uri.path_and_query().map_or("/", |path| path.as_str())
+}
+
+/// An upstream's answer, from its head on.
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    exchange: Box<Exchange>,
+    ticket: Ticket,
+    patience: Patience,
+}
+
+/// Admits the request, sends it, and awaits an answer. What may be tried again is, each time admitted anew, so that a retry
+/// reads the current snapshot.
+async fn forward(
+    client: &Client,
+    target: &Target,
+    mut parts: Parts,
+    incoming: Incoming,
+    timer: Timer,
+    arrived: Instant,
+    log: &mut RequestLog,
+) -> Result<Reply, ProxyError> {
+    let admit = |parts: &Parts, tried: &[u64], log: &mut RequestLog| {
+        let key = Key {
+            host: &target.host,
+            path: path(parts),
+            on_preview_listener: client.sees_previews(),
+            client: client.peer.map(|peer| peer.ip()),
+        };
+        let admitted = client.worker.reader.admit(&key, tried);
+        let ticket = admitted.map_err(|error| ProxyError::of_admission(error, client.options.unknown_host))?;
+        log.admitted(&ticket);
+        if ticket.tenure().is_late(arrived) {
+            log.late_start();
+        }
+        Ok::<_, ProxyError>(ticket)
+    };
+    let mut ticket = admit(&parts, &[], log)?;
+    let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let mut state = Attempts { made: 1, tried: Vec::new(), reuse: true, idempotent: parts.method.is_idempotent() };
+    loop {
+        let (failure, again) = match attempt(client, &ticket, request, &patience, &state).await {
+            Ok((exchange, status, mut headers)) => {
+                headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
+                return Ok(Reply { status, headers, exchange, ticket, patience });
+            }
+            Err(failed) => state.judge(failed, &ticket, &patience, log),
+        };
+        request = again.ok_or(failure)?;
+        ticket = admit(&parts, &state.tried, log)?;
+    }
+}
+
+/// Makes the client's request the upstream's.
+fn prepare(
+    client: &Client,
+    target: &Target,
+    parts: &mut Parts,
+    incoming: Incoming,
+    timer: Timer,
+    ticket: &Ticket,
+    log: &mut RequestLog,
+) -> Result<(Outgoing<UploadBody>, Patience), ProxyError> {
+    let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
+    let length = incoming.size_hint();
+    if body_size.is_some_and(|limit| length.lower() > limit) {
+        return Err(ProxyError::BodyTooLarge);
+    }
+    let bodyless = incoming.is_end_stream();
+    let Going { trace, has_length, .. } = headers::to_upstream(parts, target, &client.forwarding, bodyless);
+    if log.is_written() {
+        let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
+        log.identified(headers::request_id(&parts.headers), trace);
+    }
+    let framing = match length.exact() {
+        Some(0) if bodyless && !has_length => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    };
+    let (body, upload) = match bodyless {
+        true => (UploadBody::Empty, None),
+        false => {
+            let (body, upload) = UploadBody::new(incoming, body_size, client.clock());
+            (body, Some(upload))
+        }
+    };
+    let fields = std::mem::take(&mut parts.headers);
+    let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, framing, body);
+    Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
+}
+
+/// What has been tried.
+struct Attempts {
+    made: u32,
+    /// The endpoints that failed, by id.
+    tried: Vec<u64>,
+    /// Whether an idle connection will do.
+    reuse: bool,
+    idempotent: bool,
+}
+
+/// Why an attempt got no answer.
+enum Cause {
+    Connect(ProxyError),
+    Exchange(FailureKind),
+    Impatience(Impatience),
+}
+
+struct Failed {
+    cause: Cause,
+    /// Whether any of the request was sent.
+    sent: bool,
+    /// Whether the connection had been idle: then the upstream may have closed it in the same instant.
+    reused: bool,
+    /// The request, if it can be sent once more.
+    request: Option<Outgoing<UploadBody>>,
+}
+
+/// Sends the request to the ticket's endpoint and awaits the head of its answer.
+async fn attempt(
+    client: &Client,
+    ticket: &Ticket,
+    request: Outgoing<UploadBody>,
+    patience: &Patience,
+    state: &Attempts,
+) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed> {
+    let traffic = &ticket.policy().traffic;
+    patience.follow(ticket.tenure());
+    let connection = client.worker.upstream.connection(ticket.endpoint(), state.reuse, traffic.connect).await;
+    let (connection, reused) = match connection {
+        Ok(connection) => connection,
+        Err(error) => {
+            return Err(Failed { cause: Cause::Connect(error), sent: false, reused: false, request: Some(request) });
+        }
+    };
+    let mut exchange = Box::new(connection.exchange(request));
+    let within = match state.may_repeat(traffic) {
+        true => traffic.per_try.min(traffic.response),
+        false => traffic.response,
+    };
+    let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
+    let (kind, whose) = match head {
+        Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
+        Ok(Err(kind)) => (kind, None),
+        Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
+    };
+    let failure = exchange.fail(kind);
+    let cause = whose.map_or(Cause::Exchange(failure.kind), Cause::Impatience);
+    Err(Failed { cause, sent: failure.sent, reused, request: failure.request })
+}
+
+impl Attempts {
+    /// Whether another attempt is allowed if this one comes to nothing after it was sent.
+    fn may_repeat(&self, traffic: &Traffic) -> bool {
+        self.idempotent && self.made < traffic.attempts
+    }
+
+    /// What the client would be told, and the request if it is to be sent once more instead: of any method while nothing
+    /// of it was sent, of an idempotent one (RFC 9110 §9.2.2) while nothing of an answer came.
+    fn judge(
+        &mut self,
+        failed: Failed,
+        ticket: &Ticket,
+        patience: &Patience,
+        log: &mut RequestLog,
+    ) -> (ProxyError, Option<Outgoing<UploadBody>>) {
+        let Failed { cause, sent, reused, request } = failed;
+        let harmless = !sent || self.idempotent;
+        let (repeatable, stale) = match &cause {
+            Cause::Connect(_) => (true, false),
+            Cause::Exchange(FailureKind::Closed { answering: false }) => (harmless, reused && harmless),
+            Cause::Exchange(_) => (false, false),
+            Cause::Impatience(whose) => (*whose == Impatience::Upstream && self.idempotent, false),
+        };
+        let error = match cause {
+            Cause::Connect(error) => error,
+            Cause::Exchange(kind) => ProxyError::of_exchange(kind, patience.upload()),
+            Cause::Impatience(whose) => ProxyError::of_impatience(whose),
+        };
+        let again = request.filter(|_| repeatable);
+        if stale && again.is_some() {
+            // The upstream closed an idle connection as we took it: no fault of the endpoint, and no attempt.
+            self.reuse = false;
+            return (error, again);
+        }
+        if error.is_upstreams() {
+            log.attempt_failed(error.label());
+        }
+        if self.made >= ticket.policy().traffic.attempts {
+            return (error, None);
+        }
+        self.made += 1;
+        self.tried.push(ticket.endpoint().id());
+        (error, again)
+    }
+}
+
+/// The 101: the tunnel begins when it is written (see `connection`).
+fn switch(reply: Reply, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
+    log.answered(reply.status);
+    let client = Rc::clone(serving.client());
+    let (upstream, early) = reply.exchange.into_tunnel();
+    client.tunnel.replace(Some(tunnel::Opening { upstream, early, ticket: reply.ticket, log, serving }));
+    respond(reply.status, reply.headers, TrackedBody::nothing())
+}
+
+fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The only place where a failure becomes an answer.
+fn refuse(error: ProxyError, version: Version, mut record: Record) -> Response<TrackedBody> {
+    let closes = error.closes() && version != Version::HTTP_2;
+    record.log.ended(error.outcome(), error.label());
+    let (parts, text) = error.into_parts();
+    record.log.answered(parts.status);
+    let mut response = Response::from_parts(parts, TrackedBody::text(text, record));
+    if closes {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Records a request that hyper refused by itself: it did not parse.
+pub(super) fn record_unparsed(client: &Client) {
+    let head = Head {
+        method: &Method::GET,
+        host: "",
+        path: "",
+        version: Version::HTTP_11,
+        client: client.peer.map(|peer| peer.ip()),
+    };
+    let mut log = client.worker.recorder.open(head);
+    let error = ProxyError::BadRequest("it does not parse");
+    log.answered(error.status());
+    log.ended(error.outcome(), error.label());
+}
