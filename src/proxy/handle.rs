@@ -120,7 +120,8 @@ async fn forward(
     let admit = |parts: &Parts, tried: &[u64], log: &mut RequestLog| {
         let key = Key {
             host: &target.host,
-            path: path(parts),
+            // `*` is about the whole server (RFC 9110 §9.3.7): whoever has its root.
+            path: Some(path(parts)).filter(|path| *path != "*").unwrap_or("/"),
             on_preview_listener: client.sees_previews(),
             client: client.peer.map(|peer| peer.ip()),
         };
