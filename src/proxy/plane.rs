@@ -90,7 +90,7 @@ impl DataPlane {
         old: Option<&Listener>,
         key: u64,
     ) -> Result<Planned, ListenError> {
-        let broken = |source| ListenError::Certificate { name: options.name.clone(), source };
+        let broken = |source| ListenError::Certificate { name: options.name.clone(), source: Box::new(source) };
         let (mut tls, mut certificates, mut names) = (None, None, None);
         if let Some(wanted) = options.tls.clone() {
             let files = wanted.certificates.clone();
