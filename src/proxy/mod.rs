@@ -49,5 +49,5 @@ pub use self::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
     plane::DataPlane,
-    tls::CertificateError,
+    tls::{CertificateError, CertificateFacts},
 };
