@@ -1,6 +1,12 @@
 //! The data plane as the rest of the program holds it: start it, tell it which listeners there are, drain it.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    rc::Rc,
+    sync::{Arc, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use tokio::{
     sync::{Mutex, oneshot},
@@ -23,6 +29,8 @@ const ENDING: Duration = Duration::from_secs(5);
 /// The running data plane: workers, and the listeners they accept on.
 pub struct DataPlane {
     workers: Vec<Running>,
+    /// Taken by the drain, which waits for them.
+    threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
     installed: Mutex<Installed>,
 }
 
@@ -60,8 +68,9 @@ impl DataPlane {
     ) -> io::Result<Self> {
         let recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync> = Arc::new(recorder);
         let start = |index| worker::start(index, readers.clone(), Arc::clone(&recorder));
-        let workers = (0..workers).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { workers, installed: Mutex::default() })
+        let started = (0..workers).map(start).collect::<io::Result<Vec<_>>>()?;
+        let (workers, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
+        Ok(Self { workers, threads: threads.into(), installed: Mutex::default() })
     }
 
     /// Makes these the listeners: binds what is new, closes what is gone (its connections finish), and changes the rest in
@@ -159,7 +168,7 @@ impl DataPlane {
 
     /// Accepts no more, ends idle connections, lets the rest finish, and cuts what is left `within` so long. Returns how
     /// many requests and tunnels were cut.
-    pub async fn drain(self, within: Duration) -> usize {
+    pub async fn drain(&self, within: Duration) -> usize {
         let mut answers = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
             let (cut, answer) = oneshot::channel();
@@ -171,10 +180,10 @@ impl DataPlane {
             // A worker that has ended had nothing to cut.
             cut += answer.await.unwrap_or(0);
         }
-        let installed = self.installed.into_inner();
+        let installed = std::mem::take(&mut *self.installed.lock().await);
         installed.watch.iter().for_each(AbortHandle::abort);
         installed.listeners.iter().for_each(Listener::remove_file);
-        let threads = self.workers.into_iter().map(|worker| worker.thread).collect::<Vec<_>>();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let ended = spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join())));
         if tokio::time::timeout(ENDING, ended).await.is_err() {
             tracing::warn!("a worker did not end in time; the process ends without it");

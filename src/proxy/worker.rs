@@ -73,7 +73,6 @@ pub(super) struct Terms {
 /// A running worker.
 pub(super) struct Running {
     orders: mpsc::UnboundedSender<Order>,
-    pub(super) thread: thread::JoinHandle<()>,
 }
 
 impl Running {
@@ -88,7 +87,7 @@ pub(super) fn start(
     index: usize,
     readers: Readers,
     recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync>,
-) -> io::Result<Running> {
+) -> io::Result<(Running, thread::JoinHandle<()>)> {
     let (orders, received) = mpsc::unbounded_channel();
     let (started, outcome) = std_mpsc::channel();
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -106,7 +105,7 @@ pub(super) fn start(
     })?;
     // A thread that ends without a word has failed.
     outcome.recv().unwrap_or_else(|_| Err(io::Error::other("a worker's thread ended at once")))?;
-    Ok(Running { orders, thread })
+    Ok((Running { orders }, thread))
 }
 
 impl Worker {

@@ -162,9 +162,17 @@ impl App {
     }
 }
 
-/// The endpoints a pool should have, each the same object as before where its spec is the same.
+/// The endpoints a pool should have, each the same object as before where its spec is the same. One that only changes its
+/// weight keeps its health: it is the same server.
 fn renew(before: Option<&Pool>, specs: &[EndpointSpec], workers: usize) -> Box<[Arc<Endpoint>]> {
     let before = before.map_or(&[][..], |pool| &pool.endpoints);
-    let find = |spec: &EndpointSpec| before.iter().find(|e| e.spec() == spec).map(Arc::clone);
-    specs.iter().map(|spec| find(spec).unwrap_or_else(|| Arc::new(Endpoint::new(spec.clone(), workers)))).collect()
+    let renewed = |spec: &EndpointSpec| match before.iter().find(|e| e.address() == spec.address) {
+        Some(same) if same.spec() == spec => Arc::clone(same),
+        known => {
+            let endpoint = Endpoint::new(spec.clone(), workers);
+            endpoint.set_health(known.map_or(Health::Unknown, |known| known.health()));
+            Arc::new(endpoint)
+        }
+    };
+    specs.iter().map(renewed).collect()
 }
