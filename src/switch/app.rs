@@ -48,7 +48,7 @@ impl App {
         self.rollout = next;
         self.sync_pools(workers);
         let after = (self.rollout.phase(), self.rollout.message());
-        (before != after).then(|| Happening::Changed { phase: after.0, message: after.1 })
+        (before != after).then_some(Happening::Changed { phase: after.0, message: after.1 })
     }
 
     fn sync_pools(&mut self, workers: usize) {

@@ -369,10 +369,10 @@ impl Switchboard {
     /// receipt.
     async fn carry_out(&mut self, name: &AppName, step: Step, reply: Reply) -> Result<(), (Refusal, Reply)> {
         let mut receipts: Vec<_> = step.deeds.iter().map(|deed| self.receipt(name, &step, deed, false)).collect();
-        if !self.memory.amounts_to(step.next.kept()) {
-            if let Err(refusal) = self.make_durable(&step, &mut receipts).await {
-                return Err((refusal, reply));
-            }
+        if !self.memory.amounts_to(step.next.kept())
+            && let Err(refusal) = self.make_durable(&step, &mut receipts).await
+        {
+            return Err((refusal, reply));
         }
         self.commit(name, step, receipts, reply);
         Ok(())
