@@ -1,6 +1,6 @@
 //! One request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
-use std::{convert::Infallible, future::poll_fn, rc::Rc};
+use std::{convert::Infallible, rc::Rc};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
@@ -8,13 +8,14 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
+    attempts::Attempts,
     body::{Download, Record, TrackedBody},
     client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
-    h1::{FailureKind, Framing, Outgoing},
+    h1::{Framing, Outgoing},
     headers::{self, Going},
-    patience::{Impatience, Patience},
+    patience::Patience,
     target::{Key, Target},
     tunnel,
     upload::UploadBody,
@@ -120,7 +121,8 @@ async fn forward(
     let admit = |parts: &Parts, tried: &[u64], log: &mut RequestLog| {
         let key = Key {
             host: &target.host,
-            path: path(parts),
+            // `*` is about the whole server (RFC 9110 §9.3.7): whoever has its root.
+            path: Some(path(parts)).filter(|path| *path != "*").unwrap_or("/"),
             on_preview_listener: client.sees_previews(),
             client: client.peer.map(|peer| peer.ip()),
         };
@@ -134,17 +136,17 @@ async fn forward(
     };
     let mut ticket = admit(&parts, &[], log)?;
     let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
-    let mut state = Attempts { made: 1, tried: Vec::new(), reuse: true, idempotent: parts.method.is_idempotent() };
+    let mut attempts = Attempts::new(&parts.method);
     loop {
-        let (failure, again) = match attempt(client, &ticket, request, &patience, &state).await {
+        let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
                 return Ok(Reply { status, headers, exchange, ticket, patience });
             }
-            Err(failed) => state.judge(failed, &ticket, &patience, log),
+            Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        ticket = admit(&parts, &state.tried, log)?;
+        ticket = admit(&parts, attempts.tried(), log)?;
     }
 }
 
@@ -184,112 +186,6 @@ fn prepare(
     let fields = std::mem::take(&mut parts.headers);
     let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, framing, body);
     Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
-}
-
-/// What has been tried.
-struct Attempts {
-    made: u32,
-    /// The endpoints that failed, by id.
-    tried: Vec<u64>,
-    /// Whether an idle connection will do.
-    reuse: bool,
-    idempotent: bool,
-}
-
-/// Why an attempt got no answer.
-enum Cause {
-    Connect(ProxyError),
-    Exchange(FailureKind),
-    Impatience(Impatience),
-}
-
-struct Failed {
-    cause: Cause,
-    /// Whether any of the request was sent.
-    sent: bool,
-    /// Whether the connection had been idle: then the upstream may have closed it in the same instant.
-    reused: bool,
-    /// The request, if it can be sent once more.
-    request: Option<Outgoing<UploadBody>>,
-}
-
-/// Sends the request to the ticket's endpoint and awaits the head of its answer.
-async fn attempt(
-    client: &Client,
-    ticket: &Ticket,
-    request: Outgoing<UploadBody>,
-    patience: &Patience,
-    state: &Attempts,
-) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed> {
-    let traffic = &ticket.policy().traffic;
-    patience.follow(ticket.tenure());
-    let connection = client.worker.upstream.connection(ticket.endpoint(), state.reuse, traffic.connect).await;
-    let (connection, reused) = match connection {
-        Ok(connection) => connection,
-        Err(error) => {
-            return Err(Failed { cause: Cause::Connect(error), sent: false, reused: false, request: Some(request) });
-        }
-    };
-    let mut exchange = Box::new(connection.exchange(request));
-    let within = match state.may_repeat(traffic) {
-        true => traffic.per_try.min(traffic.response),
-        false => traffic.response,
-    };
-    let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
-    let (kind, whose) = match head {
-        Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
-        Ok(Err(kind)) => (kind, None),
-        Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
-    };
-    let failure = exchange.fail(kind);
-    let cause = whose.map_or(Cause::Exchange(failure.kind), Cause::Impatience);
-    Err(Failed { cause, sent: failure.sent, reused, request: failure.request })
-}
-
-impl Attempts {
-    /// Whether another attempt is allowed if this one comes to nothing after it was sent.
-    fn may_repeat(&self, traffic: &Traffic) -> bool {
-        self.idempotent && self.made < traffic.attempts
-    }
-
-    /// What the client would be told, and the request if it is to be sent once more instead: of any method while nothing
-    /// of it was sent, of an idempotent one (RFC 9110 §9.2.2) while nothing of an answer came.
-    fn judge(
-        &mut self,
-        failed: Failed,
-        ticket: &Ticket,
-        patience: &Patience,
-        log: &mut RequestLog,
-    ) -> (ProxyError, Option<Outgoing<UploadBody>>) {
-        let Failed { cause, sent, reused, request } = failed;
-        let harmless = !sent || self.idempotent;
-        let (repeatable, stale) = match &cause {
-            Cause::Connect(_) => (true, false),
-            Cause::Exchange(FailureKind::Closed { answering: false }) => (harmless, reused && harmless),
-            Cause::Exchange(_) => (false, false),
-            Cause::Impatience(whose) => (*whose == Impatience::Upstream && self.idempotent, false),
-        };
-        let error = match cause {
-            Cause::Connect(error) => error,
-            Cause::Exchange(kind) => ProxyError::of_exchange(kind, patience.upload()),
-            Cause::Impatience(whose) => ProxyError::of_impatience(whose),
-        };
-        let again = request.filter(|_| repeatable);
-        if stale && again.is_some() {
-            // The upstream closed an idle connection as we took it: no fault of the endpoint, and no attempt.
-            self.reuse = false;
-            return (error, again);
-        }
-        if error.is_upstreams() {
-            log.attempt_failed(error.label());
-        }
-        if self.made >= ticket.policy().traffic.attempts {
-            return (error, None);
-        }
-        self.made += 1;
-        self.tried.push(ticket.endpoint().id());
-        (error, again)
-    }
 }
 
 /// The 101: the tunnel begins when it is written (see `connection`).

@@ -52,7 +52,7 @@ pub enum ListenError {
         /// The listener.
         name: String,
         /// Which file, and why.
-        source: CertificateError,
+        source: Box<CertificateError>,
     },
     /// The data plane has ended.
     #[error("the data plane has ended")]
@@ -174,12 +174,13 @@ impl Crowd {
         let admitted = Admitted { crowd: Arc::clone(self), client };
         let over = |count: usize, limit: usize| limit > 0 && count > limit;
         // Turning a client away politely takes a connection too; an eighth more may be turned away at a time.
-        let shut = |limit: usize| limit + limit / 8 + 16;
-        if over(all, limits.connections) && all > shut(limits.connections) {
+        let shut = |count: usize, limit: usize| limit > 0 && count > limit + limit / 8 + 16;
+        let exceeds = |is_over: &dyn Fn(usize, usize) -> bool| {
+            is_over(all, limits.connections) || is_over(of_client, limits.connections_per_client)
+        };
+        if exceeds(&shut) {
             Entry::Shut
-        } else if over(of_client, limits.connections_per_client) && of_client > shut(limits.connections_per_client) {
-            Entry::Shut
-        } else if over(all, limits.connections) || over(of_client, limits.connections_per_client) {
+        } else if exceeds(&over) {
             Entry::Crowded(admitted)
         } else {
             Entry::Welcome(admitted)

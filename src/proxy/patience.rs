@@ -59,7 +59,7 @@ impl Patience {
     pub(super) async fn head<F: Future>(&self, within: Duration, head: F) -> Result<F::Output, Impatience> {
         let mut head = pin!(head);
         let began = self.timer.clock().now();
-        self.timer.set(Some(self.next(began, within).0));
+        self.look_again(self.next(began, within).0);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(head) = head.as_mut().poll(cx) {
                 return Poll::Ready(Ok(head));
@@ -74,7 +74,7 @@ impl Patience {
         // How long an answer's body may pause is not ours to say; only what the client owes is.
         const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
         let began = self.timer.clock().now();
-        self.timer.set(Some(self.next(began, FOREVER).0));
+        self.look_again(self.next(began, FOREVER).0);
         self.poll_overdue(cx, began, FOREVER)
     }
 
@@ -101,8 +101,17 @@ impl Patience {
             if due <= self.timer.clock().now() {
                 return Poll::Ready(whose);
             }
-            self.timer.set(Some(due));
+            self.look_again(due);
         }
+    }
+
+    /// Sets the timer for what is due next. While a body is on its way, whose turn it is changes in between.
+    fn look_again(&self, due: Instant) {
+        let due = match self.upload {
+            Some(_) => due.min(self.timer.clock().now() + self.body + TICK),
+            None => due,
+        };
+        self.timer.set(Some(due));
     }
 
     /// What is due next, and whose fault it is then.

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Bind, ListenerOptions,
     listener::{self, Bound, ListenError, Listening},
-    tls::{Certificates, Names},
+    tls::{CertificateFacts, Certificates, Names},
     worker::{self, Order, Running, Terms},
 };
 use crate::{switch::Readers, telemetry::request_log::Recorder};
@@ -99,7 +99,7 @@ impl DataPlane {
         old: Option<&Listener>,
         key: u64,
     ) -> Result<Planned, ListenError> {
-        let broken = |source| ListenError::Certificate { name: options.name.clone(), source };
+        let broken = |source| ListenError::Certificate { name: options.name.clone(), source: Box::new(source) };
         let (mut tls, mut certificates, mut names) = (None, None, None);
         if let Some(wanted) = options.tls.clone() {
             let files = wanted.certificates.clone();
@@ -157,6 +157,13 @@ impl DataPlane {
 
     fn tell(&self, order: impl Fn() -> Order) {
         self.workers.iter().for_each(|worker| worker.tell(order()));
+    }
+
+    /// The certificates in service, of all listeners: as files change, so does this.
+    pub async fn certificates(&self) -> Vec<CertificateFacts> {
+        let installed = self.installed.lock().await;
+        let tls = installed.listeners.iter().filter_map(|it| Some((&it.terms.options.name, it.certificates.as_ref()?)));
+        tls.flat_map(|(name, certificates)| certificates.facts(name)).collect()
     }
 
     /// Accepts no more, ends idle connections, lets the rest finish, and cuts what is left `within` so long. Returns how

@@ -10,6 +10,7 @@ use std::{
     time::SystemTime,
 };
 
+use jiff::Timestamp;
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -60,6 +61,17 @@ pub enum CertificateError {
     Setup(#[from] rustls::Error),
 }
 
+/// A certificate in service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// The listener that uses it.
+    pub listener: String,
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// When its validity ends.
+    pub ends: Timestamp,
+}
+
 /// The certificates of one listener, in service; replaced whole.
 pub(super) struct Certificates {
     current: RwLock<Arc<Names>>,
@@ -72,6 +84,8 @@ pub(super) struct Certificates {
 #[derive(Default)]
 pub(super) struct Names {
     files: Vec<CertificateFiles>,
+    /// When the certificate of each ends.
+    ends: Vec<Timestamp>,
     /// As the files were when they were read.
     state: Vec<FileState>,
     exact: HashMap<String, Arc<CertifiedKey>>,
@@ -116,6 +130,17 @@ impl Certificates {
         }
     }
 
+    /// What is in service, said to be that of `listener`.
+    pub(super) fn facts(&self, listener: &str) -> Vec<CertificateFacts> {
+        let names = self.names();
+        let fact = |(files, ends): (&CertificateFiles, &Timestamp)| CertificateFacts {
+            listener: listener.to_owned(),
+            file: files.cert.clone(),
+            ends: *ends,
+        };
+        names.files.iter().zip(&names.ends).map(fact).collect()
+    }
+
     fn names(&self) -> Arc<Names> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -156,7 +181,8 @@ impl Names {
     pub(super) fn load(files: Vec<CertificateFiles>) -> Result<Self, CertificateError> {
         let mut names = Self { state: state_of(&files), ..Self::default() };
         for files in &files {
-            let (key, dns_names) = read(files)?;
+            let (key, dns_names, ends) = read(files)?;
+            names.ends.push(ends);
             for name in dns_names {
                 // The first that names it has it.
                 match name.strip_prefix('*') {
@@ -180,8 +206,8 @@ impl Names {
     }
 }
 
-/// The certificate with its key, and the names it is for, in lower case.
-fn read(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Vec<String>), CertificateError> {
+/// The certificate with its key, the names it is for, in lower case, and when it ends.
+fn read(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Vec<String>, Timestamp), CertificateError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         |source| CertificateError::Unreadable { path, source }
@@ -189,15 +215,15 @@ fn read(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Vec<String>), Ce
     let chain = CertificateDer::pem_file_iter(&files.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let chain = chain.map_err(unreadable(&files.cert))?;
     let leaf = chain.first().ok_or_else(|| CertificateError::Empty { path: files.cert.clone() })?;
-    let names = names_of(leaf).ok_or_else(|| CertificateError::Unparsable { path: files.cert.clone() })?;
+    let (names, ends) = facts_of(leaf).ok_or_else(|| CertificateError::Unparsable { path: files.cert.clone() })?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(unreadable(&files.key))?;
     let mismatch = |source| CertificateError::Mismatch { cert: files.cert.clone(), key: files.key.clone(), source };
     // `from_der` also compares the public keys.
     let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(mismatch)?;
-    Ok((Arc::new(certified), names))
+    Ok((Arc::new(certified), names, ends))
 }
 
-fn names_of(leaf: &CertificateDer<'_>) -> Option<Vec<String>> {
+fn facts_of(leaf: &CertificateDer<'_>) -> Option<(Vec<String>, Timestamp)> {
     let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
     let alternatives = leaf.subject_alternative_name().ok()?;
     let names = alternatives.into_iter().flat_map(|names| &names.value.general_names);
@@ -205,7 +231,8 @@ fn names_of(leaf: &CertificateDer<'_>) -> Option<Vec<String>> {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         _ => None,
     });
-    Some(dns.collect())
+    let ends = Timestamp::from_second(leaf.validity().not_after.timestamp()).ok()?;
+    Some((dns.collect(), ends))
 }
 
 fn state_of(files: &[CertificateFiles]) -> Vec<FileState> {
@@ -276,6 +303,7 @@ mod tests {
         let certificates = serving(&[&files]);
         let before = in_file(&files);
         assert!(!certificates.refresh().expect("nothing has changed"));
+        assert!(certificates.facts("live")[0].ends > Timestamp::now());
 
         std::fs::write(&files.cert, "no PEM").expect("a file");
         let error = certificates.refresh().expect_err("broken").to_string();

@@ -88,7 +88,7 @@ async fn retired(ticket: &Ticket) {
     {
         return;
     }
-    pending().await
+    pending::<()>().await;
 }
 
 /// One end of a tunnel: what came early is read first, and every octet is taken note of.

@@ -133,7 +133,8 @@ impl Body for UploadBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let Self::Streamed { incoming, upload } = self.get_mut() else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
-        if polled.is_pending() {
+        // To be asked again is not to get on.
+        if polled.is_pending() && upload.state() != State::Clients {
             upload.turn(State::Clients);
         }
         match ready!(polled) {

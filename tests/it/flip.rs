@@ -30,29 +30,36 @@ async fn no_request_fails_and_none_comes_late_while_traffic_flips_two_hundred_ti
     let load = Load::start(proxy.live);
     load.reached("blue").await;
 
-    // When each flip was answered, and the pool it left.
+    // When each flip was asked for and answered, and the pool it left.
     let mut answered = Vec::new();
+    let (mut h1, mut h2) = (proxy.client(Protocol::H1).await, proxy.client(Protocol::H2).await);
     for flip in 0..FLIPS {
-        let (receipt, left) = match flip % 2 {
-            0 => (proxy.admin.promote(APP).await, &blue),
-            _ => (proxy.admin.rollback(APP).await, &green),
+        let asked = Instant::now();
+        let (receipt, left, joined) = match flip % 2 {
+            0 => (proxy.promote().await, &blue, &green),
+            _ => (proxy.rollback().await, &green, &blue),
         };
-        answered.push((Instant::now(), left));
-        assert_eq!(receipt["generation"], flip + 2, "{receipt:#}");
-        assert_eq!(receipt["warnings"], json!(null), "{receipt:#}");
+        answered.push((asked, Instant::now(), left));
+        assert_eq!((&receipt["generation"], &receipt["warnings"]), (&json!(flip + 2), &json!(null)), "{receipt:#}");
+        for kept in [&mut h1, &mut h2] {
+            assert_eq!(kept.get("/").await.expect("an answer").colour(), joined.colour(), "after flip {flip}");
+        }
+        // Let the load go on for a while on this side.
+        let (begun, enough) = (joined.seen().len(), 20);
+        eventually("load on the new pool", async || joined.seen().len() >= begun + enough).await;
     }
-    load.reached("green").await;
     let report = load.stop().await;
 
     report.assert_no_request_failed();
     assert_eq!(report.broken(), 0, "{report}");
-    for (i, (after, left)) in answered.iter().enumerate() {
+    for (i, (_, after, left)) in answered.iter().enumerate() {
+        // The next flip leads back to the pool that this one left.
         let until = answered.get(i + 1).map_or_else(Instant::now, |next| next.0);
         let late = report.started_between(left, *after, until);
         assert!(late.is_empty(), "flip {i} was answered, yet these started on {}: {late:?}", left.colour());
     }
     assert_eq!(proxy.metric("tealgate_flip_late_starts_total", &[]).await, 0.0);
-    ledger_equals_the_clients_count(&proxy, report.sent()).await;
+    ledger_equals_the_clients_count(&proxy, report.sent() + 2 * FLIPS as u64).await;
 }
 
 /// G8: every accepted request ends in exactly one bucket, and the buckets add up to what clients sent.

@@ -26,7 +26,7 @@ const SPOKEN_TO_BY: [(&str, &[&str]); 7] = [
     ("axum", &["admin"]),
     ("prometheus", &["telemetry"]),
     ("notify", &["source"]),
-    ("clap", &["cli", "main"]),
+    ("clap", &["cli", "demo", "main"]),
 ];
 
 /// Every source file: the part it belongs to, its path, and its lines.
