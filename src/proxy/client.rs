@@ -7,6 +7,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
+    time::Duration,
 };
 
 use tokio::{task::AbortHandle, time::Instant};
@@ -20,6 +21,9 @@ use super::{
     tunnel,
     worker::Worker,
 };
+
+/// How long an idle connection that is to end is left open for a request that may be on its way.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// One client connection.
 pub(super) struct Client {
@@ -157,19 +161,24 @@ impl Client {
         self.upgrade_pending.get()
     }
 
-    /// Asks the connection to end when its requests have; at once if it has none.
+    /// Asks the connection to end when its requests have, and nothing more comes.
     pub(super) fn close(&self) {
-        self.closing.set(true);
-        self.wake();
+        if !self.closing.replace(true) {
+            self.wake();
+        }
     }
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.get()
     }
 
-    /// Whether nothing is in flight and no head has begun.
-    pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.get() == 0 && self.head_since.get().is_none()
+    /// Whether it is to end, and may: a request that is on its way to us now would be lost, so an idle connection is
+    /// given [`GRACE`] since its last answer to come with one.
+    pub(super) fn may_end(&self) -> bool {
+        self.closing.get()
+            && self.in_flight.get() == 0
+            && self.head_since.get().is_none()
+            && self.clock().now() >= self.quiet_since.get() + GRACE
     }
 
     /// Ends it without regard for what is in flight.
@@ -206,6 +215,9 @@ impl Client {
                 true if overdue => self.abort(),
                 true => {}
             }
+        }
+        if self.may_end() {
+            self.wake();
         }
     }
 }
