@@ -93,7 +93,7 @@ async fn sniff(client: &Rc<Client>, stream: &Rc<RefCell<Stream>>, timer: &Timer)
     loop {
         let more = std::future::poll_fn(|cx| {
             client.wake_here(cx);
-            if client.is_closing() && read.is_empty() {
+            if client.may_end() && read.is_empty() {
                 return std::task::Poll::Ready(Ok(0));
             }
             tokio_util::io::poll_read_buf(pin!(&mut *stream.borrow_mut()), cx, &mut read)

@@ -138,7 +138,7 @@ impl Gate {
                 self.scan_held();
             } else if self.client.head_is_late() && scanner.in_head() && !self.held.is_empty() {
                 self.refuse(Violation::TooSlow);
-            } else if self.client.is_closing() && self.client.is_idle() {
+            } else if self.client.may_end() {
                 return Some(Poll::Ready(Ok(())));
             } else {
                 return None;
