@@ -128,7 +128,11 @@ impl Client {
     pub(super) fn head_began(&self, begun: bool) {
         match (begun, self.head_since.get()) {
             (true, None) => self.head_since.set(Some(self.clock().now())),
-            (false, Some(_)) => self.head_since.set(None),
+            (false, Some(_)) => {
+                self.head_since.set(None);
+                // It may have come whole in the very tick that found it late.
+                self.head_is_late.set(false);
+            }
             _ => {}
         }
     }
