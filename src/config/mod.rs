@@ -1,7 +1,46 @@
 //! The configuration, parsed and complete.
+//!
+//! ```text
+//! text ──▶ syntax ──▶ file::File (as written, every value with its place) ──▶ Pass::config ──▶ Config
+//! ```
+//!
+//! The file is strict: an unknown key, a bad value or a dangling reference is an error with its place, and an error
+//! anywhere means no configuration at all, so a reload either takes the whole file or changes nothing. `syntax` stops at
+//! the first error; the pass over the values finds them all.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod address;
+mod claims;
+mod duration;
+mod environment;
+mod error;
+mod file;
+mod node;
+mod not_yet;
+mod notation;
+mod pass;
+mod places;
+mod schema;
+mod size;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod translate;
 
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use self::{
+    environment::Environment,
+    error::{Document, Findings, Wrong},
+    pass::Pass,
+};
+pub use self::{
+    error::{ConfigError, ConfigErrors},
+    places::{default_socket, default_state_dir},
+    schema::schema,
+};
 use crate::{admin, proxy::ListenerOptions, switch::Desired, telemetry};
 
 /// All that the file says, checked, with every default filled in.
@@ -21,4 +60,44 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The apps.
     pub desired: Desired,
+}
+
+impl Config {
+    /// Reads a file, and makes sure that the files it names (certificates, keys, tokens) are there and hold what they
+    /// should.
+    pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
+        let unreadable = |error| {
+            let wrong = Wrong::new(format!("the configuration cannot be read: {error}"));
+            Document { file, text: "" }.wrong(wrong)
+        };
+        let octets = pass::read_file(file).map_err(unreadable)?;
+        parse(&octets, file, &variable, true)
+    }
+
+    /// Reads the text of a file. `file` names it in errors, and relative paths in it start at its directory; neither it
+    /// nor any file it names is opened.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
+        parse(text.as_bytes(), file, &variable, false)
+    }
+
+    /// The files it names: certificates, keys, tokens. When one of them changes, whoever uses it reads it anew.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let certificates =
+            self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
+        let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
+        pem.chain(self.admin.tokens.clone()).collect()
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn parse(octets: &[u8], file: &Path, environment: Environment<'_>, open_files: bool) -> Result<Config, ConfigErrors> {
+    let text = syntax::text(octets).map_err(|wrong| Document { file, text: "" }.wrong(wrong))?;
+    let document = Document { file, text };
+    let written = syntax::parse(document)?;
+    let mut pass = Pass { document, environment, open_files, findings: Findings::default() };
+    let config = pass.config(&written);
+    pass.findings.or(config)
 }

@@ -1,5 +1,7 @@
 //! THE DATA PLANE.
 
+mod h1;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// One address we accept on.

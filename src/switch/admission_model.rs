@@ -10,7 +10,7 @@ mod sync {
 }
 
 #[path = "admission.rs"]
-#[allow(dead_code, reason = "the model walks the protocol, not every accessor")]
+#[allow(dead_code, unreachable_pub, reason = "the model walks the protocol, not every accessor")]
 mod admission;
 
 use std::sync::{

@@ -230,6 +230,10 @@ impl Rollout {
         let before = self.kept.revisions.get(&revision);
         // What the source names stays the source's, whoever deploys it again.
         let origin = before.map_or(origin, |known| if known.origin == Origin::Source { known.origin } else { origin });
+        if before.is_none_or(|known| known.endpoints != endpoints) {
+            // What was seen of the old endpoints says nothing of the new.
+            self.readiness.remove(&revision);
+        }
         let labels = labels.or_else(|| before.map(|known| known.labels.clone())).unwrap_or_default();
         self.kept.revisions.insert(revision, Known { endpoints, labels, origin });
     }

@@ -3,6 +3,9 @@
 //! disk only within bounds: a promotion that cannot be made durable is refused, a rollback goes ahead (G5) and is written
 //! when the disk is back.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -44,6 +47,8 @@ const DISK_PATIENCE: Duration = Duration::from_secs(2);
 const ROLLBACK_DISK_PATIENCE: Duration = Duration::from_millis(250);
 /// How long an answer waits for workers to confirm. Admission is right without it (see `admission`).
 const BARRIER_PATIENCE: Duration = Duration::from_secs(1);
+/// The journal is left to grow to this many octets before it is rewritten.
+const COMPACT_FROM: u64 = 1 << 20;
 /// How long until what could not be written is tried again.
 const RETRY_UNSAVED: Duration = Duration::from_secs(1);
 
@@ -111,6 +116,7 @@ impl Switch {
             apps: BTreeMap::new(),
             memory,
             journal,
+            compact_at: COMPACT_FROM,
             unsaved: BTreeSet::new(),
             retry_at: None,
             replica: options.replica,
@@ -134,6 +140,8 @@ struct Switchboard {
     /// What is kept of every app ever seen, so that one that comes back goes on where it was.
     memory: Memory,
     journal: Option<Journal>,
+    /// The size, in octets, at which the journal is rewritten to what still matters.
+    compact_at: u64,
     /// Apps whose last state is not known to be on disk.
     unsaved: BTreeSet<AppName>,
     retry_at: Option<Instant>,
@@ -176,7 +184,11 @@ impl Switchboard {
                 let applied = self.desire(desired).await;
                 reply.send(applied).ok();
             }
-            Message::Order { order, reply } => self.order(order, reply).await,
+            Message::Order { order, reply } => {
+                let name = order.app.clone();
+                self.order(order, reply).await;
+                self.refresh(&name).await;
+            }
             Message::Observed { app, revision, address, healthy } => {
                 self.observe(&app, &revision, address, healthy).await;
             }
@@ -206,6 +218,7 @@ impl Switchboard {
         let due: Vec<_> = self.apps.keys().cloned().collect();
         for name in due {
             self.advance(&name, Input::Clock).await;
+            self.refresh(&name).await;
         }
     }
 
@@ -244,9 +257,9 @@ impl Switchboard {
         let Some(step) = step else { return };
         let app = App::new(step.next.clone(), matching);
         self.apps.insert(name.clone(), app);
-        self.tell(&name, Happening::Added);
         applied.held_back.extend(step.held_back.iter().cloned());
         self.carry_out(&name, step, None).await.ok();
+        self.tell(&name, Happening::Added);
         applied.added.push(name.to_string());
     }
 
@@ -297,6 +310,10 @@ impl Switchboard {
                 refusal
             }
         };
+        // A dry run only asks; nothing has happened to the app.
+        if dry_run {
+            return;
+        }
         let code = refusal.code.as_str().to_owned();
         self.tell(&name, Happening::Refused { action, by, code, detail: refusal.detail });
     }
@@ -428,10 +445,11 @@ impl Switchboard {
             let acknowledged = if deed.is_flip() { retired.clone() } else { Vec::new() };
             self.confirm(Confirmation { version, published, receipt, retired: acknowledged, reply: reply.take() });
         }
+        // Shown before it is told: whoever hears of it finds it on the board.
+        self.show(name);
         if let Some(news) = news {
             self.tell(name, news);
         }
-        self.show(name);
     }
 
     /// Builds the snapshot of all apps and puts it before the readers: the only place that does.
@@ -487,11 +505,22 @@ impl Switchboard {
             // Nobody waits: should it be lost, the history shows the receipt without its measurements.
             drop(journal.append(Record::Measured { receipt: Box::new(receipt.clone()) }.to_json(), false));
         }
+        self.compact_if_grown();
         self.show(&name);
         self.tell(&name, Happening::Acted { receipt: Box::new(receipt.clone()) });
         if let Some(reply) = reply {
             reply.send(Ok(receipt)).ok();
         }
+    }
+
+    /// Rewrites the journal once it has outgrown what it says, so that it stays small and the cost is seldom paid.
+    fn compact_if_grown(&mut self) {
+        let Some(journal) = self.journal.as_ref().filter(|journal| journal.size() > self.compact_at) else { return };
+        let records = self.memory.records();
+        let size: usize = records.iter().map(String::len).sum();
+        self.compact_at = COMPACT_FROM.max(4 * size as u64);
+        // The writer takes it in its turn; should it fail, the longer journal says the same.
+        drop(journal.compact(records));
     }
 
     fn drained(&mut self, name: &AppName, tenure: u64, cut: u64, took: Duration) {

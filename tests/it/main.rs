@@ -1,1 +1,7 @@
-//! x
+//! Tealgate from outside: what is promised to clients, operators and pipelines, over real sockets.
+
+// What the tests stand on: upstreams, clients, load, the proxy in process and as a process.
+mod support;
+
+// The tests' own instruments: load that is well sees no failure, load that is not says which.
+mod instruments;

@@ -6,12 +6,16 @@ use std::{
     io::{self, BufRead},
     mem,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use proptest::prelude::*;
 
 use super::{
+    Journal,
     disk::Medium,
     line::{self, Payload},
     writer::Writer,
@@ -41,6 +45,15 @@ enum Faults {
     DeadAfter(usize),
     /// Each call fails after so many steps, or does not.
     Each(std::vec::IntoIter<Option<usize>>),
+    /// Every call fails while this is false.
+    Unless(Arc<AtomicBool>),
+}
+
+/// A journal for the switchboard's tests, whose disk can be told to fail and to work again.
+pub(in crate::switch) fn journal_that_works_while(works: Arc<AtomicBool>) -> Journal {
+    let disk = FaultyDisk { faults: Faults::Unless(works), ..FaultyDisk::default() };
+    let lock = tempfile::tempfile().expect("a temporary file");
+    Journal::on(disk, PathBuf::from("journal.jsonl"), lock).expect("the disk works at first").0
 }
 
 impl FaultyDisk {
@@ -54,6 +67,8 @@ impl FaultyDisk {
                 (steps, Ok(()))
             }
             Faults::DeadAfter(left) => (mem::take(left), error()),
+            Faults::Unless(works) if works.load(Ordering::SeqCst) => (steps, Ok(())),
+            Faults::Unless(_) => (0, error()),
             Faults::Each(faults) => match faults.next().flatten() {
                 Some(after) => (after % steps.max(1), error()),
                 None => (steps, Ok(())),

@@ -6,7 +6,7 @@
 
 mod disk;
 #[cfg(test)]
-mod faults;
+pub(super) mod faults;
 mod line;
 mod writer;
 
@@ -26,7 +26,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use self::{
-    disk::Disk,
+    disk::{Disk, Medium},
     line::Payload,
     writer::{Request, Writer},
 };
@@ -104,8 +104,12 @@ impl Journal {
         let lock = disk::lock(dir)?;
         let path = dir.join("journal.jsonl");
 
+        Self::on(Disk::new(path.clone()), path, lock)
+    }
+
+    fn on(medium: impl Medium + 'static, path: PathBuf, lock: File) -> Result<(Self, Recovered), JournalError> {
         let size = Arc::default();
-        let mut writer = Writer::new(Disk::new(path.clone()), path.clone(), Arc::clone(&size));
+        let mut writer = Writer::new(medium, path.clone(), Arc::clone(&size));
         let recovered = writer.recover()?;
 
         let (requests, queue) = mpsc::channel();

@@ -1,1 +1,403 @@
+//! The state machine by table, and under a seeded random walk that checks the invariants after each step.
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    super::{
+        control::{Command, Refusal, RefusalCode},
+        desired::{Matching, Wanted},
+        name::Revision,
+        policy::{AutoPromotion, MinReady, Policy, Promotion},
+        status::{Action, Phase},
+    },
+    Input, Readiness, Rollout, Step,
+};
+
+fn rev(name: &str) -> Revision {
+    name.parse().expect("a test's revision is a name")
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
+}
+
+fn policy(auto: AutoPromotion, min_ready: MinReady) -> Arc<Policy> {
+    Arc::new(Policy { promotion: Promotion { auto, min_ready }, ..Policy::default() })
+}
+
+fn wanted(active: &str, preview: Option<&str>, revisions: &[&str]) -> Wanted {
+    let endpoints = |i: usize| vec![([127, 0, 0, 1], 9000 + i as u16).into(), ([127, 0, 0, 1], 9100 + i as u16).into()];
+    Wanted {
+        matching: Matching::default(),
+        revisions: revisions
+            .iter()
+            .enumerate()
+            .map(|(i, name)| {
+                let specs: Vec<std::net::SocketAddr> = endpoints(i);
+                (rev(name), specs.into_iter().map(Into::into).collect())
+            })
+            .collect(),
+        active: rev(active),
+        preview: preview.map(rev),
+        policy: policy(AutoPromotion::Never, MinReady::Count(1)),
+    }
+}
+
+/// A rollout with a scripted life, for tests that read as a story.
+struct Life {
+    rollout: Rollout,
+    now: i64,
+}
+
+impl Life {
+    fn begins(wanted: Wanted) -> Self {
+        let name = "shop".parse().expect("a name");
+        Self { rollout: Rollout::first(name, wanted, at(0)), now: 0 }
+    }
+
+    fn takes(&mut self, input: Input) -> Result<Step, Refusal> {
+        let step = self.rollout.handle(input, at(self.now))?;
+        self.rollout = step.next.clone();
+        Ok(step)
+    }
+
+    fn obeys(&mut self, command: Command) -> Result<Step, RefusalCode> {
+        let order = Input::Order { command, by: "ann".to_owned(), reason: "because".to_owned(), if_generation: None };
+        self.takes(order).map_err(|refusal| refusal.code)
+    }
+
+    fn promotes(&mut self) -> Result<Step, RefusalCode> {
+        self.obeys(Command::Promote { revision: None, skip_gates: false })
+    }
+
+    fn rolls_back(&mut self) -> Result<Step, RefusalCode> {
+        self.obeys(Command::Rollback { to: None })
+    }
+
+    fn deploys(&mut self, revision: &str) -> Result<Step, RefusalCode> {
+        let endpoints = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 9500)).into()];
+        self.obeys(Command::Deploy { revision: rev(revision), endpoints, labels: BTreeMap::new() })
+    }
+
+    fn sees(&mut self, revision: &str, ready: usize, total: usize) -> Step {
+        let readiness = Readiness { ready, total };
+        self.takes(Input::Readiness { revision: rev(revision), readiness }).expect("readiness is never refused")
+    }
+
+    fn waits(&mut self, seconds: i64) -> Step {
+        self.now += seconds;
+        self.takes(Input::Clock).expect("the clock is never refused")
+    }
+
+    fn is(&self, phase: Phase, active: &str, preview: Option<&str>, previous: Option<&str>, generation: u64) {
+        let found = (
+            self.rollout.phase(),
+            self.rollout.active().as_str(),
+            self.rollout.preview().map(|(revision, _)| revision.as_str()),
+            self.rollout.previous().map(|previous| previous.revision.as_str()),
+            self.rollout.generation().0,
+        );
+        assert_eq!(found, (phase, active, preview, previous, generation), "{}", self.rollout.message());
+    }
+}
+
+#[test]
+fn the_ordinary_life_of_a_promotion() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    life.is(Phase::Starting, "blue", Some("green"), None, 1);
+    assert_eq!(life.promotes(), Err(RefusalCode::NotReady));
+    life.sees("green", 1, 2);
+    life.is(Phase::Previewing, "blue", Some("green"), None, 1);
+    let step = life.promotes().expect("the gates hold");
+    assert!(step.deeds[0].is_flip());
+    life.is(Phase::Promoted, "green", None, Some("blue"), 2);
+    life.waits(599);
+    life.is(Phase::Promoted, "green", None, Some("blue"), 2);
+    life.waits(1);
+    life.is(Phase::Steady, "green", None, None, 2);
+}
+
+#[test]
+fn a_rollback_restores_what_was_active_and_keeps_the_other_for_testers() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    life.sees("blue", 2, 2);
+    life.sees("green", 2, 2);
+    life.promotes().expect("ready");
+    life.rolls_back().expect("blue lives");
+    life.is(Phase::Aborted, "blue", Some("green"), None, 3);
+    assert_eq!(life.rolls_back(), Err(RefusalCode::NoPrevious), "a second press does not bring the bad one back");
+    life.promotes().expect("on request it may go forward again");
+    life.is(Phase::Promoted, "green", None, Some("blue"), 4);
+}
+
+#[test]
+fn what_was_rolled_back_is_not_promoted_by_itself() {
+    let mut life = Life::begins(Wanted {
+        policy: policy(AutoPromotion::WhenReady, MinReady::Count(1)),
+        ..wanted("blue", Some("green"), &["blue", "green"])
+    });
+    life.sees("blue", 2, 2);
+    let step = life.sees("green", 2, 2);
+    assert_eq!(step.deeds[0].by, "auto-promotion");
+    life.rolls_back().expect("blue lives");
+    for _ in 0..3 {
+        life.sees("green", 1, 2);
+        life.sees("green", 2, 2);
+        life.waits(60);
+    }
+    life.is(Phase::Aborted, "blue", Some("green"), None, 3);
+}
+
+#[test]
+fn an_auto_promotion_waits_for_its_time_and_starts_over_when_a_gate_breaks() {
+    let mut life = Life::begins(Wanted {
+        policy: policy(AutoPromotion::After(Duration::from_secs(60)), MinReady::Percent(100)),
+        ..wanted("blue", Some("green"), &["blue", "green"])
+    });
+    life.sees("green", 2, 2);
+    assert_eq!(life.rollout.deadline(), Some(at(60)));
+    life.waits(50);
+    life.sees("green", 1, 2);
+    assert_eq!(life.rollout.deadline(), None);
+    life.sees("green", 2, 2);
+    life.waits(59);
+    life.is(Phase::Previewing, "blue", Some("green"), None, 1);
+    life.waits(1);
+    life.is(Phase::Promoted, "green", None, Some("blue"), 2);
+}
+
+#[test]
+fn no_flip_goes_to_a_pool_that_is_not_ready_whoever_asks() {
+    let mut life = Life::begins(Wanted {
+        policy: policy(AutoPromotion::Never, MinReady::Count(2)),
+        ..wanted("blue", Some("green"), &["blue", "green"])
+    });
+    life.sees("green", 1, 2);
+    assert_eq!(life.promotes(), Err(RefusalCode::NotReady));
+    assert_eq!(life.obeys(Command::Rollback { to: Some(rev("green")) }), Err(RefusalCode::NotReady));
+    life.sees("green", 0, 2);
+    let skipping = Command::Promote { revision: None, skip_gates: true };
+    assert_eq!(life.obeys(skipping.clone()), Err(RefusalCode::NotReady), "never into an empty pool");
+    life.sees("green", 1, 2);
+    life.obeys(skipping).expect("the gates were set aside, and one endpoint is ready");
+}
+
+#[test]
+fn a_pin_keeps_the_active_revision_until_it_is_off_or_over() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    life.sees("green", 2, 2);
+    let pin = |expires| Command::Pin { revision: rev("blue"), expires };
+    assert_eq!(life.obeys(Command::Pin { revision: rev("green"), expires: None }), Err(RefusalCode::Invalid));
+    assert_eq!(life.obeys(pin(Some(at(0)))), Err(RefusalCode::Invalid));
+    life.obeys(pin(Some(at(10)))).expect("blue is active");
+    assert_eq!(life.promotes(), Err(RefusalCode::Pinned));
+    life.waits(10);
+    life.promotes().expect("the pin is over");
+    assert_eq!(life.obeys(Command::Unpin), Err(RefusalCode::Invalid));
+}
+
+#[test]
+fn orders_that_make_no_sense_are_refused_with_their_reason() {
+    let mut life = Life::begins(wanted("blue", None, &["blue", "green"]));
+    for (command, code) in [
+        (Command::Promote { revision: None, skip_gates: false }, RefusalCode::NoCandidate),
+        (Command::Promote { revision: Some(rev("blue")), skip_gates: false }, RefusalCode::AlreadyActive),
+        (Command::Promote { revision: Some(rev("teal")), skip_gates: false }, RefusalCode::UnknownRevision),
+        (Command::Rollback { to: None }, RefusalCode::NoPrevious),
+        (Command::Rollback { to: Some(rev("blue")) }, RefusalCode::AlreadyActive),
+        (Command::Rollback { to: Some(rev("teal")) }, RefusalCode::UnknownRevision),
+        (Command::Abort, RefusalCode::NoCandidate),
+        (Command::Unpin, RefusalCode::Invalid),
+        (Command::Discard { revision: rev("blue") }, RefusalCode::InUse),
+        (Command::Discard { revision: rev("green") }, RefusalCode::InUse),
+        (Command::Discard { revision: rev("teal") }, RefusalCode::UnknownRevision),
+        (
+            Command::Deploy { revision: rev("teal"), endpoints: Vec::new(), labels: BTreeMap::new() },
+            RefusalCode::Invalid,
+        ),
+    ] {
+        assert_eq!(life.obeys(command.clone()), Err(code), "{command:?}");
+    }
+    life.is(Phase::Steady, "blue", None, None, 1);
+}
+
+#[test]
+fn a_promotion_that_names_another_revision_than_the_candidate_is_refused() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    life.deploys("teal").expect("deployed");
+    life.sees("green", 2, 2);
+    life.sees("teal", 1, 1);
+    let named = Command::Promote { revision: Some(rev("green")), skip_gates: false };
+    assert_eq!(life.obeys(named), Err(RefusalCode::NoCandidate));
+    life.is(Phase::Previewing, "blue", Some("teal"), None, 2);
+}
+
+#[test]
+fn an_order_meant_for_another_generation_is_refused() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    let order = |generation| Input::Order {
+        command: Command::Abort,
+        by: "ann".to_owned(),
+        reason: String::new(),
+        if_generation: Some(generation),
+    };
+    assert_eq!(life.takes(order(7)).map_err(|refusal| refusal.code), Err(RefusalCode::GenerationMismatch));
+    life.takes(order(1)).expect("it is at 1");
+    life.is(Phase::Aborted, "blue", None, None, 2);
+}
+
+#[test]
+fn new_endpoints_are_not_trusted_on_the_word_of_the_old_ones() {
+    let mut life = Life::begins(Wanted {
+        policy: policy(AutoPromotion::WhenReady, MinReady::Count(1)),
+        ..wanted("blue", None, &["blue"])
+    });
+    life.sees("teal", 1, 1);
+    life.deploys("teal").expect("deployed");
+    life.is(Phase::Starting, "blue", Some("teal"), None, 2);
+    life.sees("teal", 1, 1);
+    life.is(Phase::Promoted, "teal", None, Some("blue"), 3);
+}
+
+#[test]
+fn a_source_that_repeats_itself_leaves_what_people_did() {
+    let will = wanted("blue", Some("green"), &["blue", "green"]);
+    let mut life = Life::begins(will.clone());
+    life.sees("green", 2, 2);
+    life.promotes().expect("ready");
+    let step = life.takes(Input::Wanted(will)).expect("a source is never refused");
+    assert_eq!((step.deeds, step.held_back), (vec![], vec![]));
+    life.is(Phase::Promoted, "green", None, Some("blue"), 2);
+    assert!(life.rollout.drift().is_some_and(|drift| drift.contains("active blue")));
+}
+
+#[test]
+fn a_source_that_changes_its_mind_flips_once_the_target_is_ready() {
+    let mut life = Life::begins(wanted("blue", None, &["blue", "green"]));
+    let step = life.takes(Input::Wanted(wanted("green", None, &["blue", "green"]))).expect("taken");
+    assert!(step.held_back[0].contains("green"), "{:?}", step.held_back);
+    life.is(Phase::Steady, "blue", None, None, 1);
+    let step = life.sees("green", 1, 2);
+    assert_eq!(step.deeds[0].action, Action::Source);
+    life.is(Phase::Promoted, "green", None, Some("blue"), 2);
+}
+
+#[test]
+fn the_active_pool_never_loses_its_last_endpoint_to_the_source() {
+    let mut life = Life::begins(wanted("blue", None, &["blue", "green"]));
+    let mut emptied = wanted("blue", None, &["blue", "green"]);
+    emptied.revisions.insert(rev("blue"), Vec::new());
+    for will in [emptied, wanted("green", None, &["green"])] {
+        let step = life.takes(Input::Wanted(will)).expect("taken");
+        assert!(!step.held_back.is_empty());
+        let (_, endpoints) = life.rollout.revisions().find(|(r, _)| *r == life.rollout.active()).expect("known");
+        assert_eq!(endpoints.len(), 2);
+    }
+}
+
+#[test]
+fn a_restart_finds_the_roles_and_nothing_of_the_health() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    life.sees("green", 2, 2);
+    life.promotes().expect("ready");
+    life.deploys("teal").expect("deployed");
+    let json = serde_json::to_string(life.rollout.kept()).expect("serialises");
+    life.rollout = Rollout::restored(serde_json::from_str(&json).expect("reads back"));
+    life.takes(Input::Wanted(wanted("blue", Some("green"), &["blue", "green"]))).expect("taken");
+    life.is(Phase::Starting, "green", Some("teal"), Some("blue"), 3);
+    assert_eq!(life.promotes(), Err(RefusalCode::NotReady));
+}
+
+/// Any order of anything, twenty thousand times over, with the seed of the walk that went wrong in the message.
+#[test]
+fn the_invariants_hold_on_random_walks() {
+    let seed = fastrand::u64(..);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for walk in 0..200 {
+        let mut life = Life::begins(Wanted {
+            policy: random_policy(&mut rng),
+            ..wanted("r0", rng.bool().then_some("r1"), &["r0", "r1"])
+        });
+        let mut ready = BTreeMap::new();
+        for step in 0..100 {
+            let input = random_input(&mut rng);
+            if let Input::Readiness { revision, readiness } = &input {
+                ready.insert(revision.clone(), *readiness);
+            }
+            life.now += rng.i64(0..200);
+            let before = life.rollout.clone();
+            let told = format!("seed {seed}, walk {walk}, step {step}: {input:?}\nbefore {before:?}");
+            match life.takes(input.clone()) {
+                Err(_) => assert_eq!(life.rollout, before, "a refusal changes nothing\n{told}"),
+                Ok(done) => {
+                    check(&before, &done, &ready, &told);
+                    let again = life.rollout.handle(Input::Clock, at(life.now)).expect("never refused");
+                    assert_eq!(again.next, life.rollout, "settling twice is settling once\n{told}");
+                }
+            }
+        }
+    }
+}
+
+fn check(before: &Rollout, done: &Step, ready: &BTreeMap<Revision, Readiness>, told: &str) {
+    let after = &done.next;
+    let (flips, active) = (done.deeds.iter().filter(|deed| deed.is_flip()).count(), after.active());
+    assert!(
+        after.revisions().any(|(r, endpoints)| r == active && !endpoints.is_empty()),
+        "active has endpoints\n{told}"
+    );
+    assert!(after.preview().is_none_or(|(preview, _)| preview != active), "one active\n{told}");
+    assert!(after.previous().is_none_or(|previous| previous.revision != *active), "one active\n{told}");
+    for role in after.preview().map(|(r, _)| r).into_iter().chain(after.previous().map(|p| &p.revision)) {
+        assert!(after.revisions().any(|(r, _)| r == role), "a role names a known revision\n{told}");
+    }
+    let roles = |r: &Rollout| (r.active().clone(), r.preview().map(|(r, _)| r.clone()));
+    assert!(after.generation() >= before.generation(), "generations only grow\n{told}");
+    assert_eq!(roles(before) != roles(after), before.generation() != after.generation(), "and with the roles\n{told}");
+    assert_eq!(before.active() != active, flips % 2 == 1, "the active revision changes by a flip only\n{told}");
+    if flips > 0 {
+        assert!(ready.get(active).is_some_and(|readiness| readiness.ready > 0), "never into a hole\n{told}");
+    }
+    if before.pin().is_some() && after.pin().is_some() {
+        assert_eq!(before.active(), active, "a pin holds\n{told}");
+    }
+}
+
+fn random_policy(rng: &mut fastrand::Rng) -> Arc<Policy> {
+    let auto = [AutoPromotion::Never, AutoPromotion::WhenReady, AutoPromotion::After(Duration::from_secs(300))];
+    let min_ready = [MinReady::Count(1), MinReady::Count(2), MinReady::Percent(50), MinReady::Percent(100)];
+    policy(auto[rng.usize(0..3)], min_ready[rng.usize(0..4)])
+}
+
+fn random_input(rng: &mut fastrand::Rng) -> Input {
+    let names = ["r0", "r1", "r2", "r3"];
+    let one = |rng: &mut fastrand::Rng| names[rng.usize(0..4)];
+    let maybe = |rng: &mut fastrand::Rng| rng.bool().then(|| rev(names[rng.usize(0..4)]));
+    let endpoints = |n: usize| (0..n).map(|i| std::net::SocketAddr::from(([127, 0, 0, 1], 9000 + i as u16)).into());
+    let command = match rng.u8(0..12) {
+        0 | 1 => {
+            let total = rng.usize(0..4);
+            let readiness = Readiness { ready: rng.usize(0..=total), total };
+            return Input::Readiness { revision: rev(one(rng)), readiness };
+        }
+        2 => return Input::Clock,
+        3 => {
+            let will = wanted(names[rng.usize(0..2)], rng.bool().then(|| names[rng.usize(0..2)]), &["r0", "r1"]);
+            return Input::Wanted(Wanted { policy: random_policy(rng), ..will });
+        }
+        4 | 5 => Command::Deploy {
+            revision: rev(one(rng)),
+            endpoints: endpoints(rng.usize(0..3)).collect(),
+            labels: BTreeMap::new(),
+        },
+        6 => Command::Discard { revision: rev(one(rng)) },
+        7 => Command::Promote { revision: maybe(rng), skip_gates: rng.bool() },
+        8 | 9 => Command::Rollback { to: maybe(rng) },
+        10 => Command::Abort,
+        _ if rng.bool() => Command::Unpin,
+        _ => Command::Pin { revision: rev(one(rng)), expires: rng.bool().then(|| at(rng.i64(0..20_000))) },
+    };
+    Input::Order { command, by: "walk".to_owned(), reason: String::new(), if_generation: None }
+}

@@ -1,0 +1,331 @@
+//! The calls that act on an app. Each turns its body into one [`Command`]; [`Admin::act`] submits it, and logs and keeps
+//! what came of it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use jiff::Timestamp;
+use serde::Deserialize;
+use tracing::{info, warn};
+use utoipa::IntoParams;
+
+use super::{
+    action::{Action, AppPath, Guards, Terms},
+    answers::Outcome,
+    api::{DeployRequest, EndpointRequest, PinRequest, PlainRequest, PromoteRequest, Role, RollbackRequest, Wait},
+    problem::{ActionProblems, Error},
+    routes::Admin,
+};
+use crate::switch::{AppName, Command, EndpointSpec, Order, Receipt, RefusalCode, Revision, Tenure};
+
+/// The most endpoints of one revision.
+const MAX_ENDPOINTS: usize = 4096;
+
+/// The largest weight of an endpoint.
+const MAX_WEIGHT: u32 = 256;
+
+/// The revision in a path.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct RevisionPath {
+    /// The revision's name.
+    rev: String,
+}
+
+/// Makes a revision the candidate, or updates its endpoints.
+///
+/// With source `static` only. The revision is probed at once, and may be promoted when its gates hold.
+#[utoipa::path(
+    put, path = "/api/v1/apps/{app}/revisions/{rev}", operation_id = "deploy", tag = "actions",
+    params(AppPath, RevisionPath, Guards), request_body = DeployRequest,
+    responses(
+        (status = 200, description = "It is the candidate.", body = Receipt,
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
+        ActionProblems,
+    ),
+)]
+pub(super) async fn deploy(
+    State(admin): State<Arc<Admin>>,
+    Path(path): Path<RevisionPath>,
+    Action { terms, body }: Action<DeployRequest>,
+) -> Result<Response, Error> {
+    let revision = path.revision()?;
+    let endpoints = checked_endpoints(body.endpoints)?;
+    let command = Command::Deploy { revision, endpoints, labels: body.labels };
+    let order = terms.order(command, &body.reason, body.if_generation)?;
+    admin.act(terms, order).await
+}
+
+/// Discards a revision that is not active.
+#[utoipa::path(
+    delete, path = "/api/v1/apps/{app}/revisions/{rev}", operation_id = "discard", tag = "actions",
+    params(AppPath, RevisionPath, Guards), request_body = Option<PlainRequest>,
+    responses(
+        (status = 200, description = "It is gone.", body = Receipt,
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
+        ActionProblems,
+    ),
+)]
+pub(super) async fn discard(
+    State(admin): State<Arc<Admin>>,
+    Path(path): Path<RevisionPath>,
+    Action { terms, body }: Action<PlainRequest>,
+) -> Result<Response, Error> {
+    let command = Command::Discard { revision: path.revision()? };
+    let order = terms.order(command, &body.reason, body.if_generation)?;
+    admin.act(terms, order).await
+}
+
+/// Makes the preview active.
+///
+/// Answers once all live traffic goes to the new pool: no request whose head arrives after the answer starts on the old
+/// one. What is in flight there finishes there; `wait: drained` waits for that too.
+#[utoipa::path(
+    post, path = "/api/v1/apps/{app}/promote", operation_id = "promote", tag = "actions",
+    params(AppPath, Guards), request_body = Option<PromoteRequest>,
+    responses(
+        (status = 200, description = "Traffic has moved.", body = Receipt,
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
+        ActionProblems,
+    ),
+)]
+pub(super) async fn promote(
+    State(admin): State<Arc<Admin>>,
+    Action { terms, body }: Action<PromoteRequest>,
+) -> Result<Response, Error> {
+    if body.wait == Wait::Baked {
+        return Err(Error::new(
+            StatusCode::BAD_REQUEST,
+            "not-offered",
+            "wait: baked is not offered by this version",
+            "use flipped or drained",
+        ));
+    }
+    if body.skip_gates {
+        terms.caller.must_be(Role::Admin, "set gates aside")?;
+        must_say_why(&body.reason, "setting gates aside")?;
+    }
+    let command = Command::Promote { revision: body.revision, skip_gates: body.skip_gates };
+    let order = terms.order(command, &body.reason, body.if_generation)?;
+    let app = terms.app.clone();
+    let (outcome, replayed) = admin.outcome(terms, order).await;
+    if let (Wait::Drained, Ok(receipt @ Receipt { dry_run: false, .. })) = (body.wait, &outcome) {
+        admin.drained(&app, receipt).await;
+    }
+    Ok(answer(outcome, replayed))
+}
+
+/// Brings an earlier revision back.
+///
+/// It works in every phase, and needs nobody else: to the previous revision, or to any other with ready endpoints.
+#[utoipa::path(
+    post, path = "/api/v1/apps/{app}/rollback", operation_id = "rollback", tag = "actions",
+    params(AppPath, Guards), request_body = Option<RollbackRequest>,
+    responses(
+        (status = 200, description = "Traffic has moved back.", body = Receipt,
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
+        ActionProblems,
+    ),
+)]
+pub(super) async fn rollback(
+    State(admin): State<Arc<Admin>>,
+    Action { terms, body }: Action<RollbackRequest>,
+) -> Result<Response, Error> {
+    let order = terms.order(Command::Rollback { to: body.to }, &body.reason, body.if_generation)?;
+    admin.act(terms, order).await
+}
+
+/// Drops the candidate; live traffic stays where it is.
+#[utoipa::path(
+    post, path = "/api/v1/apps/{app}/abort", operation_id = "abort", tag = "actions",
+    params(AppPath, Guards), request_body = Option<PlainRequest>,
+    responses(
+        (status = 200, description = "There is no candidate any more.", body = Receipt,
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
+        ActionProblems,
+    ),
+)]
+pub(super) async fn abort(
+    State(admin): State<Arc<Admin>>,
+    Action { terms, body }: Action<PlainRequest>,
+) -> Result<Response, Error> {
+    let order = terms.order(Command::Abort, &body.reason, body.if_generation)?;
+    admin.act(terms, order).await
+}
+
+/// Keeps the active revision active whatever the source says.
+#[utoipa::path(
+    post, path = "/api/v1/apps/{app}/pin", operation_id = "pin", tag = "actions",
+    params(AppPath, Guards), request_body = PinRequest,
+    responses(
+        (status = 200, description = "The pin holds.", body = Receipt,
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
+        ActionProblems,
+    ),
+)]
+pub(super) async fn pin(
+    State(admin): State<Arc<Admin>>,
+    Action { terms, body }: Action<PinRequest>,
+) -> Result<Response, Error> {
+    must_say_why(&body.reason, "a pin")?;
+    if body.expires.is_some_and(|end| end <= Timestamp::now()) {
+        return Err(Error::invalid("expires lies in the past", "give a time to come, or leave it out"));
+    }
+    let command = Command::Pin { revision: body.revision, expires: body.expires };
+    let order = terms.order(command, &body.reason, body.if_generation)?;
+    admin.act(terms, order).await
+}
+
+/// Takes the pin off.
+#[utoipa::path(
+    delete, path = "/api/v1/apps/{app}/pin", operation_id = "unpin", tag = "actions",
+    params(AppPath, Guards), request_body = Option<PlainRequest>,
+    responses(
+        (status = 200, description = "No pin holds.", body = Receipt,
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
+        ActionProblems,
+    ),
+)]
+pub(super) async fn unpin(
+    State(admin): State<Arc<Admin>>,
+    Action { terms, body }: Action<PlainRequest>,
+) -> Result<Response, Error> {
+    let order = terms.order(Command::Unpin, &body.reason, body.if_generation)?;
+    admin.act(terms, order).await
+}
+
+impl Admin {
+    async fn act(self: Arc<Self>, terms: Terms, order: Order) -> Result<Response, Error> {
+        let (outcome, replayed) = self.outcome(terms, order).await;
+        Ok(answer(outcome, replayed))
+    }
+
+    async fn outcome(self: &Arc<Self>, terms: Terms, order: Order) -> (Outcome, bool) {
+        let admin = Arc::clone(self);
+        self.answers.once(terms.key, async move { admin.submit(order).await }).await
+    }
+
+    async fn submit(&self, order: Order) -> Outcome {
+        let (app, actor, dry_run) = (order.app.clone(), order.by.clone(), order.dry_run);
+        let (action, reason) = (order.command.action().as_str(), order.reason.clone());
+        match self.api.control.submit(order).await {
+            Ok(receipt) => {
+                let (generation, to) = (receipt.generation, receipt.to.as_deref());
+                info!(actor, %app, action, dry_run, reason, generation, to, result = "done", "action");
+                Ok(receipt)
+            }
+            Err(refusal) => {
+                let (code, gates) =
+                    (refusal.code, matches!(refusal.code, RefusalCode::NotReady | RefusalCode::GateFailed));
+                let mut error = Error::from(refusal);
+                warn!(actor, %app, action, dry_run, reason, result = code.as_str(), detail = error.detail, "action");
+                if gates {
+                    error.gates =
+                        self.api.viewer.board().apps.get(&app).map(|app| app.rollout.gates()).unwrap_or_default();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until nothing of what the flip retired is on the board any more. The drain deadline bounds it, and so does
+    /// the caller, by leaving.
+    async fn drained(&self, app: &AppName, receipt: &Receipt) {
+        let mut viewer = self.api.viewer.clone();
+        let on_the_board = || -> Vec<Arc<Tenure>> {
+            let board = self.api.viewer.board();
+            let draining = board.apps.get(app).map(|app| app.draining.as_slice()).unwrap_or_default();
+            let old = draining.iter().filter(|old| Some(old.revision.as_str()) == receipt.from.as_deref());
+            old.map(|old| Arc::clone(&old.tenure)).collect()
+        };
+        let awaited = on_the_board();
+        while on_the_board().iter().any(|tenure| awaited.iter().any(|a| Arc::ptr_eq(a, tenure))) {
+            if !viewer.changed().await {
+                return;
+            }
+        }
+    }
+}
+
+fn answer(outcome: Outcome, replayed: bool) -> Response {
+    let mut response = match outcome {
+        Ok(receipt) => {
+            let tag = format!("\"{}\"", receipt.generation);
+            ([(header::ETAG, tag)], Json(receipt)).into_response()
+        }
+        Err(error) => error.into_response(),
+    };
+    if replayed {
+        response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
+    response
+}
+
+impl RevisionPath {
+    fn revision(&self) -> Result<Revision, Error> {
+        self.rev.parse().map_err(|error| Error::invalid(format!("{error}"), "name the revision by a hash or a version"))
+    }
+}
+
+fn must_say_why(reason: &str, what: &str) -> Result<(), Error> {
+    if reason.trim().is_empty() {
+        return Err(Error::invalid(format!("{what} takes a reason"), "say why in `reason`; it goes into the journal"));
+    }
+    Ok(())
+}
+
+fn checked_endpoints(given: Vec<EndpointRequest>) -> Result<Vec<EndpointSpec>, Error> {
+    if !(1..=MAX_ENDPOINTS).contains(&given.len()) {
+        return Err(Error::invalid(
+            format!("endpoints has {} entries", given.len()),
+            format!("give 1 to {MAX_ENDPOINTS}"),
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    for (i, EndpointRequest(endpoint)) in given.iter().enumerate() {
+        let address = endpoint.address;
+        if !(1..=MAX_WEIGHT).contains(&endpoint.weight) {
+            let detail = format!("endpoints[{i}].weight is {}", endpoint.weight);
+            return Err(Error::invalid(detail, format!("a weight is 1 to {MAX_WEIGHT}")));
+        }
+        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+            return Err(Error::invalid(
+                format!("endpoints[{i}].address {address} cannot be connected to"),
+                "give the address and port of one server",
+            ));
+        }
+        if !seen.insert(address) {
+            return Err(Error::invalid(
+                format!("endpoints[{i}].address {address} comes twice"),
+                "give it once, with a weight",
+            ));
+        }
+    }
+    Ok(given.into_iter().map(|EndpointRequest(endpoint)| endpoint).collect())
+}

@@ -1,0 +1,382 @@
+//! The bodies of the admin API: what a caller sends and what is answered, besides the states and receipts of
+//! [`crate::switch`]. The server and the CLI both stand on these types, so they cannot drift apart. Requests refuse
+//! unknown keys; answers may grow new ones.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
+
+use jiff::Timestamp;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, value::MapAccessDeserializer},
+};
+use utoipa::ToSchema;
+
+use crate::switch::{AppStatus, EndpointSpec, Event, Gate, Revision};
+
+/// Where every call of this version begins.
+pub const ROOT: &str = "/api/v1";
+
+/// The media type of a [`Problem`].
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// `PUT /apps/{app}/revisions/{rev}`: makes the revision the candidate, or updates it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeployRequest {
+    /// Its endpoints, each address once.
+    #[schema(min_items = 1, max_items = 4096)]
+    pub endpoints: Vec<EndpointRequest>,
+    /// Free labels, shown with the revision.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Why; it goes into the journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+}
+
+/// An endpoint as it is sent: `{"address": "127.0.0.1:9001", "weight": 1}`, or just `"127.0.0.1:9001"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct EndpointRequest(pub EndpointSpec);
+
+/// `POST /apps/{app}/promote`: makes the preview active.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PromoteRequest {
+    /// Only if the preview is this revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub revision: Option<Revision>,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+    /// Sets the gates aside. It needs the role `admin` and a reason.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip_gates: bool,
+    /// Why; it goes into the journal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// What the answer waits for.
+    #[serde(skip_serializing_if = "Wait::is_default")]
+    pub wait: Wait,
+}
+
+/// What the answer to a promotion waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Wait {
+    /// Traffic has moved.
+    #[default]
+    Flipped,
+    /// Besides, nothing is in flight on the replaced pool any more, or its drain deadline has come.
+    Drained,
+    /// Besides, the guard's watch over the new pool has ended. Not offered by this version.
+    Baked,
+}
+
+/// `POST /apps/{app}/rollback`: brings an earlier revision back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RollbackRequest {
+    /// Which; the previous one if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub to: Option<Revision>,
+    /// Why; it goes into the journal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+}
+
+/// `POST /apps/{app}/pin`: keeps the active revision active whatever the source says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PinRequest {
+    /// The revision; it must be the active one.
+    #[schema(value_type = String)]
+    pub revision: Revision,
+    /// Why; it is shown with the pin and goes into the journal.
+    #[schema(min_length = 1, max_length = 1000)]
+    pub reason: String,
+    /// When the pin ends by itself; never if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires: Option<Timestamp>,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+}
+
+/// What the actions without parameters of their own take (`abort`, `DELETE` of a pin or a revision).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PlainRequest {
+    /// Why; it goes into the journal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+}
+
+/// `GET /apps/{app}/plan`: what a promotion would do now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// The app.
+    pub app: String,
+    /// Its generation, for `ifGeneration`.
+    pub generation: u64,
+    /// The active revision.
+    pub from: Option<String>,
+    /// The candidate.
+    pub to: Option<String>,
+    /// Whether a promotion would be carried out now.
+    pub possible: bool,
+    /// What is in the way, if anything.
+    pub refusal: Option<PlanRefusal>,
+    /// The gates as they stand.
+    pub gates: Vec<Gate>,
+    /// Requests in flight on the active pool: they would finish there.
+    pub in_flight_on_old: u64,
+}
+
+/// Why a promotion would be refused now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanRefusal {
+    /// The stable code the action would answer.
+    pub code: String,
+    /// What is in the way.
+    pub detail: String,
+    /// What would help.
+    pub hint: String,
+}
+
+/// The first event of `GET /events`, named `state`, and again whenever a reader has fallen behind: with `?app=` that
+/// app's state, otherwise all of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum StateMessage {
+    /// One app.
+    One(Box<AppStatus>),
+    /// All apps the caller may see, by name.
+    All(Vec<AppStatus>),
+}
+
+/// Every later event of `GET /events`; the event's name is its `type`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EventMessage {
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+    /// The app's state by now; null once it is removed.
+    pub state: Option<AppStatus>,
+}
+
+/// What a caller may do. Each role includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Act on apps.
+    Operator,
+    /// Reload, and set gates aside.
+    Admin,
+}
+
+impl Role {
+    /// The role as it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// `GET /whoami`: who the proxy takes the caller for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WhoAmI {
+    /// The name that goes into the journal.
+    pub name: String,
+    /// What the caller may do.
+    pub role: Role,
+    /// How the caller is known: `socket` or `token`.
+    pub via: String,
+    /// The apps the caller is limited to; null for all.
+    pub apps: Option<Vec<String>>,
+    /// When the caller's token ends; null for never.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires: Option<Timestamp>,
+}
+
+/// `GET /version`: what is running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Version {
+    /// The program.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The version of this API.
+    pub api: String,
+}
+
+impl Version {
+    /// This build's.
+    pub fn of_this_build() -> Self {
+        Self { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into(), api: "v1".into() }
+    }
+}
+
+/// An error (RFC 9457), sent as `application/problem+json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// A URN made of `code`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `code` in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong, in a sentence.
+    pub detail: String,
+    /// The stable name of the error, for programs.
+    pub code: String,
+    /// What would help.
+    pub hint: String,
+    /// The gates as they stand, if a gate is in the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
+}
+
+impl Wait {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<SocketAddr> for EndpointRequest {
+    fn from(address: SocketAddr) -> Self {
+        Self(address.into())
+    }
+}
+
+// By hand, not `untagged`: that would swallow the name of an unknown key.
+impl<'de> Deserialize<'de> for EndpointRequest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = EndpointRequest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"ip:port\" or {\"address\": \"ip:port\", \"weight\": 1}")
+            }
+
+            fn visit_str<E: de::Error>(self, given: &str) -> Result<Self::Value, E> {
+                address(given).map(EndpointRequest::from)
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let given = EndpointObject::deserialize(MapAccessDeserializer::new(map))?;
+                let address = address(&given.address)?;
+                Ok(EndpointRequest(EndpointSpec { address, weight: given.weight }))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+fn address<E: de::Error>(given: &str) -> Result<SocketAddr, E> {
+    given.parse().map_err(|_| E::custom(format_args!("{given:?} is not an address: write ip:port")))
+}
+
+/// The long form of an endpoint.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct EndpointObject {
+    /// Where it listens, as `ip:port`.
+    #[schema(example = "127.0.0.1:9001")]
+    address: String,
+    /// Its share relative to the others of its pool.
+    #[serde(default = "EndpointSpec::default_weight")]
+    #[schema(minimum = 1, maximum = 256, default = 1)]
+    weight: u32,
+}
+
+impl utoipa::PartialSchema for EndpointRequest {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Type};
+
+        OneOfBuilder::new()
+            .item(EndpointObject::schema())
+            .item(ObjectBuilder::new().schema_type(Type::String).examples(["127.0.0.1:9001"]))
+            .into()
+    }
+}
+
+impl ToSchema for EndpointRequest {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_string_or_an_object() {
+        let given = r#"{"endpoints": ["127.0.0.1:1", {"address": "[::1]:2"}, {"address": "10.0.0.1:3", "weight": 7}]}"#;
+        let body: DeployRequest = serde_json::from_str(given).unwrap();
+        let seen: Vec<_> = body.endpoints.iter().map(|e| (e.0.address.to_string(), e.0.weight)).collect();
+        assert_eq!(seen, [("127.0.0.1:1".into(), 1), ("[::1]:2".into(), 1), ("10.0.0.1:3".into(), 7)]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_at_every_depth() {
+        let deploy = |text| serde_json::from_str::<DeployRequest>(text).unwrap_err().to_string();
+        assert!(deploy(r#"{"endpoints": [], "lables": {}}"#).contains("`lables`"));
+        assert!(deploy(r#"{"endpoints": [{"address": "127.0.0.1:1", "wieght": 2}]}"#).contains("`wieght`"));
+        assert!(deploy(r#"{"endpoints": ["localhost:1"]}"#).contains("ip:port"));
+        let promote = serde_json::from_str::<PromoteRequest>(r#"{"skipGate": true}"#).unwrap_err().to_string();
+        assert!(promote.contains("`skipGate`"), "{promote}");
+    }
+
+    #[test]
+    fn what_is_sent_is_what_is_read() {
+        let promote = PromoteRequest {
+            revision: Some("green".parse().unwrap()),
+            if_generation: Some(12),
+            skip_gates: true,
+            reason: "hotfix".into(),
+            wait: Wait::Drained,
+        };
+        let text = serde_json::to_string(&promote).unwrap();
+        assert_eq!(
+            text,
+            r#"{"revision":"green","ifGeneration":12,"skipGates":true,"reason":"hotfix","wait":"drained"}"#
+        );
+        assert_eq!(serde_json::from_str::<PromoteRequest>(&text).unwrap(), promote);
+        assert_eq!(serde_json::to_string(&PromoteRequest::default()).unwrap(), "{}");
+        let deploy = DeployRequest {
+            endpoints: vec!["127.0.0.1:1".parse::<SocketAddr>().unwrap().into()],
+            ..Default::default()
+        };
+        let text = serde_json::to_string(&deploy).unwrap();
+        assert_eq!(text, r#"{"endpoints":[{"address":"127.0.0.1:1","weight":1}]}"#);
+        assert_eq!(serde_json::from_str::<DeployRequest>(&text).unwrap(), deploy);
+    }
+}

@@ -1,0 +1,123 @@
+//! One pass over the file's values: reads each by its notation, variables put in, and gathers what is wrong instead of
+//! stopping at it. What cannot be read leaves its default in place, and the pass goes on; the outcome is thrown away then.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde_saphyr::Location;
+
+use super::{
+    environment::{Environment, expand},
+    error::{Document, Findings, Wrong, quoted},
+    node::{Given, Placed, Text},
+    notation::Notation,
+};
+
+/// The largest file that is read, in octets: the configuration, a certificate, a key, a token file.
+pub(super) const LARGEST_FILE: usize = 1 << 20;
+
+/// The pass, with what it found wrong so far.
+pub(super) struct Pass<'a> {
+    pub(super) document: Document<'a>,
+    pub(super) environment: Environment<'a>,
+    /// Whether the files that are named must be there, and be what they should.
+    pub(super) open_files: bool,
+    pub(super) findings: Findings,
+}
+
+/// What a file that the configuration names is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FileKind {
+    Certificate,
+    Key,
+    Tokens,
+}
+
+impl Pass<'_> {
+    /// Takes note that something is wrong at this place.
+    pub(super) fn wrong(&mut self, place: Location, wrong: Wrong) {
+        self.findings.add(|| self.document.wrong_at(place, wrong));
+    }
+
+    /// The value, or `None` after taking note of what is wrong with it.
+    pub(super) fn read<T: Notation>(&mut self, Placed { value, place }: &Placed<Text<T>>) -> Option<T> {
+        let read = expand(&value.written, self.environment).and_then(|text| T::read(&text));
+        read.map_err(|wrong| self.wrong(*place, wrong)).ok()
+    }
+
+    /// Puts the value, if there is one, in place of the default.
+    pub(super) fn set<T: Notation + Into<U>, U>(&mut self, target: &mut U, given: &Given<Text<T>>) {
+        if let Some(value) = given.get().and_then(|placed| self.read(placed)) {
+            *target = value.into();
+        }
+    }
+
+    /// The values of a list with their places. An empty list is an error, since leaving it out means "all", and the one
+    /// looks like the opposite of the other.
+    pub(super) fn read_all<T: Notation + PartialEq>(
+        &mut self,
+        given: &Given<Vec<Placed<Text<T>>>>,
+    ) -> Vec<(T, Location)> {
+        let mut values: Vec<(T, Location)> = Vec::new();
+        let Some(list) = given.get() else { return values };
+        if list.value.is_empty() {
+            self.wrong(list.place, Wrong::new("this list is empty").hint("leave the key out, or name at least one"));
+        }
+        for item in &list.value {
+            let Some(value) = self.read(item) else { continue };
+            if values.iter().any(|(earlier, _)| *earlier == value) {
+                self.wrong(item.place, Wrong::new(format!("{} is given twice", quoted(&item.value.written))));
+                continue;
+            }
+            values.push((value, item.place));
+        }
+        values
+    }
+
+    /// A path as the program uses it: a relative one starts at the configuration's directory.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        self.document.file.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// The path of a file that must be there.
+    pub(super) fn file(&mut self, written: &Placed<Text<PathBuf>>, kind: FileKind) -> Option<PathBuf> {
+        let path = self.read(written)?;
+        let path = self.path(&path);
+        if self.open_files
+            && let Err(wrong) = kind.check(&path)
+        {
+            self.wrong(written.place, wrong);
+        }
+        Some(path)
+    }
+}
+
+impl FileKind {
+    fn check(self, path: &Path) -> Result<(), Wrong> {
+        let shown = path.display();
+        let octets = read_file(path).map_err(|error| Wrong::new(format!("cannot read {shown}: {error}")))?;
+        let lacking = |what| Wrong::new(format!("{shown} holds no {what} in PEM form"));
+        match self {
+            Self::Certificate => match CertificateDer::pem_slice_iter(&octets).next() {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(_)) | None => Err(lacking("certificate")),
+            },
+            Self::Key => PrivateKeyDer::from_pem_slice(&octets).map(|_| ()).map_err(|_| lacking("private key")),
+            Self::Tokens => Ok(()),
+        }
+    }
+}
+
+/// The whole file, if it is not larger than [`LARGEST_FILE`].
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut octets = Vec::new();
+    File::open(path)?.take(LARGEST_FILE as u64 + 1).read_to_end(&mut octets)?;
+    if octets.len() > LARGEST_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1MiB"));
+    }
+    Ok(octets)
+}

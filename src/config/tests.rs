@@ -1,0 +1,261 @@
+//! What the configuration promises to whoever writes the file: good files mean what they say, bad ones are told exactly.
+
+mod hostile;
+mod mistakes;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    proxy::{Bind, ListenerRole, TlsVersion},
+    switch::{AppName, AutoPromotion, Balance, MinReady, Streams, Wanted},
+};
+
+const FULL: &str = include_str!("../../config/full.yaml");
+const MINIMAL: &str = include_str!("../../config/minimal.yaml");
+const TLS: &str = include_str!("../../config/tls.yaml");
+
+/// A sound file in five lines, with a line or more to come after it, within the app `shop`.
+const SHOP: &str = r#"listeners: [{ name: live, bind: "127.0.0.1:8080" }]
+apps:
+  shop:
+    source: { static: { active: blue, revisions: {
+      blue: { endpoints: ["127.0.0.1:9001"] }, green: { endpoints: ["127.0.0.1:9011"] } } } }
+"#;
+
+fn environment(name: &str) -> Option<String> {
+    let known = [("APP_HOST", "shop.test"), ("ATTEMPTS", "3"), ("YAML", "[a, b]"), ("EMPTY", "")];
+    known.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+}
+
+fn parsed(text: impl AsRef<[u8]>) -> Result<Config, ConfigErrors> {
+    parse(text.as_ref(), Path::new("/etc/tealgate/tealgate.yaml"), &environment, false)
+}
+
+fn with_shop(more: &str) -> Result<Config, ConfigErrors> {
+    parsed(format!("{SHOP}{more}\n"))
+}
+
+fn shop(more: &str) -> Wanted {
+    let mut config = with_shop(more).unwrap_or_else(|errors| panic!("{more}\n{errors}"));
+    config.desired.apps.remove(&"shop".parse::<AppName>().unwrap()).unwrap()
+}
+
+/// The errors as `line:column what; hint`.
+fn told(outcome: Result<Config, ConfigErrors>) -> Vec<String> {
+    let errors = outcome.expect_err("it was taken");
+    errors.iter().map(|e| e.summary().replace("/etc/tealgate/tealgate.yaml:", "")).collect()
+}
+
+#[test]
+fn full_yaml_says_what_minimal_yaml_leaves_out() {
+    assert_eq!(parsed(FULL).unwrap(), parsed(MINIMAL).unwrap());
+}
+
+#[test]
+fn what_full_yaml_shows_in_comments_can_be_uncommented() {
+    let is_key = |line: &str| {
+        let key = line.trim_start().split_once(':').map(|(key, _)| key);
+        line.trim_start().starts_with("- {")
+            || key.is_some_and(|k| k.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+    };
+    let uncommented = |line: &str| match line.split_once("# ") {
+        Some((indent, rest)) if indent.trim().is_empty() && is_key(rest) => format!("{indent}{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let config = parsed(FULL.lines().map(uncommented).collect::<String>()).unwrap_or_else(|errors| panic!("{errors}"));
+    let shown = format!("{config:?}");
+    for part in ["tls.crt", "tokens.yaml", "shop.example.com", "10.0.0.0/8", "/healthz", "/var/lib/tealgate/this"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+#[test]
+fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
+    let schema = schema();
+    let mut lacking = Vec::new();
+    visit_keys(&schema, &mut |key, property| {
+        assert!(FULL.contains(&format!("{key}:")), "full.yaml does not show `{key}`");
+        assert!(property.get("description").is_some() || property.get("$ref").is_some(), "`{key}` has no description");
+        let scalar =
+            property.get("$ref").is_none() && property.get("type").is_none_or(|t| t != "array" && t != "object");
+        if scalar && property.get("default").is_none() {
+            lacking.push(key.to_owned());
+        }
+    });
+    lacking.sort();
+    lacking.dedup();
+    // Either required, or off when left out.
+    assert_eq!(
+        lacking,
+        [
+            "active",
+            "address",
+            "bind",
+            "cert",
+            "dir",
+            "key",
+            "min_version",
+            "name",
+            "path",
+            "preview",
+            "socket",
+            "tokens"
+        ]
+    );
+    assert_eq!(schema["title"], "Tealgate configuration");
+    assert_eq!(schema["required"], json!(["listeners", "apps"]));
+    assert_eq!(schema["$defs"]["Timeouts"]["properties"]["connect"]["default"], "2s");
+    assert_eq!(schema["$defs"]["WeightedEndpoint"]["properties"]["weight"]["default"], 1);
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+fn visit_keys(schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    let Some(object) = schema.as_object() else { return };
+    for (key, property) in object.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        visit(key, property);
+    }
+    for definition in object.get("$defs").and_then(Value::as_object).into_iter().flat_map(|defs| defs.values()) {
+        visit_keys(definition, visit);
+    }
+}
+
+#[test]
+fn tls_yaml_loads_once_its_files_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tls.yaml");
+    std::fs::write(&file, TLS).unwrap();
+    let errors = Config::load(&file).unwrap_err();
+    let lines: Vec<usize> = errors.iter().map(|e| e.line).collect();
+    assert_eq!(lines, [11, 11, 15], "{errors}");
+    assert!(errors.summary().contains("tls.crt: No such file"), "{errors}");
+
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    // The key where the certificate should be, and the other way round.
+    std::fs::write(dir.path().join("tls.key"), made.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("tls.crt"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(dir.path().join("tokens.yaml"), "tokens: []\n").unwrap();
+    let errors = Config::load(&file).unwrap_err();
+    assert!(errors.to_string().contains("tls.crt holds no certificate in PEM form"), "{errors}");
+    assert!(errors.to_string().contains("tls.key holds no private key in PEM form"), "{errors}");
+
+    std::fs::write(dir.path().join("tls.crt"), made.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    let config = Config::load(&file).unwrap();
+    let files = ["tls.crt", "tls.key", "tokens.yaml"].map(|name| dir.path().join(name));
+    assert_eq!(config.files(), files);
+    assert_eq!(config.listeners[1].tls.as_ref().unwrap().min_version, TlsVersion::Tls12);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let errors = Config::load(Path::new("/nowhere/tealgate.yaml")).unwrap_err();
+    let expected = "/nowhere/tealgate.yaml: the configuration cannot be read: No such file or directory (os error 2)";
+    assert_eq!(errors.summary(), expected);
+    assert_eq!(errors.to_string(), format!("error: {expected}"));
+}
+
+#[test]
+fn every_key_reaches_its_place() {
+    let wanted = shop(
+        r#"    hosts: [Shop.Example.com, "*.shop.example.com"]
+    paths: [/shop]
+    preview: { hosts: [preview.shop.test], allow: [10.0.0.0/8, "::1"] }
+    balance: { policy: round_robin }
+    health: { path: /healthz?deep, interval: 5s, timeout: 250ms, rise: 4, fall: 5 }
+    promotion: { auto: after 10m, min_ready: 60% }
+    rollback: { keep_previous: 0s }
+    timeouts: { connect: 3s, response: 1m, upgrade_idle: 2h, request: 5m }
+    limits: { body_size: 10MiB, in_flight: 0, queue: 0 }
+    retries: { attempts: 1, per_try: 3s }
+    drain: { timeout: 0s, streams: cut }
+    expose_revision: true"#,
+    );
+    let shown = format!("{:?}", wanted.matching);
+    assert!(
+        shown.contains(r#"hosts: [Exact("shop.example.com"), Below(".shop.example.com")], paths: ["/shop"]"#),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(r#"preview_hosts: [Exact("preview.shop.test")], preview_allow: [10.0.0.0/8, ::1/128]"#),
+        "{shown}"
+    );
+    let policy = &wanted.policy;
+    assert_eq!(policy.balance, Balance::RoundRobin);
+    assert_eq!(policy.promotion.auto, AutoPromotion::After(std::time::Duration::from_secs(600)));
+    assert_eq!(policy.promotion.min_ready, MinReady::Percent(60));
+    assert_eq!(policy.drain.streams, Streams::Cut);
+    let shown = format!("{policy:?}");
+    for part in [
+        "keep_previous: KeepPrevious(0ns)",
+        "drain: Drain { timeout: 0ns",
+        r#"path: Some("/healthz?deep"), interval: 5s, timeout: 250ms, rise: 4, fall: 5"#,
+        "connect: 3s, response: 60s, upgrade_idle: 7200s, request: Some(300s), body_size: Some(10485760)",
+        "attempts: 1, per_try: 3s, expose_revision: true",
+    ] {
+        assert!(shown.contains(part), "{part}\nin {shown}");
+    }
+    let config = parsed(
+        r#"
+version: 1
+workers: 3
+log: { level: debug, format: json, access: combined }
+listeners:
+  - name: socket
+    bind: unix:run/live.sock
+    role: preview
+    tls: { certificates: [{ cert: a.crt, key: /keys/a.key }], min_version: 1.3 }
+    timeouts: { handshake: 1s, head: 2s, body: 3s, idle: 4s }
+    limits: { head_size: 4KiB, connections: 5, connections_per_client: 6 }
+    unknown_host: 404
+admin: { socket: admin.sock, bind: "[::1]:7180", tokens: tokens.yaml }
+health: { bind: "127.0.0.1:0" }
+state: { dir: state }
+apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
+  v1: { endpoints: ["[::1]:1"] }, v2: { endpoints: [{ address: "127.0.0.1:2", weight: 256 }] } } } } } }"#,
+    )
+    .unwrap();
+    let listener = &config.listeners[0];
+    assert_eq!(listener.bind, Bind::Unix("/etc/tealgate/run/live.sock".into()));
+    assert_eq!((listener.role, listener.unknown_host), (ListenerRole::Preview, 404));
+    let shown = format!("{config:?}");
+    for part in [
+        "workers: 3, log: Options { level: Debug, format: Json, access: Combined }",
+        r#"cert: "/etc/tealgate/a.crt", key: "/keys/a.key" }], min_version: Tls13"#,
+        "handshake: 1s, head: 2s, body: 3s, idle: 4s",
+        "head_size: 4096, connections: 5, connections_per_client: 6",
+        r#"socket: Some("/etc/tealgate/admin.sock"), bind: Some([::1]:7180), tokens: Some("/etc/tealgate/tokens.yaml")"#,
+        r#"health: 127.0.0.1:0, state_dir: Some("/etc/tealgate/state")"#,
+        "{v1: [EndpointSpec { address: [::1]:1, weight: 1 }], v2: [EndpointSpec { address: 127.0.0.1:2, weight: 256 }]}",
+        "active: v1, preview: Some(v2)",
+    ] {
+        assert!(shown.contains(part), "{part}\nin {shown}");
+    }
+}
+
+#[test]
+fn variables_stand_for_values_and_are_never_read_as_yaml() {
+    let wanted = shop("    hosts: [\"${APP_HOST}\"]\n    retries: { attempts: \"${ATTEMPTS}\" }");
+    assert_eq!(format!("{:?}", wanted.matching.hosts), r#"[Exact("shop.test")]"#);
+    assert_eq!(wanted.policy.traffic.attempts, 3);
+    assert_eq!(
+        told(with_shop("    hosts: [\"${YAML}\"]\n    retries: { attempts: \"${PORT}\", per_try: \"${EMPTY}\" }")),
+        [
+            r#"6:13: "[a, b]" is not a host; use letters, digits, '-' and '_' in labels of 1 to 63, joined by dots"#,
+            "7:26: the environment variable `PORT` is not set",
+            r#"7:46: "" is not a length of time; write a number with its unit, such as 10s, 500ms or 1h30m"#,
+        ]
+    );
+}
+
+#[test]
+fn yaml_anchors_and_json_are_fine() {
+    let anchored = "    timeouts: &t { connect: 3s }\n  other: { hosts: [o.test], timeouts: *t, source: { static: { \
+                    active: a, revisions: { a: { endpoints: [\"127.0.0.1:1\"] } } } } }";
+    let config = with_shop(anchored).unwrap();
+    assert!(config.desired.apps.values().all(|app| app.policy.traffic.connect.as_secs() == 3));
+    let value: Value = serde_saphyr::from_str(FULL).unwrap();
+    assert_eq!(parsed(serde_json::to_string(&value).unwrap()).unwrap(), parsed(FULL).unwrap());
+}

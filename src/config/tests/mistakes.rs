@@ -1,0 +1,221 @@
+//! Every mistake is told with its exact place, and with what would help.
+
+use super::*;
+
+/// What stands after [`SHOP`], and every error it gives.
+const MISTAKES: &[(&str, &[&str])] = &[
+    // Keys.
+    ("logg: {}", &["6:1: unknown key `logg`; did you mean `log`?"]),
+    ("    tiemouts: {}", &["6:5: unknown key `tiemouts`; did you mean `timeouts`?"]),
+    ("    limits: { bodySize: 1 }", &["6:15: unknown key `bodySize`; did you mean `body_size`?"]),
+    ("    drain: { grace: 1s }", &["6:14: unknown key `grace`; use one of timeout, streams"]),
+    ("version: 1\nversion: 1", &["7:1: \"version\" is given twice"]),
+    // Types.
+    ("    hosts: a.test", &["6:12: a list is expected here; write `[a, b]`, or one item a line, each after `- `"]),
+    ("    hosts: [[a]]", &["6:13: a single value is expected here, not a list or a mapping"]),
+    ("    retries: 3", &["6:14: a mapping of keys to values is expected here"]),
+    ("    retries:", &["6:12: a mapping of keys to values is expected here"]),
+    ("    drain: { timeout: }", &["6:21: a value is missing; write one, or remove the key"]),
+    (
+        "    preview: { allow: }",
+        &["6:21: a list is expected here; write `[a, b]`, or one item a line, each after `- `"],
+    ),
+    ("    drain: { timeout: !!int 3 }", &["6:29: cannot deserialize tagged scalar into string"]),
+    // Values, all of them at once.
+    (
+        "    timeouts: { connect: 2, response: 0s, request: 1d, upgrade_idle: 9000h }",
+        &[
+            "6:26: \"2\" is not a length of time; write a number with its unit, such as 10s, 500ms or 1h30m",
+            "6:39: \"0s\" is too short; use 1ms or more; this one cannot be turned off",
+            "6:52: \"1d\" is not a length of time here; days differ in length; write hours, such as 24h",
+            "6:70: \"9000h\" is too long; use 8760h, a year, or less",
+        ],
+    ),
+    (
+        "    health: { path: healthz, rise: 0, fall: three, interval: 5ms }\n    balance: { policy: least_requests }",
+        &[
+            "6:21: \"healthz\" is not a path; a path starts with `/`",
+            "6:36: \"0\" is out of bounds; use 1 to 100",
+            "6:45: \"three\" is not a whole number",
+            "6:62: \"5ms\" is too short; use 10ms or more",
+            "7:24: \"least_requests\" is not a balancing policy; did you mean `least_request`?",
+        ],
+    ),
+    (
+        "version: 2\nworkers: 0\nlog: { level: verbose }",
+        &[
+            "6:10: \"2\" is not a version of this file's format; this program reads version 1",
+            "7:10: \"0\" is out of bounds; use auto, or 1 to 256",
+            "8:15: \"verbose\" is not a log level; use one of error, warn, info, debug",
+        ],
+    ),
+    // What is not in force.
+    ("    guard: { window: 30s }", &["6:12: `guard` is not enforced by this version; remove it"]),
+    (
+        "    limits: { in_flight: 3, queue: 0 }\n    weight: 5%\n    promotion: { approval: { required: 1 }, smoke: [] }",
+        &[
+            "6:26: `limits.in_flight` is not enforced by this version; remove it, or turn it off with 0",
+            "7:13: `weight` is not enforced by this version; remove it, or turn it off with 0",
+            "8:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
+        ],
+    ),
+    // Apps among each other, and within.
+    (
+        "  other: { source: { kubernetes: { namespace: shop, rollout: shop } } }",
+        &[
+            "6:3: app `other` names no host, and neither does app `shop` in line 3; one app only can take the hosts that \
+             nobody names; give one `hosts`, or each its own `paths`",
+            "6:34: `source.kubernetes` is not enforced by this version; remove it",
+        ],
+    ),
+    ("  other: { hosts: [o.test], source: {} }", &["6:37: the app has no source; name one: `static`"]),
+    (
+        "    hosts: [a.test, A.test]\n    preview: { hosts: [a.test] }",
+        &[
+            "6:21: \"A.test\" is given twice",
+            "7:24: a.test leads elsewhere already; in line 6 it is for the live traffic of app `shop`; a host and path can \
+             lead to one place only",
+        ],
+    ),
+    (
+        "    hosts: []\n    paths: [shop, /a?b]",
+        &[
+            "6:12: this list is empty; leave the key out, or name at least one",
+            "7:13: \"shop\" is not a path; a path starts with `/`",
+            "7:19: \"/a?b\" is not a path; leave the query out",
+        ],
+    ),
+    (
+        "  -bad: { hosts: [b.test], source: { static: { active: a, revisions: { a: { endpoints: [\"127.0.0.1:1\"] } } } } }",
+        &[
+            "6:3: \"-bad\" is not a name: use 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends",
+        ],
+    ),
+    // Addresses.
+    (
+        "admin: { bind: \"127.0.0.1:8080\" }\nhealth: { bind: \"127.0.0.1:8080\" }",
+        &[
+            "6:16: 127.0.0.1:8080 is taken; another listener has it, in line 1",
+            "6:16: the admin API on TCP wants `tokens`, or anybody could flip traffic; `tealgate token new` prints a token \
+             and its entry for a token file; name that file as `tokens`, or leave `bind` out and use the Unix socket",
+            "7:17: 127.0.0.1:8080 is taken; another listener has it, in line 1",
+        ],
+    ),
+    // YAML.
+    ("\tworkers: 1", &["6:2: tabs disallowed within this context (block indentation)"]),
+    ("log: { level: \"info }", &["6:15: unclosed quote"]),
+    ("---\nversion: 1", &["6:1: a second document begins here; a configuration is one document"]),
+    ("state: { dir: *home }", &["6:15: alias references unknown anchor"]),
+];
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_what_would_help() {
+    for (more, expected) in MISTAKES {
+        assert_eq!(told(with_shop(more)), *expected, "{more}");
+    }
+}
+
+#[test]
+fn mistakes_in_listeners_and_revisions_are_told_too() {
+    let listeners = r#"listeners:
+  - { name: live, bind: "127.0.0.1:80", tls: { certificates: [] } }
+  - { name: live, bind: "127.0.0.1:80", unknown_host: 500, limits: { head_size: 16 } }
+  - { name: other, bind: "127.0.0.1:7181", role: previw }
+  - { name: any, bind: "127.0.0.1:0" }
+  - { name: any2, bind: "127.0.0.1:0" }
+  - { name: s1, bind: "unix:/run/s" }
+  - { name: s2, bind: "unix:/run/s" }
+"#;
+    let app = SHOP.split_once('\n').unwrap().1;
+    assert_eq!(
+        told(parsed(format!("{listeners}{app}"))),
+        [
+            "2:62: TLS without a certificate; name at least one, or leave `tls` out",
+            "3:13: two listeners are named `live`; the first is in line 2",
+            "3:25: 127.0.0.1:80 is taken; another listener has it, in line 2",
+            "3:55: \"500\" is not a status for an unknown host; use 421 or 404",
+            "3:81: \"16\" is out of bounds; use 1KiB to 1MiB",
+            "4:26: 127.0.0.1:7181 is taken; the health listener has it by default; use another, or set `health.bind`",
+            "4:50: \"previw\" is not a listener's role; did you mean `preview`?",
+            "8:23: /run/s is taken; another listener has it, in line 7",
+        ]
+    );
+    let revisions = r#"listeners: [{ name: live, bind: "127.0.0.1:80" }]
+apps:
+  shop:
+    source:
+      static:
+        active: blu
+        preview: purple
+        revisions:
+          blue: { endpoints: [localhost:9001, 9001, { address: "127.0.0.1:0", weight: 0 }] }
+          green: { endpoints: ["127.0.0.1:1", { address: "127.0.0.1:1", wait: 1 }] }
+"#;
+    assert_eq!(told(parsed(revisions)), ["10:73: unknown key `wait`; use one of address, weight"]);
+    assert_eq!(
+        told(parsed(revisions.replace(", wait: 1", ""))),
+        [
+            "6:17: there is no revision `blu`; did you mean `blue`?",
+            "7:18: there is no revision `purple`; use one of blue, green",
+            "9:31: \"localhost:9001\" is not an address; host names are not looked up; write IP:PORT, such as \
+             127.0.0.1:8080 or [::1]:8080",
+            "9:47: \"9001\" is not an address; write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080",
+            "9:64: \"127.0.0.1:0\" has no port to connect to",
+            "9:87: \"0\" is out of bounds; use 1 to 256",
+            "10:58: 127.0.0.1:1 is given twice in this revision; the first is in line 10; to send it more, use weights",
+        ]
+    );
+    let empty = SHOP.replace("[\"127.0.0.1:9001\"]", "[]").replace("active: blue", "active: blue, preview: blue");
+    assert_eq!(
+        told(parsed(empty)),
+        [
+            "4:48: `blue` is active already, so it is no candidate; name another revision, or leave `preview` out",
+            "5:26: `blue` is active and has no endpoint; name at least one",
+        ]
+    );
+}
+
+#[test]
+fn an_error_shows_the_line_and_marks_the_culprit() {
+    let errors = with_shop("    timeouts: { conect: 2s }").unwrap_err();
+    let expected = "error: unknown key `conect`
+ --> /etc/tealgate/tealgate.yaml:6:17
+  |
+6 |     timeouts: { conect: 2s }
+  |                 ^^^^^^
+  |
+  = help: did you mean `connect`?";
+    assert_eq!(errors.to_string(), expected);
+
+    let errors =
+        parsed(SHOP.replace("active: blue", "active: gren") + "    drain: { timeout: \"é\\e[31m\", streams: x }\n");
+    let expected = r#"error: there is no revision `gren`
+ --> /etc/tealgate/tealgate.yaml:4:33
+  |
+4 |     source: { static: { active: gren, revisions: {
+  |                                 ^^^^
+  |
+  = help: did you mean `green`?
+
+error: "é\u{1b}[31m" is not a length of time
+ --> /etc/tealgate/tealgate.yaml:6:23
+  |
+6 |     drain: { timeout: "é\e[31m", streams: x }
+  |                       ^^^^^^^^^
+  |
+  = help: write a number with its unit, such as 10s, 500ms or 1h30m
+
+error: "x" is not something streams can do
+ --> /etc/tealgate/tealgate.yaml:6:43
+  |
+6 |     drain: { timeout: "é\e[31m", streams: x }
+  |                                           ^
+  |
+  = help: use one of keep, drain, cut"#;
+    assert_eq!(errors.unwrap_err().to_string(), expected);
+
+    // Of a very long line only the surroundings are shown, and the column is the true one.
+    let errors = with_shop(&format!("    drain: {{ {}timeout: 3 }}", " ".repeat(500_000))).unwrap_err();
+    assert_eq!(errors.iter().next().map(|e| (e.line, e.column)), Some((6, 500_023)));
+    assert!(errors.to_string().len() < 1_000, "{errors}");
+}

@@ -1,0 +1,347 @@
+//! Heads: writing a request's, reading a response's. Pure.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use thiserror::Error;
+
+use super::body::Framing;
+
+/// The largest head accepted of an upstream, in octets; trailers have the same limit.
+pub(super) const MAX_HEAD: usize = 32 * 1024;
+/// The most fields accepted in one section.
+const MAX_FIELDS: usize = 128;
+
+/// What is wrong with an upstream's octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(in super::super) enum Malformed {
+    /// The status line or a field does not follow the grammar.
+    #[error("the head does not follow the grammar")]
+    Head,
+    /// A line ends in a bare line feed (RFC 9112 §2.2 lets a recipient accept it; two recipients then may differ).
+    #[error("a line of the head ends in a bare line feed")]
+    BareLineFeed,
+    /// The field section is larger than we accept.
+    #[error("the field section is larger than {MAX_HEAD} octets or has more than {MAX_FIELDS} fields")]
+    TooLarge,
+    /// Content-Length is repeated, not a number, or comes with Transfer-Encoding (RFC 9112 §6.3).
+    #[error("Content-Length is repeated, not a number, or stands beside Transfer-Encoding")]
+    ContentLength,
+    /// Transfer-Encoding is anything but a single `chunked`, or comes in HTTP/1.0 (RFC 9112 §6.1).
+    #[error("Transfer-Encoding is not a single `chunked`")]
+    TransferEncoding,
+    /// A chunk does not follow the grammar (RFC 9112 §7.1).
+    #[error("a chunk does not follow the grammar")]
+    Chunk,
+    /// A 101 that nobody asked for, or too many interim answers.
+    #[error("an interim answer that nobody asked for")]
+    Interim,
+}
+
+/// A response's head, and what follows it.
+#[derive(Debug)]
+pub(super) struct ResponseHead {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) framing: Framing,
+    /// Whether the connection may serve another request once this answer is complete.
+    pub(super) keep_alive: bool,
+}
+
+/// Writes a request's head. `Content-Length` and `Transfer-Encoding` are the codec's own, by `framing`: what the map has
+/// of them is left out.
+pub(super) fn write_request(into: &mut Vec<u8>, method: &Method, uri: &Uri, headers: &HeaderMap, framing: Framing) {
+    into.extend_from_slice(method.as_str().as_bytes());
+    into.push(b' ');
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    into.extend_from_slice(target.as_bytes());
+    into.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in headers {
+        if *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING {
+            write_field(into, name, value);
+        }
+    }
+    match framing {
+        Framing::Empty => {}
+        Framing::Length(length) => {
+            into.extend_from_slice(b"content-length: ");
+            write_decimal(into, length);
+            into.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked | Framing::UntilClose => into.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    }
+    into.extend_from_slice(b"\r\n");
+}
+
+pub(super) fn write_field(into: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    into.extend_from_slice(name.as_str().as_bytes());
+    into.extend_from_slice(b": ");
+    into.extend_from_slice(value.as_bytes());
+    into.extend_from_slice(b"\r\n");
+}
+
+fn write_decimal(into: &mut Vec<u8>, number: u64) {
+    use std::io::Write as _;
+    // Writing to a Vec does not fail.
+    write!(into, "{number}").ok();
+}
+
+/// Reads a response's head off the front of `octets`, or `None` while it is incomplete. The fields go into `fields`, which
+/// is handed back filled: a map that was used before brings its memory along.
+pub(super) fn read_response(
+    octets: &mut BytesMut,
+    to: &Method,
+    mut fields: HeaderMap,
+) -> Result<Result<ResponseHead, HeaderMap>, Malformed> {
+    if octets.is_empty() {
+        return Ok(Err(fields));
+    }
+    let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, octets, &mut slots) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if octets.len() < MAX_HEAD => return Ok(Err(fields)),
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
+        Err(_) => return Err(Malformed::Head),
+    };
+    if length > MAX_HEAD {
+        return Err(Malformed::TooLarge);
+    }
+    let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
+    let places = Places::of(octets, parsed.headers);
+    let head = octets.split_to(length).freeze();
+    refuse_bare_line_feeds(&head)?;
+    fields.clear();
+    places.fill(&head, &mut fields)?;
+    let framing = framing(status, version, to, &fields)?;
+    let keep_alive = keeps_alive(version, &fields) && framing != Framing::UntilClose;
+    Ok(Ok(ResponseHead { status, headers: fields, framing, keep_alive }))
+}
+
+/// Reads a trailer section off the front of `octets`, its final empty line included, or `None` while it is incomplete.
+pub(super) fn read_trailers(octets: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
+    let mut slots = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let (length, places) = match httparse::parse_headers(octets, &mut slots) {
+        Ok(httparse::Status::Complete((length, _))) if length > MAX_HEAD => return Err(Malformed::TooLarge),
+        Ok(httparse::Status::Complete((length, fields))) => (length, Places::of(octets, fields)),
+        Ok(httparse::Status::Partial) if octets.len() < MAX_HEAD => return Ok(None),
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
+        Err(_) => return Err(Malformed::Head),
+    };
+    let section = octets.split_to(length).freeze();
+    refuse_bare_line_feeds(&section)?;
+    let mut fields = HeaderMap::new();
+    places.fill(&section, &mut fields)?;
+    Ok(Some(fields))
+}
+
+/// Where each field's name and value stand: what outlives the borrow of the buffer they were parsed from.
+struct Places {
+    places: [Place; MAX_FIELDS],
+    count: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Place {
+    name: (u16, u16),
+    value: (u16, u16),
+}
+
+impl Places {
+    fn of(octets: &[u8], fields: &[httparse::Header<'_>]) -> Self {
+        let mut places = [Place::default(); MAX_FIELDS];
+        let start = octets.as_ptr() as usize;
+        // A head is at most 32 KiB, which sixteen bits hold; a longer one is refused before this is looked at.
+        let place = |part: &[u8]| {
+            let at = part.as_ptr() as usize - start;
+            (at as u16, (at + part.len()) as u16)
+        };
+        for (slot, field) in places.iter_mut().zip(fields) {
+            *slot = Place { name: place(field.name.as_bytes()), value: place(field.value) };
+        }
+        Self { places, count: fields.len() }
+    }
+
+    fn fill(&self, head: &Bytes, fields: &mut HeaderMap) -> Result<(), Malformed> {
+        for Place { name, value } in &self.places[..self.count] {
+            let name = HeaderName::from_bytes(&head[usize::from(name.0)..usize::from(name.1)]);
+            let value = HeaderValue::from_maybe_shared(head.slice(usize::from(value.0)..usize::from(value.1)));
+            match (name, value) {
+                (Ok(name), Ok(value)) => fields.try_append(name, value).map_err(|_| Malformed::TooLarge)?,
+                _ => return Err(Malformed::Head),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// httparse takes a bare LF for a line's end; we do not.
+fn refuse_bare_line_feeds(head: &[u8]) -> Result<(), Malformed> {
+    let bare = |at: usize| at == 0 || head[at - 1] != b'\r';
+    match memchr::memchr_iter(b'\n', head).any(bare) {
+        true => Err(Malformed::BareLineFeed),
+        false => Ok(()),
+    }
+}
+
+/// How the body that follows is delimited: RFC 9112 §6.3, read strictly.
+fn framing(status: StatusCode, version: Version, to: &Method, fields: &HeaderMap) -> Result<Framing, Malformed> {
+    let chunked = is_chunked(version, fields)?;
+    let length = content_length(fields)?;
+    if chunked && length.is_some() {
+        return Err(Malformed::ContentLength);
+    }
+    let bodiless = status.is_informational() || matches!(status.as_u16(), 204 | 304) || to == Method::HEAD;
+    Ok(match length {
+        _ if bodiless => Framing::Empty,
+        _ if chunked => Framing::Chunked,
+        Some(length) => Framing::Length(length),
+        None => Framing::UntilClose,
+    })
+}
+
+fn is_chunked(version: Version, fields: &HeaderMap) -> Result<bool, Malformed> {
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(one), None) if version == Version::HTTP_11 && one.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(Malformed::TransferEncoding),
+    }
+}
+
+fn content_length(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(None),
+        (Some(one), None) => parse_decimal(one.as_bytes()).map(Some).ok_or(Malformed::ContentLength),
+        (Some(_), Some(_)) => Err(Malformed::ContentLength),
+    }
+}
+
+/// Digits only, and few enough not to overflow: no sign, no blank, no list.
+fn parse_decimal(digits: &[u8]) -> Option<u64> {
+    let digit = |number: u64, b: &u8| number * 10 + u64::from(b - b'0');
+    (matches!(digits.len(), 1..=19) && digits.iter().all(u8::is_ascii_digit)).then(|| digits.iter().fold(0, digit))
+}
+
+/// RFC 9112 §9.3.
+fn keeps_alive(version: Version, fields: &HeaderMap) -> bool {
+    let says = |option: &str| {
+        let options = fields.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        options.flat_map(|value| value.split(',')).any(|said| said.trim().eq_ignore_ascii_case(option))
+    };
+    match fields.contains_key(header::CONNECTION) {
+        false => version == Version::HTTP_11,
+        true => !says("close") && (version == Version::HTTP_11 || says("keep-alive")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(octets: &[u8], to: Method) -> Result<Result<ResponseHead, HeaderMap>, Malformed> {
+        read_response(&mut BytesMut::from(octets), &to, HeaderMap::new())
+    }
+
+    #[test]
+    fn how_a_body_is_delimited_is_never_guessed() {
+        use Framing::{Chunked, Empty, Length, UntilClose};
+        for (head, to, expected) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Length(12), true))),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Method::HEAD, Ok((Empty, true))),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Empty, true))),
+            ("HTTP/1.1 204\r\n\r\n", Method::GET, Ok((Empty, true))),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Method::GET, Ok((Chunked, true))),
+            ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, Ok((UntilClose, false))),
+            (
+                "HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n",
+                Method::GET,
+                Ok((Length(0), false)),
+            ),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", Method::GET, Ok((Length(1), false))),
+            (
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n",
+                Method::GET,
+                Ok((Length(1), true)),
+            ),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, Err(Malformed::TransferEncoding)),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                Method::GET,
+                Err(Malformed::TransferEncoding),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n",
+                Method::GET,
+                Err(Malformed::ContentLength),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                Method::GET,
+                Err(Malformed::ContentLength),
+            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n", Method::GET, Err(Malformed::ContentLength)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1,1\r\n\r\n", Method::GET, Err(Malformed::ContentLength)),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                Method::GET,
+                Err(Malformed::ContentLength),
+            ),
+            ("HTTP/1.1 200 OK\nContent-Length: 1\r\n\r\n", Method::GET, Err(Malformed::BareLineFeed)),
+            ("HTTP/1.1 200 OK\r\nA: 1\r\n b\r\n\r\n", Method::GET, Err(Malformed::Head)),
+            ("HTTP/1.1 200 OK\r\nA : 1\r\n\r\n", Method::GET, Err(Malformed::Head)),
+            ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", Method::GET, Err(Malformed::Head)),
+            ("HTTP/2 200 OK\r\n\r\n", Method::GET, Err(Malformed::Head)),
+            ("HTTP/1.1 099 Low\r\n\r\n", Method::GET, Err(Malformed::Head)),
+        ] {
+            let found = read(head.as_bytes(), to).map(|head| head.map(|h| (h.framing, h.keep_alive)).ok());
+            assert_eq!(found, expected.map(Some), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_read_whole_or_not_at_all_wherever_it_is_cut() {
+        let head = b"HTTP/1.1 200 OK\r\nServer: x\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 3\r\n\r\n";
+        for cut in 0..head.len() {
+            let mut octets = BytesMut::from(&head[..cut]);
+            assert!(matches!(read_response(&mut octets, &Method::GET, HeaderMap::new()), Ok(Err(_))), "{cut}");
+            assert_eq!(octets.len(), cut);
+        }
+        let mut octets = BytesMut::from(&[&head[..], b"abc"].concat()[..]);
+        let read = read_response(&mut octets, &Method::GET, HeaderMap::new()).expect("well-formed").expect("whole");
+        assert_eq!((read.headers.get_all("set-cookie").iter().count(), &octets[..]), (2, &b"abc"[..]));
+    }
+
+    #[test]
+    fn a_head_without_end_is_refused() {
+        let endless = [b"HTTP/1.1 200 OK\r\nA: ".as_slice(), &[b'a'; MAX_HEAD]].concat();
+        assert_eq!(read(&endless, Method::GET).err(), Some(Malformed::TooLarge));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
+        assert_eq!(read(many.as_bytes(), Method::GET).err(), Some(Malformed::TooLarge));
+        let long = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "b".repeat(2 * MAX_HEAD));
+        assert_eq!(read(long.as_bytes(), Method::GET).err(), Some(Malformed::TooLarge));
+    }
+
+    #[test]
+    fn the_codec_alone_decides_on_framing() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("shop.test"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("99"));
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("gzip"));
+        let uri = Uri::from_static("http://ignored.test/a?b=c");
+        for (framing, line) in [
+            (Framing::Empty, ""),
+            (Framing::Length(7), "content-length: 7\r\n"),
+            (Framing::Chunked, "transfer-encoding: chunked\r\n"),
+        ] {
+            let mut written = Vec::new();
+            write_request(&mut written, &Method::PUT, &uri, &headers, framing);
+            let expected = format!("PUT /a?b=c HTTP/1.1\r\nhost: shop.test\r\n{line}\r\n");
+            assert_eq!(String::from_utf8(written), Ok(expected));
+        }
+    }
+}

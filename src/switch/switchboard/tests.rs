@@ -1,0 +1,296 @@
+//! The switchboard with real readers, a real or failing journal, and no proxy: what is promised to those who ask, and to
+//! requests, whatever else goes on.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use super::{
+    super::{
+        control::{Command, Order, RefusalCode},
+        desired::{Desired, Matching, Wanted},
+        journal::{Journal, faults::journal_that_works_while},
+        policy::Policy,
+        reader::{NotAdmitted, Reader, RequestKey},
+        status::{AppStatus, Happening, Phase, Receipt},
+    },
+    Refusal, Switch, SwitchOptions,
+};
+
+struct Key;
+
+impl RequestKey for Key {
+    fn host(&self) -> &str {
+        "shop.test"
+    }
+    fn path(&self) -> &str {
+        "/"
+    }
+    fn on_preview_listener(&self) -> bool {
+        false
+    }
+    fn client(&self) -> Option<IpAddr> {
+        None
+    }
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn shop(policy: Policy) -> Desired {
+    let wanted = Wanted {
+        matching: Matching::default(),
+        revisions: [("blue", 9001), ("green", 9011)]
+            .map(|(name, port)| (name.parse().expect("a name"), vec![address(port).into()]))
+            .into(),
+        active: "blue".parse().expect("a name"),
+        preview: Some("green".parse().expect("a name")),
+        policy: Arc::new(policy),
+    };
+    Desired { apps: [("shop".parse().expect("a name"), wanted)].into() }
+}
+
+fn switch(journal: Option<Journal>) -> Switch {
+    let journal = journal.map(|journal| (journal, super::Recovered::default()));
+    Switch::start(SwitchOptions { workers: 1, replica: "r1".to_owned(), journal }).expect("nothing to restore")
+}
+
+/// A switch whose two revisions are both healthy.
+async fn ready(journal: Option<Journal>) -> Switch {
+    let switch = switch(journal);
+    switch.feed.desired(shop(Policy::default())).await.expect("it runs");
+    for (revision, port) in [("blue", 9001), ("green", 9011)] {
+        let (app, revision) = ("shop".parse().expect("a name"), revision.parse().expect("a name"));
+        switch.feed.observed(app, revision, address(port), true).await;
+    }
+    switch
+}
+
+async fn ask(switch: &Switch, command: Command) -> Result<Receipt, Refusal> {
+    let order = Order {
+        app: "shop".parse().expect("a name"),
+        command,
+        by: "ann".to_owned(),
+        reason: "because".to_owned(),
+        if_generation: None,
+        dry_run: false,
+    };
+    switch.control.submit(order).await
+}
+
+fn promote() -> Command {
+    Command::Promote { revision: None, skip_gates: false }
+}
+
+fn rollback() -> Command {
+    Command::Rollback { to: None }
+}
+
+fn status(switch: &Switch) -> AppStatus {
+    switch.viewer.board().apps.values().next().expect("one app").status()
+}
+
+fn admitted_to(reader: &Reader) -> String {
+    reader.admit(&Key, &[]).expect("admitted").revision().to_string()
+}
+
+#[tokio::test]
+async fn a_request_admitted_after_the_answer_goes_to_the_new_pool() {
+    let switch = ready(None).await;
+    let reader = switch.readers.reader(0);
+    for generation in 1..100 {
+        let (command, colour) = if generation % 2 == 1 { (promote(), "green") } else { (rollback(), "blue") };
+        let asked = ask(&switch, command);
+        let adopting = async {
+            reader.changed().await;
+            reader.acknowledge(&reader.adopt());
+        };
+        let (receipt, ()) = tokio::join!(asked, adopting);
+        assert_eq!(receipt.expect("both are ready").generation, generation + 1);
+        assert_eq!(admitted_to(&reader), colour);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_does_not_confirm_is_named_and_holds_up_nobody() {
+    let switch = ready(None).await;
+    let reader = switch.readers.reader(0);
+    let receipt = ask(&switch, promote()).await.expect("ready");
+    assert_eq!(receipt.warnings, ["published, not yet confirmed by worker 0"]);
+    assert_eq!(admitted_to(&reader), "green", "the answer is right without its confirmation");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_flight_stays_on_its_pool_until_it_ends_or_the_deadline_cuts_it() {
+    let switch = ready(None).await;
+    let reader = switch.readers.reader(0);
+    let (first, second) = (reader.admit(&Key, &[]).expect("blue"), reader.admit(&Key, &[]).expect("blue"));
+    let mut events = switch.viewer.events();
+    let receipt = ask(&switch, promote()).await.expect("ready");
+    assert_eq!((receipt.in_flight_on_old, first.revision().as_str()), (2, "blue"));
+    assert_eq!(status(&switch).draining[0].in_flight, 2);
+    drop(first);
+    let mut stage = second.tenure().stage();
+    let cut = loop {
+        if let Happening::Drained { cut, .. } = &events.recv().await.expect("it runs").what {
+            break *cut;
+        }
+    };
+    assert_eq!(cut, 1);
+    assert_eq!(*stage.borrow_and_update(), super::super::pool::Stage::Cut);
+    assert_eq!(status(&switch).draining, []);
+}
+
+#[tokio::test]
+async fn a_pool_that_empties_by_itself_is_drained_at_once() {
+    let switch = ready(None).await;
+    let reader = switch.readers.reader(0);
+    let ticket = reader.admit(&Key, &[]).expect("blue");
+    let mut events = switch.viewer.events();
+    let (receipt, ()) = tokio::join!(ask(&switch, promote()), async {
+        reader.changed().await;
+        reader.acknowledge(&reader.adopt());
+    });
+    receipt.expect("ready");
+    drop(ticket);
+    loop {
+        if let Happening::Drained { cut, .. } = &events.recv().await.expect("it runs").what {
+            assert_eq!(*cut, 0);
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_promotions_at_once_exactly_one_wins() {
+    let switch = ready(None).await;
+    let named = || Command::Promote { revision: Some("green".parse().expect("a name")), skip_gates: false };
+    let (one, two) = tokio::join!(ask(&switch, named()), ask(&switch, named()));
+    let lost = one.as_ref().err().or(two.as_ref().err()).expect("one lost").code;
+    assert_eq!((one.is_ok() ^ two.is_ok(), lost), (true, RefusalCode::AlreadyActive));
+    assert_eq!(status(&switch).generation, 2);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_happen_and_does_nothing() {
+    let switch = ready(None).await;
+    let mut order = Order {
+        app: "shop".parse().expect("a name"),
+        command: promote(),
+        by: "ann".to_owned(),
+        reason: String::new(),
+        if_generation: Some(1),
+        dry_run: true,
+    };
+    let receipt = switch.control.submit(order.clone()).await.expect("it would work");
+    assert_eq!((receipt.generation, receipt.dry_run), (2, true));
+    assert_eq!(status(&switch).generation, 1);
+    order.if_generation = Some(9);
+    assert_eq!(switch.control.submit(order).await.map_err(|r| r.code), Err(RefusalCode::GenerationMismatch));
+}
+
+#[tokio::test]
+async fn with_a_failing_disk_a_promotion_is_refused_and_a_rollback_goes_ahead() {
+    let works = Arc::new(AtomicBool::new(true));
+    let switch = ready(Some(journal_that_works_while(Arc::clone(&works)))).await;
+    ask(&switch, promote()).await.expect("the disk works");
+    works.store(false, SeqCst);
+    let receipt = ask(&switch, rollback()).await.expect("a rollback needs no disk");
+    assert!(receipt.warnings[0].contains("not on disk yet"), "{:?}", receipt.warnings);
+    assert_eq!(ask(&switch, promote()).await.map_err(|r| r.code), Err(RefusalCode::NotDurable));
+    assert_eq!((status(&switch).generation, status(&switch).phase), (3, Phase::Aborted));
+    works.store(true, SeqCst);
+    ask(&switch, promote()).await.expect("the disk works again");
+}
+
+#[tokio::test]
+async fn an_acknowledged_flip_and_its_history_outlive_the_switch() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = || {
+        let journal = Some(Journal::open(dir.path()).expect("opens"));
+        Switch::start(SwitchOptions { workers: 1, replica: "r1".to_owned(), journal }).expect("restores")
+    };
+    let switch = open();
+    switch.feed.desired(shop(Policy::default())).await.expect("it runs");
+    let (app, green) = ("shop".parse().expect("a name"), "green".parse().expect("a name"));
+    switch.feed.observed(app, green, address(9011), true).await;
+    let receipt = ask(&switch, promote()).await.expect("ready");
+    switch.control.stop().await;
+    drop(switch);
+
+    let switch = loop {
+        // The last handle of the old journal goes with the old switchboard's task.
+        match Journal::open(dir.path()) {
+            Ok(journal) => break journal,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let switch = Switch::start(SwitchOptions { workers: 1, replica: "r1".to_owned(), journal: Some(switch) });
+    let switch = switch.expect("restores");
+    switch.feed.desired(shop(Policy::default())).await.expect("it runs");
+    let found = status(&switch);
+    assert_eq!((found.active.map(|pool| pool.revision), found.generation), (Some("green".to_owned()), 2));
+    let board = switch.viewer.board();
+    let history: Vec<_> = board.apps.values().flat_map(|app| app.history.iter().cloned()).collect();
+    assert_eq!(history, [receipt]);
+}
+
+#[tokio::test]
+async fn an_app_that_leaves_and_returns_goes_on_where_it_was() {
+    let switch = ready(None).await;
+    let reader = switch.readers.reader(0);
+    tokio::join!(async { ask(&switch, promote()).await.expect("ready") }, async {
+        reader.changed().await;
+        reader.acknowledge(&reader.adopt());
+    });
+    switch.feed.desired(Desired::default()).await.expect("it runs");
+    assert_eq!(reader.admit(&Key, &[]).err(), Some(NotAdmitted::UnknownHost));
+    switch.feed.desired(shop(Policy::default())).await.expect("it runs");
+    assert_eq!(admitted_to(&reader), "green");
+    assert_eq!(status(&switch).generation, 2);
+}
+
+#[tokio::test]
+async fn a_changed_policy_keeps_endpoints_and_what_is_in_flight() {
+    let switch = ready(None).await;
+    let reader = switch.readers.reader(0);
+    let ticket = reader.admit(&Key, &[]).expect("blue");
+    let policy = Policy { balance: super::super::policy::Balance::RoundRobin, ..Policy::default() };
+    let applied = switch.feed.desired(shop(policy)).await.expect("it runs");
+    assert_eq!(applied.changed, ["shop"]);
+    let again = reader.admit(&Key, &[]).expect("blue");
+    assert!(Arc::ptr_eq(ticket.endpoint(), again.endpoint()));
+    assert_eq!((status(&switch).active.map(|pool| pool.in_flight), status(&switch).draining.len()), (Some(2), 0));
+}
+
+#[tokio::test]
+async fn every_order_is_answered_while_the_switch_stops() {
+    let switch = ready(None).await;
+    let (answer, ()) = tokio::join!(ask(&switch, promote()), switch.control.stop());
+    let after = ask(&switch, rollback()).await;
+    assert!(answer.is_ok() || answer.is_err_and(|refusal| refusal.code == RefusalCode::Stopping));
+    assert_eq!(after.map_err(|refusal| refusal.code), Err(RefusalCode::Stopping));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_promotes_by_itself_when_the_time_has_come() {
+    let switch = switch(None);
+    let mut policy = Policy::default();
+    policy.promotion.auto = super::super::policy::AutoPromotion::After(Duration::from_millis(20));
+    switch.feed.desired(shop(policy)).await.expect("it runs");
+    let (app, green) = ("shop".parse().expect("a name"), "green".parse().expect("a name"));
+    let mut events = switch.viewer.events();
+    switch.feed.observed(app, green, address(9011), true).await;
+    loop {
+        if let Happening::Acted { receipt } = &events.recv().await.expect("it runs").what {
+            assert_eq!((receipt.by.as_str(), receipt.to.as_deref()), ("auto-promotion", Some("green")));
+            return;
+        }
+    }
+}

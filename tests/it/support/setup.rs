@@ -1,0 +1,82 @@
+//! A configuration between two upstreams, to be changed before it is used: it is JSON, and so YAML. Whatever runs by it
+//! keeps to a directory of its own.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{admin::Admin, backend::Backend};
+
+/// The one app's name.
+pub const APP: &str = "shop";
+
+/// What to run a proxy by.
+pub struct Setup {
+    pub config: Value,
+    dir: TempDir,
+}
+
+impl Setup {
+    /// `blue` active, `green` the candidate; two workers, a live and a preview listener, quick probes.
+    pub fn between(blue: &Backend, green: &Backend) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let any = "127.0.0.1:0";
+        let endpoints = |backend: &Backend| json!({ "endpoints": [backend.address()] });
+        let config = json!({
+            "version": 1,
+            "workers": 2,
+            "log": { "level": "warn", "access": "off" },
+            "listeners": [{ "name": "live", "bind": any }, { "name": "preview", "bind": any, "role": "preview" }],
+            "admin": { "socket": dir.path().join("admin.sock") },
+            "health": { "bind": any },
+            "state": { "dir": dir.path().join("state") },
+            "apps": { APP: {
+                "source": { "static": {
+                    "active": blue.colour(),
+                    "preview": green.colour(),
+                    "revisions": { blue.colour(): endpoints(blue), green.colour(): endpoints(green) },
+                } },
+                "health": { "path": "/healthz", "interval": "50ms", "timeout": "2s", "rise": 1, "fall": 2 },
+            } },
+        });
+        Self { config, dir }
+    }
+
+    /// The app's part, to be changed: `setup.app()["drain"] = json!({ "timeout": "1s" })`.
+    pub fn app(&mut self) -> &mut Value {
+        &mut self.config["apps"][APP]
+    }
+
+    /// A listener's part: `live` or `preview`.
+    pub fn listener(&mut self, name: &str) -> &mut Value {
+        let listeners = self.config["listeners"].as_array_mut().expect("listeners");
+        listeners.iter_mut().find(|listener| listener["name"] == name).expect("a listener of that name")
+    }
+
+    /// Puts ports the system has free now in the place of those it would choose, and answers the live, the preview and the
+    /// health address: for a process, which cannot be asked what it was given.
+    pub fn settle(&mut self) -> [SocketAddr; 3] {
+        // All at once, so that they differ.
+        let free = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port"));
+        let [live, preview, health] = free.map(|listener| listener.local_addr().expect("an address"));
+        self.listener("live")["bind"] = json!(live);
+        self.listener("preview")["bind"] = json!(preview);
+        self.config["health"]["bind"] = json!(health);
+        [live, preview, health]
+    }
+
+    /// The text of the file.
+    pub fn yaml(&self) -> String {
+        format!("{:#}", self.config)
+    }
+
+    /// A path in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn admin(&self) -> Admin {
+        Admin { socket: self.path("admin.sock") }
+    }
+}
