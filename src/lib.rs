@@ -1,6 +1,43 @@
-//! Tealgate: a reverse proxy and load balancer whose job is *the switch*.
+//! Tealgate: a reverse proxy and load balancer whose job is *the switch*. It holds an application's active and preview
+//! pools behind one publication, and flips all live traffic from one revision to another, or back, at once and without
+//! losing a request.
+//!
+//! # The map
+//!
+//! ```text
+//! main → cli → server → { admin, source, health, proxy } → telemetry → switch        config → the options of each
+//! ```
+//!
+//! | Module | Is |
+//! |---|---|
+//! | [`switch`] | the core: what is active, who may change it, how it is seen. Knows neither HTTP nor Kubernetes |
+//! | [`proxy`] | the data plane: a thread per core, each with its own sockets, connections and counters |
+//! | [`admin`] | the admin API and the health listener |
+//! | [`source`] | where desired state comes from: the configuration file, watched |
+//! | [`health`] | active probes of every endpoint that may have to take traffic |
+//! | [`telemetry`] | metrics, the access log, the program's own log |
+//! | [`config`] | the one YAML file: parsed, checked, explained |
+//! | [`server`] | the composition root: start order, reload, stop order |
+//! | [`cli`], [`demo`] | the command line, and the demonstration that needs nothing |
+//!
+//! # Life of a request
+//!
+//! A worker accepts it on a socket of its own; hyper reads it (h1 or h2); [`switch::Reader::admit`] reads one snapshot,
+//! counts the request in and hands out a [`switch::Ticket`] that names pool and endpoint; headers are rewritten; our own
+//! HTTP/1.1 engine sends it and reads the answer; the answer's body carries the ticket and the log record, and when it
+//! ends, or is dropped, both close. [`proxy`] tells it in full.
+//!
+//! # Life of a promotion
+//!
+//! The CLI or curl → [`admin`] makes it a [`switch::Order`] → [`switch::Control`] → the switchboard lets the app's
+//! [`switch::Rollout`] decide, a pure function → the [`switch::Journal`] makes it durable → a snapshot is built whole and
+//! published → every worker confirms → the receipt is answered → the retired tenure drains in a task of its own.
+//!
+//! # What holds, and where it is kept
+//!
+//! The invariants stand at the head of [`switch`]; the proof that no request enters a pool which its drain has seen empty
+//! stands in `switch/admission.rs`, and loom walks that very file in every `cargo test`.
 
-// The model checker's copy of `switch/admission.rs` reads its primitives from another place.
 pub mod admin;
 pub mod cli;
 pub mod config;

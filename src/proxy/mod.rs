@@ -1,108 +1,53 @@
-//! THE DATA PLANE.
+//! THE DATA PLANE: it accepts connections, and forwards each request to the endpoint the switch admits it to.
+//!
+//! # Life of a request
+//!
+//! A [`worker`] accepts a connection on a socket of its own; from here on, nothing is shared with other threads. The
+//! [`connection`] shakes hands where TLS is spoken, finds out the protocol, and gives hyper's server the stream, behind a
+//! [`gate`] that lets only well-framed HTTP/1 requests through. hyper calls [`handle`] with each request, whatever its
+//! version. There the request's [`target`] is read, its log line opened, and [`Reader::admit`](crate::switch::Reader::admit)
+//! asked for a ticket: the pool and endpoint it is for, on one snapshot. The head is made the upstream's in [`headers`];
+//! [`attempts`] takes an idle connection or a new one from [`upstream`], and [`h1`] sends the one and receives the other head.
+//! That is made the client's, and the answer leaves in a [`body::TrackedBody`], which carries ticket and log. When the body
+//! ends, or is dropped, both close. After a 101 a [`tunnel`] takes over both streams, and ticket and log with them.
+//!
+//! Whatever fails on this road is an [`error::ProxyError`], and becomes an answer in one place, the end of [`handle`].
+//!
+//! # What a request costs
+//!
+//! No lock, no timer of the runtime, no task of its own on HTTP/1. Deadlines are slots on the worker's [`clock`], which
+//! looks at them ten times a second; [`patience`] says which deadline is a request's at the moment. A client that leaves
+//! makes hyper drop the request's future, and with it the upstream connection: every count, slot and line is released by a
+//! `Drop`.
 
+mod attempts;
+mod body;
+mod client;
+mod clock;
+mod connection;
+mod error;
+mod framing;
+mod gate;
 mod h1;
+mod handle;
+mod headers;
+mod listener;
+mod options;
+mod patience;
+mod plane;
+mod stream;
+mod target;
+mod tls;
+mod tunnel;
+mod upload;
+mod upstream;
+mod worker;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
-
-/// One address we accept on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ListenerOptions {
-    /// Its name, unique in the configuration.
-    pub name: String,
-    /// Where it listens.
-    pub bind: Bind,
-    /// What it shows.
-    pub role: ListenerRole,
-    /// TLS; `None` for plain HTTP.
-    pub tls: Option<TlsOptions>,
-    /// How long a client may take.
-    pub timeouts: ListenerTimeouts,
-    /// How much a client may send, and how many may come.
-    pub limits: ListenerLimits,
-    /// The status for a host that no app answers to: 421 (RFC 9110 §15.5.20) or 404.
-    pub unknown_host: u16,
-}
-
-/// Where a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Bind {
-    /// An IP address and port; port 0 lets the system choose.
-    Tcp(SocketAddr),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-/// What a listener shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ListenerRole {
-    /// Live traffic; previews by their own hosts.
-    #[default]
-    Live,
-    /// The preview of whatever app matches.
-    Preview,
-}
-
-/// A listener's TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsOptions {
-    /// The certificates, chosen by SNI; the first is for clients that send none, or an unknown one.
-    pub certificates: Vec<CertificateFiles>,
-    /// The oldest protocol version accepted.
-    pub min_version: TlsVersion,
-}
-
-/// A certificate and its key, as PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFiles {
-    /// The chain, leaf first.
-    pub cert: PathBuf,
-    /// The key: PKCS #8, PKCS #1 or SEC 1.
-    pub key: PathBuf,
-}
-
-/// A TLS version we speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TlsVersion {
-    /// RFC 5246.
-    #[default]
-    Tls12,
-    /// RFC 8446.
-    Tls13,
-}
-
-/// How long a client may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenerTimeouts {
-    /// From accept to the end of the TLS handshake.
-    pub handshake: Duration,
-    /// From the first octet of a request's head to its end.
-    pub head: Duration,
-    /// Between two pieces of a request's body.
-    pub body: Duration,
-    /// Between two requests on a connection.
-    pub idle: Duration,
-}
-
-impl Default for ListenerTimeouts {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self { handshake: seconds(10), head: seconds(10), body: seconds(30), idle: seconds(75) }
-    }
-}
-
-/// How much a client may send, and how many may come. 0 is no limit for the counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenerLimits {
-    /// The largest request head in octets.
-    pub head_size: usize,
-    /// Connections at once on this listener, over all workers.
-    pub connections: usize,
-    /// Connections at once from one client address, over all workers.
-    pub connections_per_client: usize,
-}
-
-impl Default for ListenerLimits {
-    fn default() -> Self {
-        Self { head_size: 32 * 1024, connections: 20_000, connections_per_client: 0 }
-    }
-}
+pub use self::{
+    listener::{Bound, ListenError},
+    options::{
+        Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
+    },
+    plane::DataPlane,
+    tls::{CertificateError, CertificateFacts},
+};

@@ -10,6 +10,7 @@ mod sync {
 }
 
 #[path = "admission.rs"]
+#[allow(clippy::duplicate_mod, reason = "that is the point: the same lines on other primitives")]
 #[allow(dead_code, unreachable_pub, reason = "the model walks the protocol, not every accessor")]
 mod admission;
 

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::{
     control::{AppBoard, Draining},
     desired::{EndpointSpec, Matching},
-    name::Revision,
+    name::{Revision, Role},
     pool::{Endpoint, Pool, Tenure},
     rollout::{Input, Readiness, Rollout},
     snapshot::Route,
@@ -25,8 +25,8 @@ pub(super) struct App {
     pub(super) matching: Matching,
     pub(super) last_event: Timestamp,
     pools: BTreeMap<Revision, Arc<Pool>>,
-    /// What the last publication led to.
-    routed: Vec<Arc<Pool>>,
+    /// What the last publication led to, and as what.
+    routed: Vec<(Role, Arc<Pool>)>,
     draining: Vec<Draining>,
 }
 
@@ -48,7 +48,7 @@ impl App {
         self.rollout = next;
         self.sync_pools(workers);
         let after = (self.rollout.phase(), self.rollout.message());
-        (before != after).then(|| Happening::Changed { phase: after.0, message: after.1 })
+        (before != after).then_some(Happening::Changed { phase: after.0, message: after.1 })
     }
 
     fn sync_pools(&mut self, workers: usize) {
@@ -67,6 +67,24 @@ impl App {
             });
             self.pools.insert(revision.clone(), pool);
         }
+        self.begin_tenures(workers);
+    }
+
+    /// A revision that changes its role begins a new tenure: what was live traffic drains by its own deadline, also where
+    /// the revision stays in routing as the candidate.
+    fn begin_tenures(&mut self, workers: usize) {
+        for (role, pool) in self.in_roles() {
+            let moved = self.routed.iter().any(|(was, old)| old.tenure.id() == pool.tenure.id() && *was != role);
+            if moved {
+                self.pools.insert(pool.revision.clone(), Arc::new(pool.with_new_tenure(workers)));
+            }
+        }
+    }
+
+    fn in_roles(&self) -> Vec<(Role, Arc<Pool>)> {
+        let preview = self.rollout.preview().map(|(revision, _)| (Role::Preview, revision));
+        let roles = [(Role::Active, self.rollout.active())].into_iter().chain(preview);
+        roles.filter_map(|(role, revision)| Some((role, Arc::clone(self.pools.get(revision)?)))).collect()
     }
 
     /// The app as requests see it.
@@ -84,33 +102,29 @@ impl App {
 
     /// To be called after a publication: retires the tenures that no snapshot leads to any more, and gives their
     /// revisions, where still known, a new tenure for the day they come back.
-    pub(super) fn retire_unrouted(&mut self, workers: usize, within: Duration) -> Vec<Arc<Tenure>> {
-        let route = self.route();
-        let now_routed: Vec<_> = [route.active, route.preview].into_iter().flatten().collect();
+    pub(super) fn retire_unrouted(&mut self, workers: usize, within: Duration) -> Vec<Arc<Pool>> {
+        let now_routed = self.in_roles();
         let before = std::mem::replace(&mut self.routed, now_routed);
-        let still = |tenure: &Arc<Tenure>| self.routed.iter().any(|pool| pool.tenure.id() == tenure.id());
-        let retired: Vec<_> = before.into_iter().filter(|pool| !still(&pool.tenure)).collect();
+        let still = |tenure: &Tenure| self.routed.iter().any(|(_, pool)| pool.tenure.id() == tenure.id());
+        let retired: Vec<_> = before.into_iter().map(|(_, pool)| pool).filter(|pool| !still(&pool.tenure)).collect();
         for pool in &retired {
             pool.tenure.retire();
-            if let Some(known) = self.pools.get_mut(&pool.revision) {
-                *known = Arc::new(Pool {
-                    revision: known.revision.clone(),
-                    endpoints: known.endpoints.clone(),
-                    balance: known.balance,
-                    tenure: Tenure::new(workers),
-                });
+            if let Some(known) =
+                self.pools.get_mut(&pool.revision).filter(|known| known.tenure.id() == pool.tenure.id())
+            {
+                *known = Arc::new(known.with_new_tenure(workers));
             }
             let since = Timestamp::now();
             let deadline = since.checked_add(within).unwrap_or(Timestamp::MAX);
             let (revision, tenure) = (pool.revision.clone(), Arc::clone(&pool.tenure));
             self.draining.push(Draining { revision, tenure, since, deadline });
         }
-        retired.into_iter().map(|pool| Arc::clone(&pool.tenure)).collect()
+        retired
     }
 
     /// The app is gone from routing altogether.
     pub(super) fn retire_all(self) -> Vec<Arc<Tenure>> {
-        let retire = |pool: Arc<Pool>| {
+        let retire = |(_, pool): (Role, Arc<Pool>)| {
             pool.tenure.retire();
             Arc::clone(&pool.tenure)
         };
@@ -162,9 +176,17 @@ impl App {
     }
 }
 
-/// The endpoints a pool should have, each the same object as before where its spec is the same.
+/// The endpoints a pool should have, each the same object as before where its spec is the same. One that only changes its
+/// weight keeps its health: it is the same server.
 fn renew(before: Option<&Pool>, specs: &[EndpointSpec], workers: usize) -> Box<[Arc<Endpoint>]> {
     let before = before.map_or(&[][..], |pool| &pool.endpoints);
-    let find = |spec: &EndpointSpec| before.iter().find(|e| e.spec() == spec).map(Arc::clone);
-    specs.iter().map(|spec| find(spec).unwrap_or_else(|| Arc::new(Endpoint::new(spec.clone(), workers)))).collect()
+    let renewed = |spec: &EndpointSpec| match before.iter().find(|e| e.address() == spec.address) {
+        Some(same) if same.spec() == spec => Arc::clone(same),
+        known => {
+            let endpoint = Endpoint::new(spec.clone(), workers);
+            endpoint.set_health(known.map_or(Health::Unknown, |known| known.health()));
+            Arc::new(endpoint)
+        }
+    };
+    specs.iter().map(renewed).collect()
 }

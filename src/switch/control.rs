@@ -183,6 +183,7 @@ pub(super) enum Message {
 
 /// What became of a [`Desired`]: what was added, changed, removed, and what could not be done yet and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Applied {
     /// Apps that are new.
     pub added: Vec<String>,

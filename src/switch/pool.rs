@@ -87,6 +87,17 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// The same endpoints at the beginning of another stay in routing.
+    pub(super) fn with_new_tenure(&self, workers: usize) -> Self {
+        let Self { revision, endpoints, balance, .. } = self;
+        Self {
+            revision: revision.clone(),
+            endpoints: endpoints.clone(),
+            balance: *balance,
+            tenure: Tenure::new(workers),
+        }
+    }
+
     /// The revision it serves.
     pub fn revision(&self) -> &Revision {
         &self.revision

@@ -30,7 +30,7 @@ use super::{
     journal::{Journal, Recovered},
     memory::{Memory, Record},
     name::{AppName, Revision},
-    pool::Tenure,
+    pool::{Pool, Tenure},
     reader::{Reader, Shared},
     rollout::{Deed, Input, Rollout, Step},
     snapshot::Snapshot,
@@ -369,10 +369,10 @@ impl Switchboard {
     /// receipt.
     async fn carry_out(&mut self, name: &AppName, step: Step, reply: Reply) -> Result<(), (Refusal, Reply)> {
         let mut receipts: Vec<_> = step.deeds.iter().map(|deed| self.receipt(name, &step, deed, false)).collect();
-        if !self.memory.amounts_to(step.next.kept()) {
-            if let Err(refusal) = self.make_durable(&step, &mut receipts).await {
-                return Err((refusal, reply));
-            }
+        if !self.memory.amounts_to(step.next.kept())
+            && let Err(refusal) = self.make_durable(&step, &mut receipts).await
+        {
+            return Err((refusal, reply));
         }
         self.commit(name, step, receipts, reply);
         Ok(())
@@ -441,9 +441,11 @@ impl Switchboard {
         for (deed, mut receipt) in step.deeds.iter().zip(receipts.drain(..)) {
             receipt.published_at = Timestamp::now();
             receipt.replicas[0].published_at = receipt.published_at;
-            receipt.in_flight_on_old = retired.iter().map(|tenure| tenure.in_flight()).sum();
-            let acknowledged = if deed.is_flip() { retired.clone() } else { Vec::new() };
-            self.confirm(Confirmation { version, published, receipt, retired: acknowledged, reply: reply.take() });
+            // A flip may retire the candidate's tenure as well; live traffic is what was on `from`.
+            let left = retired.iter().find(|pool| deed.is_flip() && deed.from.as_ref() == Some(pool.revision()));
+            let left = left.map(|pool| Arc::clone(pool.tenure()));
+            receipt.in_flight_on_old = left.as_ref().map_or(0, |tenure| tenure.in_flight());
+            self.confirm(Confirmation { version, published, receipt, left, reply: reply.take() });
         }
         // Shown before it is told: whoever hears of it finds it on the board.
         self.show(name);
@@ -461,12 +463,12 @@ impl Switchboard {
     }
 
     /// Takes note of the tenures that the last publication took out of routing, and sees them out.
-    fn retire(&mut self, name: &AppName) -> Vec<Arc<Tenure>> {
+    fn retire(&mut self, name: &AppName) -> Vec<Arc<Pool>> {
         let Some(app) = self.apps.get_mut(name) else { return Vec::new() };
         let within = app.rollout.policy().drain.timeout;
         let retired = app.retire_unrouted(self.shared.barrier.workers(), within);
-        for tenure in &retired {
-            self.see_out(name, Arc::clone(tenure), within);
+        for pool in &retired {
+            self.see_out(name, Arc::clone(pool.tenure()), within);
         }
         retired
     }
@@ -486,13 +488,13 @@ impl Switchboard {
         let Some(messages) = self.messages.upgrade() else { return };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            let Confirmation { version, published, mut receipt, retired, reply } = confirmation;
+            let Confirmation { version, published, mut receipt, left, reply } = confirmation;
             let late = shared.barrier.passed(version, BARRIER_PATIENCE).await;
             receipt.barrier_micros = u64::try_from(published.elapsed().as_micros()).unwrap_or(u64::MAX);
             for worker in late {
                 receipt.warnings.push(format!("published, not yet confirmed by worker {worker}"));
             }
-            retired.iter().for_each(|tenure| tenure.acknowledge());
+            left.iter().for_each(|tenure| tenure.acknowledge());
             messages.send(Message::Measured { receipt: Box::new(receipt), reply }).await.ok();
         });
     }
@@ -583,6 +585,7 @@ struct Confirmation {
     version: u64,
     published: Instant,
     receipt: Receipt,
-    retired: Vec<Arc<Tenure>>,
+    /// What live traffic left.
+    left: Option<Arc<Tenure>>,
     reply: Reply,
 }

@@ -284,6 +284,11 @@ impl RequestLog {
         }
     }
 
+    /// Whether it will have a line in the access log: if not, nobody need gather words for it.
+    pub fn is_written(&self) -> bool {
+        self.words.is_some()
+    }
+
     /// What the client says of itself, for the combined form: the values of `User-Agent` and `Referer`.
     pub fn described(&mut self, user_agent: Option<&[u8]>, referer: Option<&[u8]>) {
         if let Some(words) = &mut self.words {

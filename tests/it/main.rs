@@ -5,3 +5,12 @@ mod support;
 
 // The tests' own instruments: load that is well sees no failure, load that is not says which.
 mod instruments;
+
+// The flip itself, under every kind of load.
+mod flip;
+
+// What outlives kills, signals, dead endpoints and bad files.
+mod survival;
+
+// What may depend on what.
+mod layers;

@@ -12,5 +12,6 @@ mod head;
 
 pub(super) use self::{
     body::Framing,
-    exchange::{Connection, Exchange, Failure, FailureKind, Outgoing},
+    exchange::{Connection, Exchange, FailureKind, Outgoing},
+    head::Malformed,
 };

@@ -138,13 +138,29 @@ async fn what_is_in_flight_stays_on_its_pool_until_it_ends_or_the_deadline_cuts_
     drop(first);
     let mut stage = second.tenure().stage();
     let cut = loop {
-        if let Happening::Drained { cut, .. } = &events.recv().await.expect("it runs").what {
-            break *cut;
+        match &events.recv().await.expect("it runs").what {
+            Happening::Drained { cut, revision, .. } if revision == "blue" => break *cut,
+            _ => {}
         }
     };
     assert_eq!(cut, 1);
     assert_eq!(*stage.borrow_and_update(), super::super::pool::Stage::Cut);
     assert_eq!(status(&switch).draining, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_rollback_live_traffic_drains_though_its_revision_stays_the_candidate() {
+    let switch = ready(None).await;
+    ask(&switch, promote()).await.expect("ready");
+    let reader = switch.readers.reader(0);
+    let ticket = reader.admit(&Key, &[]).expect("green");
+    let mut events = switch.viewer.events();
+    let receipt = ask(&switch, rollback()).await.expect("blue lives");
+    let state = status(&switch);
+    assert_eq!((receipt.in_flight_on_old, state.draining[0].revision.as_str()), (1, "green"));
+    assert_eq!(state.preview.map(|pool| (pool.revision, pool.in_flight)), Some(("green".to_owned(), 0)));
+    while !matches!(&events.recv().await.expect("it runs").what, Happening::Drained { cut: 1, .. }) {}
+    assert_eq!(*ticket.tenure().stage().borrow(), super::super::pool::Stage::Cut);
 }
 
 #[tokio::test]
@@ -160,9 +176,9 @@ async fn a_pool_that_empties_by_itself_is_drained_at_once() {
     receipt.expect("ready");
     drop(ticket);
     loop {
-        if let Happening::Drained { cut, .. } = &events.recv().await.expect("it runs").what {
-            assert_eq!(*cut, 0);
-            return;
+        match &events.recv().await.expect("it runs").what {
+            Happening::Drained { cut, revision, .. } if revision == "blue" => return assert_eq!(*cut, 0),
+            _ => {}
         }
     }
 }

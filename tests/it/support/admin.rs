@@ -40,7 +40,17 @@ impl Admin {
 
     /// Makes a call, whatever its outcome.
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        within(&format!("{method} {path}"), self.exchange(method, path, body)).await.expect("an answer")
+        self.try_call(method, path, body).await.expect("an answer")
+    }
+
+    /// Makes a call that may find nobody, or lose him.
+    pub async fn try_call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value), BoxError> {
+        within(&format!("{method} {path}"), self.exchange(method, path, body)).await
     }
 
     async fn done(&self, method: &str, path: &str, body: Option<Value>) -> Value {

@@ -129,6 +129,13 @@ impl Client {
         self.fetch(request).await
     }
 
+    /// Sends a request, and leaves its answer to a task.
+    pub fn get_later(&mut self, path: &str) -> tokio::task::JoinHandle<Result<Answer, BoxError>> {
+        let request = self.request("GET", path).body(full("")).expect("a request");
+        let response = self.send(request);
+        tokio::spawn(async { Answer::read(response.await?).await })
+    }
+
     /// A request to [`HOST`] in the form its protocol wants.
     pub fn request(&self, method: &str, path: &str) -> http::request::Builder {
         match self {

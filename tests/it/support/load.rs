@@ -157,7 +157,13 @@ impl Report {
 
     /// Requests sent after this instant that started on that upstream all the same.
     pub fn started_on(&self, backend: &Backend, after: Instant) -> Vec<String> {
-        let seen: HashSet<_> = backend.seen().into_iter().map(|seen| seen.id).collect();
+        self.started_between(backend, after, Instant::now())
+    }
+
+    /// Requests sent between these instants that started on that upstream before the second.
+    pub fn started_between(&self, backend: &Backend, after: Instant, until: Instant) -> Vec<String> {
+        let seen = backend.seen().into_iter().filter(|seen| seen.at > after && seen.at < until);
+        let seen: HashSet<_> = seen.map(|seen| seen.id).collect();
         let sent = self.lanes.values().flat_map(|tally| &tally.requests).filter(|(_, at)| *at > after);
         sent.filter(|(id, _)| seen.contains(id)).map(|(id, _)| id.clone()).collect()
     }

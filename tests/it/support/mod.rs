@@ -11,6 +11,7 @@ pub mod client;
 pub mod lanes;
 pub mod load;
 pub mod process;
+pub mod proxy;
 pub mod raw_backend;
 pub mod setup;
 

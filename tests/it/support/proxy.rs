@@ -8,6 +8,7 @@ use tealgate::{config::Config, server::Server};
 use super::{
     admin::Admin,
     backend::Backend,
+    client::{Client, Protocol},
     eventually,
     setup::{APP, Setup},
     within,
@@ -24,10 +25,10 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it between two upstreams, and waits until the candidate may be promoted.
+    /// Starts it between two upstreams, and waits until both pools are ready.
     pub async fn between(blue: &Backend, green: &Backend) -> Self {
         let proxy = Self::start(Setup::between(blue, green)).await;
-        proxy.reached("previewing").await;
+        proxy.is_ready_to_promote().await;
         proxy
     }
 
@@ -64,6 +65,31 @@ impl Proxy {
     /// Waits until the app is in this phase.
     pub async fn reached(&self, phase: &str) {
         eventually(&format!("the app to be {phase}"), async || self.status().await["phase"] == phase).await;
+    }
+
+    /// Waits until the active pool and the candidate have all their endpoints ready.
+    pub async fn is_ready_to_promote(&self) {
+        eventually("both pools to be ready", async || {
+            let status = self.status().await;
+            ["active", "preview"].iter().all(|role| status[role]["ready"] == status[role]["total"])
+        })
+        .await;
+    }
+
+    /// A new client of the live address.
+    pub async fn client(&self, protocol: Protocol) -> Client {
+        Client::connect(protocol, self.live).await.expect("it accepts")
+    }
+
+    /// The value of a metric: all its series added up whose labels contain these parts.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let mut client = Client::connect(Protocol::H1, self.health).await.expect("the health listener accepts");
+        let text = client.get("/metrics").await.expect("metrics").text();
+        let series = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' '])) && labels.iter().all(|label| line.contains(label))
+        });
+        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// Stops it in good order, within this time; answers how many connections were cut.

@@ -1,0 +1,293 @@
+//! The verbs that change something. Each is one call of the admin API, whose receipt is printed; the guards are the
+//! same for all.
+
+use clap::{Args, ValueEnum};
+use http::Method;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    client::Call,
+    failure::{Exit, Failure},
+    parse,
+    session::{Session, ask, can_ask},
+    wait,
+};
+use crate::{
+    admin::api::{DeployRequest, EndpointRequest, PinRequest, PlainRequest, PromoteRequest, RollbackRequest},
+    switch::{AppName, AppStatus, PoolStatus, Receipt, Revision},
+};
+
+/// What goes with every change.
+#[derive(Debug, Args)]
+pub(crate) struct Guards {
+    /// Only say what would happen
+    #[arg(long)]
+    dry_run: bool,
+    /// Only if the app's generation is still N; otherwise exit 5
+    #[arg(long, value_name = "N")]
+    if_generation: Option<u64>,
+    /// Why; it goes into the journal, with your name
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Do not ask for confirmation on a terminal
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// `tealgate deploy`
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// The revision's name: 1 to 63 letters, digits, '-', '_' or '.'
+    #[arg(long, value_name = "REVISION")]
+    revision: Revision,
+    /// An endpoint that serves it, with a weight of 1 to 256 (default 1); repeat for each
+    #[arg(long = "endpoint", value_name = "IP:PORT[,WEIGHT]", value_parser = parse::endpoint, required = true)]
+    endpoints: Vec<EndpointRequest>,
+    /// A label shown with the revision; repeat for each
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
+    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+/// `tealgate promote`
+#[derive(Debug, Args)]
+pub(crate) struct Promote {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// Only if the candidate is this revision
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<Revision>,
+    /// Set the gates aside; wants --reason and the role admin. A pool without ready endpoints is refused all the same
+    #[arg(long, requires = "reason")]
+    skip_gates: bool,
+    /// When to return: `flipped` as soon as traffic has moved, `drained` when the replaced pool is empty as well
+    #[arg(long, value_name = "WHEN", default_value = "flipped")]
+    wait: Until,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+/// When `promote` returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Until {
+    /// Traffic has moved.
+    Flipped,
+    /// The replaced pool is empty as well.
+    Drained,
+}
+
+/// `tealgate rollback`
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// The revision to go to, if not the previous one; it needs ready endpoints
+    #[arg(long, value_name = "REVISION")]
+    to: Option<Revision>,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+/// `tealgate abort`, `tealgate unpin`
+#[derive(Debug, Args)]
+pub(crate) struct Plain {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+/// `tealgate pin`
+#[derive(Debug, Args)]
+#[command(mut_arg("reason", |reason| reason.required(true)))]
+pub(crate) struct Pin {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// The revision to keep; it must be the active one
+    #[arg(long, value_name = "REVISION")]
+    revision: Revision,
+    /// When the pin ends by itself, e.g. 2h; never if left out
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    expires: Option<std::time::Duration>,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+/// `tealgate discard`
+#[derive(Debug, Args)]
+pub(crate) struct Discard {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// The revision to forget; it must not carry live traffic
+    #[arg(long, value_name = "REVISION")]
+    revision: Revision,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+impl Deploy {
+    /// Makes a revision the candidate.
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let body = DeployRequest {
+            endpoints: self.endpoints,
+            labels: self.labels.into_iter().collect(),
+            reason: self.guards.reason.clone(),
+            if_generation: None,
+        };
+        let path = format!("revisions/{}", self.revision);
+        let what = format!("cannot deploy {} to {app}", self.revision);
+        self.guards.send(session, what, Method::PUT, &app, &path, &body).await?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Promote {
+    /// Makes the candidate active, and waits until the replaced pool is empty if asked to.
+    pub(crate) async fn run(mut self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        self.guards
+            .confirm(session, &app, |status| {
+                let to = self.revision.as_ref().map(Revision::as_str).or_else(|| name(&status.preview)).unwrap_or("?");
+                format!("Move all live traffic of {app} from {} to {to}?", name(&status.active).unwrap_or("nothing"))
+            })
+            .await?;
+        let body = PromoteRequest {
+            revision: self.revision,
+            skip_gates: self.skip_gates,
+            reason: self.guards.reason.clone(),
+            ..PromoteRequest::default()
+        };
+        let what = format!("cannot promote {app}");
+        let receipt = self.guards.send(session, what, Method::POST, &app, "promote", &body).await?;
+        match self.wait {
+            Until::Drained if !self.guards.dry_run => wait::until_drained(session, &app, &receipt).await,
+            Until::Drained | Until::Flipped => Ok(Exit::Done),
+        }
+    }
+}
+
+impl Rollback {
+    /// Brings an earlier revision back.
+    pub(crate) async fn run(mut self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        self.guards
+            .confirm(session, &app, |status| {
+                let to = self.to.as_ref().map(Revision::as_str).or_else(|| name(&status.previous)).unwrap_or("?");
+                format!(
+                    "Move all live traffic of {app} from {} back to {to}?",
+                    name(&status.active).unwrap_or("nothing")
+                )
+            })
+            .await?;
+        let body = RollbackRequest { to: self.to, reason: self.guards.reason.clone(), if_generation: None };
+        let what = format!("cannot roll {app} back");
+        self.guards.send(session, what, Method::POST, &app, "rollback", &body).await?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Plain {
+    /// Drops the candidate.
+    pub(crate) async fn abort(mut self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        self.guards
+            .confirm(session, &app, |status| {
+                format!("Drop the candidate {} of {app}?", name(&status.preview).unwrap_or("(none)"))
+            })
+            .await?;
+        let what = format!("cannot abort the rollout of {app}");
+        self.guards.send(session, what, Method::POST, &app, "abort", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+
+    /// Takes the pin off.
+    pub(crate) async fn unpin(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot unpin {app}");
+        self.guards.send(session, what, Method::DELETE, &app, "pin", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Pin {
+    /// Keeps the active revision active whatever the source says.
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let expires = self.expires.map(|after| Timestamp::now().checked_add(after));
+        let expires = expires.transpose().map_err(|_| Failure::usage("--expires is too far in the future"))?;
+        let what = format!("cannot pin {app} to {}", self.revision);
+        let (revision, reason) = (self.revision, self.guards.reason.clone());
+        let body = PinRequest { revision, reason, expires, if_generation: None };
+        self.guards.send(session, what, Method::POST, &app, "pin", &body).await?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Discard {
+    /// Forgets a revision that carries no live traffic.
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot discard {} of {app}", self.revision);
+        let path = format!("revisions/{}", self.revision);
+        self.guards.send(session, what, Method::DELETE, &app, &path, &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Has the server read its configuration file again.
+pub(crate) async fn reload(session: &Session) -> Result<Exit, Failure> {
+    let call = Call::new("cannot reload the configuration", Method::POST, "/reload").body(&serde_json::json!({}));
+    let applied: Value = session.client.call(call).await?;
+    session.output.show(&applied)?;
+    Ok(Exit::Done)
+}
+
+impl Guards {
+    /// Asks the person at the terminal, if there is one. What was agreed to is what is then asked of the server: if the
+    /// app has moved on between question and answer, the server refuses.
+    async fn confirm(
+        &mut self,
+        session: &Session,
+        app: &AppName,
+        question: impl FnOnce(&AppStatus) -> String,
+    ) -> Result<(), Failure> {
+        if self.yes || self.dry_run || !can_ask() {
+            return Ok(());
+        }
+        let status = session.status(app).await?;
+        ask(&question(&status))?;
+        self.if_generation.get_or_insert(status.generation);
+        Ok(())
+    }
+
+    /// Sends the action and prints its receipt.
+    async fn send(
+        &self,
+        session: &Session,
+        what: String,
+        method: Method,
+        app: &AppName,
+        action: &str,
+        body: &impl Serialize,
+    ) -> Result<Receipt, Failure> {
+        let query = if self.dry_run { "?dryRun=true" } else { "" };
+        let call = Call::new(what, method, &format!("/apps/{app}/{action}{query}"));
+        let receipt = session.client.call(call.body(body).if_generation(self.if_generation)).await?;
+        session.output.show(&receipt)?;
+        Ok(receipt)
+    }
+
+    fn plain(&self) -> PlainRequest {
+        PlainRequest { reason: self.reason.clone(), if_generation: None }
+    }
+}
+
+fn name(pool: &Option<PoolStatus>) -> Option<&str> {
+    pool.as_ref().map(|pool| pool.revision.as_str())
+}

@@ -1,0 +1,267 @@
+//! What is printed, and in which form: tables and colours for a person at a terminal, plain aligned lines in a pipe, JSON
+//! or YAML for programs, bare names for shell loops. A thing to print says once what it is ([`Show`]); the form is
+//! chosen here.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use clap::{
+    ValueEnum,
+    builder::styling::{AnsiColor, Style},
+};
+use comfy_table::{Table, presets};
+use jiff::{Timestamp, Unit};
+use serde::Serialize;
+
+use super::failure::{Exit, Failure};
+
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const WAITING: Style = AnsiColor::Yellow.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default();
+
+/// The form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people: tables on a terminal, aligned columns in a pipe.
+    #[default]
+    Table,
+    /// The API's own JSON.
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// Names only, one a line.
+    Name,
+}
+
+/// Something that can be printed in every form.
+pub(crate) trait Show: Serialize {
+    /// Its names, for `-o name`.
+    fn names(&self) -> Vec<String>;
+
+    /// Writes it for people.
+    fn text(&self, page: &mut Page);
+}
+
+/// The standard output and the form chosen for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    format: Format,
+    terminal: bool,
+}
+
+/// A text in the making.
+pub(crate) struct Page {
+    text: String,
+    terminal: bool,
+    now: Timestamp,
+}
+
+impl Output {
+    /// Standard output in this form.
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format, terminal: io::stdout().is_terminal() }
+    }
+
+    /// Whether it is text for people, on a terminal or not.
+    pub(crate) fn is_text(self) -> bool {
+        self.format == Format::Table
+    }
+
+    /// Whether a person looks at it: a table on a terminal.
+    pub(crate) fn is_live(self) -> bool {
+        self.terminal && self.format == Format::Table
+    }
+
+    /// Prints `value` whole.
+    pub(crate) fn show(self, value: &impl Show) -> Result<(), Failure> {
+        print(&self.render(value, false)?)
+    }
+
+    /// Prints `value` as one of many that follow each other: JSON on one line, YAML as a document of its own.
+    pub(crate) fn show_next(self, value: &impl Show) -> Result<(), Failure> {
+        print(&self.render(value, true)?)
+    }
+
+    /// The text that [`Output::show`] prints.
+    pub(crate) fn render(self, value: &impl Show, in_stream: bool) -> Result<String, Failure> {
+        let unwritable = |error: String| Failure::new(Exit::Failed, "cannot write the output").detail(error);
+        match self.format {
+            Format::Table => {
+                let mut page = Page::new(self.terminal);
+                value.text(&mut page);
+                Ok(page.text)
+            }
+            Format::Json => {
+                let json = if in_stream { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
+                json.map(|text| text + "\n").map_err(|error| unwritable(error.to_string()))
+            }
+            Format::Yaml => {
+                let yaml = serde_saphyr::to_string(value).map_err(|error| unwritable(error.to_string()))?;
+                let start = if in_stream { "---\n" } else { "" };
+                Ok(format!("{start}{}\n", yaml.trim_end()))
+            }
+            Format::Name => Ok(value.names().into_iter().map(|name| clean(&name) + "\n").collect()),
+        }
+    }
+}
+
+/// Prints a text. A reader that has gone away (`| head`) has had enough: that is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a control sequence past the colour filter, which would drop it under `NO_COLOR`.
+pub(crate) fn control(sequence: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(sequence.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+impl Page {
+    /// An empty page, with colours and frames if it is for a terminal.
+    pub(crate) fn new(terminal: bool) -> Self {
+        Self { text: String::new(), terminal, now: Timestamp::now() }
+    }
+
+    /// What has been written.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Adds a line.
+    pub(crate) fn line(&mut self, line: impl AsRef<str>) {
+        self.text.push_str(line.as_ref().trim_end());
+        self.text.push('\n');
+    }
+
+    /// `text` in a style, if this page is for a terminal.
+    pub(crate) fn paint(&self, style: Style, text: &str) -> String {
+        let text = clean(text);
+        if self.terminal { format!("{style}{text}{style:#}") } else { text }
+    }
+
+    /// Adds a table; nothing if it has no rows.
+    pub(crate) fn table<const N: usize>(&mut self, header: [&str; N], rows: Vec<[String; N]>) {
+        if rows.is_empty() {
+            return;
+        }
+        let mut table = Table::new();
+        table.load_style(if self.terminal { presets::UTF8_FULL_CONDENSED } else { presets::NOTHING });
+        table.set_header(header);
+        table.add_rows(rows.iter().map(|row| row.iter().map(|cell| clean(cell))));
+        if !self.terminal {
+            table.column_iter_mut().for_each(|column| {
+                column.set_padding((0, 2));
+            });
+        }
+        let head = usize::from(self.terminal);
+        for (index, line) in table.lines().enumerate() {
+            if index == head && self.terminal {
+                let _ = writeln!(self.text, "{BOLD}{line}{BOLD:#}");
+            } else {
+                self.line(line);
+            }
+        }
+    }
+
+    /// How long ago that was.
+    pub(crate) fn ago(&self, then: Timestamp) -> String {
+        short(self.now.duration_since(then).unsigned_abs())
+    }
+}
+
+/// A duration in its two largest units, as in `3m12s`.
+pub(crate) fn short(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match () {
+        () if days > 0 => format!("{days}d{hours}h"),
+        () if hours > 0 => format!("{hours}h{minutes}m"),
+        () if minutes > 0 => format!("{minutes}m{}s", seconds % 60),
+        () => format!("{seconds}s"),
+    }
+}
+
+/// An instant to the second, in UTC.
+pub(crate) fn moment(at: Timestamp) -> String {
+    at.round(Unit::Second).unwrap_or(at).to_string()
+}
+
+/// Text from elsewhere, fit for a terminal: a control character could move the cursor or forge a line.
+pub(crate) fn clean(text: &str) -> String {
+    let plain = |c| match c {
+        '\t' => ' ',
+        c if char::is_control(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Fruit {
+        name: &'static str,
+    }
+
+    impl Show for Fruit {
+        fn names(&self) -> Vec<String> {
+            vec![self.name.to_owned()]
+        }
+
+        fn text(&self, page: &mut Page) {
+            let title = page.paint(BOLD, "fruit");
+            page.line(title);
+            page.table(["NAME", "ENDS"], vec![[self.name.to_owned(), "e".to_owned()]]);
+        }
+    }
+
+    fn rendered(format: Format, terminal: bool) -> String {
+        let output = Output { format, terminal };
+        output.render(&Fruit { name: "apple" }, false).expect("a fruit has every form")
+    }
+
+    #[test]
+    fn in_a_pipe_there_are_no_colours_and_no_frames_but_aligned_columns() {
+        assert_eq!(rendered(Format::Table, false), "fruit\nNAME   ENDS\napple  e\n");
+    }
+
+    #[test]
+    fn on_a_terminal_there_are_both() {
+        let text = rendered(Format::Table, true);
+        assert!(text.contains('\x1b') && text.contains('│'), "{text}");
+    }
+
+    #[test]
+    fn each_form_says_the_same() {
+        assert_eq!(rendered(Format::Json, true), "{\n  \"name\": \"apple\"\n}\n");
+        assert_eq!(rendered(Format::Yaml, false), "name: apple\n");
+        assert_eq!(rendered(Format::Name, false), "apple\n");
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_drive_the_terminal() {
+        let mut page = Page::new(false);
+        page.table(["REASON"], vec![["\x1b[2Jgone\nforged".to_owned()]]);
+        assert_eq!(page.text(), "REASON\n\u{fffd}[2Jgone\u{fffd}forged\n");
+    }
+
+    #[test]
+    fn durations_are_short() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (192, "3m12s"), (7500, "2h5m"), (270_000, "3d3h")] {
+            assert_eq!(short(Duration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What can be typed: the global options and the verbs, with the help that is their manual. The arguments of each verb
+//! stand with what it does.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{
+    Args, Parser, Subcommand,
+    builder::styling::{AnsiColor, Styles},
+};
+
+use super::{act, client::Address, look, output::Format, packaging, parse::duration, serve, token, wait};
+use crate::demo;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// A reverse proxy and load balancer whose job is the switch
+///
+/// Tealgate is a reverse proxy and load balancer whose job is the switch. It fronts an application, holds its active and
+/// its preview pool of endpoints behind one atomic pointer, and flips all live traffic from one revision to another, or
+/// back, at once and without losing a request.
+///
+/// `tealgate demo` shows it in a minute and needs nothing. `tealgate serve -c FILE` runs it. The other verbs talk to a
+/// running server through its admin API.
+#[derive(Debug, Parser)]
+#[command(name = "tealgate", version, styles = STYLES, max_term_width = 100, after_help = EXIT_CODES)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; live traffic is unchanged
+  2  the command line or the configuration is wrong
+  3  refused by a gate or a policy
+  4  timed out
+  5  conflict: the generation, a pin, or another flip
+  6  promoted, then rolled back
+  7  not authorised
+  8  not reachable
+
+A rollout on one screen:
+  tealgate deploy shop --revision green --endpoint 127.0.0.1:9011 --endpoint 127.0.0.1:9012
+  tealgate wait shop --for preview-ready --revision green --timeout 2m
+  tealgate promote shop --revision green --wait drained
+  tealgate rollback shop --reason \"checkout is slow\"";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct Global {
+    /// The form of the output
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t)]
+    pub(super) output: Format,
+    /// The server: http://HOST:PORT or unix:PATH. Default: the server's Unix socket in its usual place, else
+    /// http://127.0.0.1:7180
+    #[arg(long, global = true, env = "TEALGATE_SERVER", value_name = "URL|unix:PATH")]
+    pub(super) server: Option<Address>,
+    /// A file that holds the token; without it, the environment variable TEALGATE_TOKEN. A Unix socket needs none
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// How long to wait, e.g. 500ms, 10s, 5m. Default: 30s for an answer, 10m for `wait` and `--wait drained`
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
+    pub(super) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Run the proxy
+    #[command(after_help = "\
+Signals: TERM and QUIT drain and end; INT drains, and a second INT ends at once; HUP reads the file again.
+
+Examples:
+  tealgate serve -c /etc/tealgate/tealgate.yaml
+  tealgate check -c tealgate.yaml && kill -HUP \"$(pidof tealgate)\"")]
+    Serve(serve::Serve),
+    /// See it work: two coloured upstreams, a proxy between, and a light load, all in this process
+    Demo(demo::Options),
+    /// Check a configuration file and show what it says
+    #[command(after_help = "\
+Ends with 0 if the file is good and with 2 if it is not; then each mistake is shown with its place and what would be right.
+
+Examples:
+  tealgate check -c tealgate.yaml")]
+    Check(serve::Check),
+    /// Print the JSON Schema of the configuration file
+    #[command(after_help = "\
+Examples:
+  tealgate schema > tealgate.schema.json     # then, as the file's first line:
+  # yaml-language-server: $schema=tealgate.schema.json")]
+    Schema,
+    #[command(flatten)]
+    Remote(Remote),
+    /// Make tokens for the admin API over TCP
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Ask a server on this machine whether it is ready; for container health checks
+    #[command(after_help = "\
+Ends with 0 for a 2xx answer and with 1 for anything else, or none within 3 s (--timeout).
+
+Examples:
+  HEALTHCHECK CMD [\"tealgate\", \"healthcheck\"]
+  tealgate healthcheck --url http://127.0.0.1:7181/livez")]
+    Healthcheck(packaging::Healthcheck),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  tealgate completion bash > /etc/bash_completion.d/tealgate
+  tealgate completion zsh > ~/.zfunc/_tealgate")]
+    Completion(packaging::Completion),
+    /// Print the manual page, or write one for each verb
+    #[command(after_help = "\
+Examples:
+  tealgate man | man -l -
+  tealgate man --dir /usr/local/share/man/man1")]
+    Man(packaging::Man),
+    /// Print the version
+    Version,
+}
+
+/// The verbs that talk to a running server.
+#[derive(Debug, Subcommand)]
+pub(super) enum Remote {
+    /// Show the state of an app, or of all
+    #[command(after_help = "\
+One app is shown in full: its roles, endpoints, gates, pin and source; several are shown in a row each. With -o json, one \
+app is an object, and several are an array.
+
+Examples:
+  tealgate status
+  tealgate status shop -w
+  tealgate status shop -o json | jq -r .active.revision")]
+    Status(look::Status),
+    /// Make a revision the candidate: testers see it, live traffic does not
+    #[command(after_help = "\
+A candidate is probed at once and becomes ready when enough of its endpoints are healthy. To deploy a revision again \
+replaces its endpoints and labels.
+
+Examples:
+  tealgate deploy shop --revision green --endpoint 127.0.0.1:9011 --endpoint 127.0.0.1:9012
+  tealgate deploy --revision 6d4f9c --endpoint 10.0.0.5:80,2 --endpoint 10.0.0.6:80 --label commit=6d4f9c")]
+    Deploy(act::Deploy),
+    /// Move all live traffic to the candidate, if its gates hold
+    #[command(after_help = "\
+When it returns, no request that arrives later starts on the old revision; what is in flight there finishes there. On a \
+terminal it asks first. Ends with 3 if a gate or a pool that is not ready says no, with 5 if somebody else was faster.
+
+Examples:
+  tealgate promote shop
+  tealgate promote shop --revision green --if-generation 12 --wait drained --timeout 2m
+  tealgate promote shop --skip-gates --reason \"hotfix for #42\" --yes")]
+    Promote(act::Promote),
+    /// Move all live traffic back to the previous revision, at once
+    #[command(
+        visible_alias = "undo",
+        after_help = "\
+Works in every phase, and needs nobody but the proxy. With --to, any known revision with ready endpoints will do.
+
+Examples:
+  tealgate rollback shop --reason \"errors at checkout\"
+  tealgate rollback shop --to blue --yes"
+    )]
+    Rollback(act::Rollback),
+    /// Drop the candidate; live traffic stays where it is
+    #[command(after_help = "\
+Examples:
+  tealgate abort shop --reason \"smoke test failed\"")]
+    Abort(act::Plain),
+    /// Show what a promotion would do now
+    #[command(after_help = "\
+Ends with 0 if it would be carried out, else with the code it would end with: 3 for gates, 5 for a pin.
+
+Examples:
+  tealgate plan shop && tealgate promote shop --yes")]
+    Plan(look::PlanOf),
+    /// Keep the active revision active, whatever the source says
+    #[command(after_help = "\
+While a pin holds, promotions and rollbacks are refused with exit code 5.
+
+Examples:
+  tealgate pin shop --revision blue --reason \"sale until six\" --expires 8h")]
+    Pin(act::Pin),
+    /// Take the pin off
+    #[command(after_help = "\
+Examples:
+  tealgate unpin shop")]
+    Unpin(act::Plain),
+    /// Wait until an app is where it should be
+    #[command(after_help = "\
+Ends with 0 when it is, with 4 when the time (--timeout, default 10m) is over, with 1 when the candidate is dropped, and \
+with 6 when the revision was active and no longer is.
+
+Examples:
+  tealgate wait shop --for preview-ready --revision green --timeout 2m
+  tealgate wait shop --for drained")]
+    Wait(wait::Wait),
+    /// Show what was done to an app, by whom and why, the newest first
+    #[command(after_help = "\
+Examples:
+  tealgate history shop --limit 5
+  tealgate history shop -o json | jq '.[0]'")]
+    History(look::History),
+    /// Follow what happens
+    #[command(after_help = "\
+The first message is the whole state; each later one is an event. With -o json each is one line.
+
+Examples:
+  tealgate events --app shop
+  tealgate events -o json | jq -c 'select(.type == \"acted\") | .receipt'")]
+    Events(look::Events),
+    /// Forget a revision that carries no live traffic
+    #[command(after_help = "\
+Examples:
+  tealgate discard shop --revision green")]
+    Discard(act::Discard),
+    /// Have the server read its configuration file again
+    #[command(after_help = "\
+A file with a mistake changes nothing. Wants the role admin.
+
+Examples:
+  tealgate reload")]
+    Reload,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_of_the_contract_parses() {
+        let lines = [
+            "serve -c a.yaml",
+            "demo --live 127.0.0.1:0 --flip-every 3s --for 10s",
+            "check",
+            "schema",
+            "status -w",
+            "status shop -o yaml",
+            "deploy shop --revision g --endpoint 127.0.0.1:1 --endpoint 127.0.0.1:2,5 --label a=b",
+            "promote shop --revision g --if-generation 3 --dry-run --wait drained",
+            "promote shop --skip-gates --reason hotfix -y",
+            "rollback shop --to blue",
+            "undo",
+            "abort",
+            "plan shop",
+            "pin shop --revision g --reason r --expires 2h",
+            "unpin shop",
+            "wait shop --for preview-ready --revision g --timeout 2m",
+            "history shop --limit 3",
+            "events --app shop",
+            "token new --name ann --role operator --app shop --expires 90d",
+            "discard shop --revision g",
+            "--server unix:/run/a.sock reload",
+            "healthcheck --url http://127.0.0.1:7181/livez",
+            "completion bash",
+            "man",
+            "version",
+        ];
+        for line in lines {
+            if let Err(error) = parse(&format!("tealgate {line}")) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_must_be_justified_is_refused_without_a_reason() {
+        assert!(parse("tealgate promote shop --skip-gates").is_err());
+        assert!(parse("tealgate pin shop --revision g").is_err());
+    }
+
+    #[test]
+    fn names_are_checked_before_anything_is_sent() {
+        for line in
+            ["tealgate status ../x", "tealgate promote --revision a/b", "tealgate deploy --revision g --endpoint x"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_verb_says_in_its_help_how_it_is_used() {
+        for verb in Cli::command().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+            let bare = ["version", "token", "help"].contains(&verb.get_name());
+            assert!(bare || verb.get_after_help().is_some(), "{} has no example", verb.get_name());
+        }
+    }
+}

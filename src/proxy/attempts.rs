@@ -1,0 +1,140 @@
+//! Trying a request on an endpoint, and judging whether it may be tried again when that came to nothing. A request is
+//! repeated only where nobody can tell: nothing of it was sent, or its method is idempotent and nothing of an answer came.
+
+use std::future::poll_fn;
+
+use http::{HeaderMap, Method, StatusCode};
+
+use super::{
+    error::ProxyError,
+    h1::{FailureKind, Outgoing},
+    patience::{Impatience, Patience},
+    upload::UploadBody,
+    upstream::{Exchange, Upstream},
+};
+use crate::{
+    switch::{Ticket, Traffic},
+    telemetry::request_log::RequestLog,
+};
+
+/// What has been tried of one request.
+pub(super) struct Attempts {
+    /// How often, this time included.
+    made: u32,
+    /// The endpoints that failed, by id.
+    tried: Vec<u64>,
+    /// Whether an idle connection will do.
+    reuse: bool,
+    idempotent: bool,
+}
+
+/// Why an attempt got no answer.
+enum Cause {
+    Connect(ProxyError),
+    Exchange(FailureKind),
+    Impatience(Impatience),
+}
+
+pub(super) struct Failed {
+    cause: Cause,
+    /// Whether any of the request was sent.
+    sent: bool,
+    /// Whether the connection had been idle: then the upstream may have closed it in the same instant.
+    reused: bool,
+    /// The request, if it can be sent once more.
+    request: Option<Outgoing<UploadBody>>,
+}
+
+impl Attempts {
+    /// None yet, of a request with this method.
+    pub(super) fn new(method: &Method) -> Self {
+        Self { made: 1, tried: Vec::new(), reuse: true, idempotent: method.is_idempotent() }
+    }
+
+    /// The endpoints to avoid, by id.
+    pub(super) fn tried(&self) -> &[u64] {
+        &self.tried
+    }
+
+    /// Sends the request to the ticket's endpoint and awaits the head of its answer.
+    pub(super) async fn attempt(
+        &self,
+        upstream: &Upstream,
+        ticket: &Ticket,
+        request: Outgoing<UploadBody>,
+        patience: &Patience,
+    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed> {
+        let traffic = &ticket.policy().traffic;
+        patience.follow(ticket.tenure());
+        let connection = upstream.connection(ticket.endpoint(), self.reuse, traffic.connect).await;
+        let (connection, reused) = match connection {
+            Ok(connection) => connection,
+            Err(error) => {
+                return Err(Failed {
+                    cause: Cause::Connect(error),
+                    sent: false,
+                    reused: false,
+                    request: Some(request),
+                });
+            }
+        };
+        let mut exchange = Box::new(connection.exchange(request));
+        let within = match self.may_repeat(traffic) {
+            true => traffic.per_try.min(traffic.response),
+            false => traffic.response,
+        };
+        let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
+        let (kind, whose) = match head {
+            Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
+            Ok(Err(kind)) => (kind, None),
+            Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
+        };
+        let failure = exchange.fail(kind);
+        let cause = whose.map_or(Cause::Exchange(failure.kind), Cause::Impatience);
+        Err(Failed { cause, sent: failure.sent, reused, request: failure.request })
+    }
+
+    /// Whether another attempt is allowed if this one comes to nothing after it was sent.
+    fn may_repeat(&self, traffic: &Traffic) -> bool {
+        self.idempotent && self.made < traffic.attempts
+    }
+
+    /// What the client would be told, and the request if it is to be sent once more instead: of any method while nothing
+    /// of it was sent, of an idempotent one (RFC 9110 §9.2.2) while nothing of an answer came.
+    pub(super) fn judge(
+        &mut self,
+        failed: Failed,
+        ticket: &Ticket,
+        patience: &Patience,
+        log: &mut RequestLog,
+    ) -> (ProxyError, Option<Outgoing<UploadBody>>) {
+        let Failed { cause, sent, reused, request } = failed;
+        let harmless = !sent || self.idempotent;
+        let (repeatable, stale) = match &cause {
+            Cause::Connect(_) => (true, false),
+            Cause::Exchange(FailureKind::Closed { answering: false }) => (harmless, reused && harmless),
+            Cause::Exchange(_) => (false, false),
+            Cause::Impatience(whose) => (*whose == Impatience::Upstream && self.idempotent, false),
+        };
+        let error = match cause {
+            Cause::Connect(error) => error,
+            Cause::Exchange(kind) => ProxyError::of_exchange(kind, patience.upload()),
+            Cause::Impatience(whose) => ProxyError::of_impatience(whose),
+        };
+        let again = request.filter(|_| repeatable);
+        if stale && again.is_some() {
+            // The upstream closed an idle connection as we took it: no fault of the endpoint, and no attempt.
+            self.reuse = false;
+            return (error, again);
+        }
+        if error.is_upstreams() {
+            log.attempt_failed(error.label());
+        }
+        if self.made >= ticket.policy().traffic.attempts {
+            return (error, None);
+        }
+        self.made += 1;
+        self.tried.push(ticket.endpoint().id());
+        (error, again)
+    }
+}

@@ -1,0 +1,164 @@
+//! An answer's body on its way to the client. It carries what lives as long as the request does: the ticket, the log line,
+//! the place among the client's requests and the upstream's connection. When it ends, or is dropped, all close; the
+//! connection goes back to the idle ones only after a whole answer.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use thiserror::Error;
+
+use super::{
+    client::Serving,
+    h1::FailureKind,
+    patience::{Impatience, Patience},
+    upload::Upload,
+    upstream::Exchange,
+};
+use crate::{
+    switch::Ticket,
+    telemetry::request_log::{Outcome, RequestLog},
+};
+
+/// An answer's body.
+pub(super) struct TrackedBody {
+    source: Source,
+    /// The log line and the place in flight; a tunnel's are its own.
+    record: Option<Record>,
+}
+
+pub(super) struct Record {
+    pub(super) log: RequestLog,
+    pub(super) serving: Serving,
+}
+
+enum Source {
+    /// Ours; `None` when it has been given.
+    Text(Option<Bytes>),
+    Upstream(Download),
+    Nothing,
+}
+
+/// An upstream's answer.
+pub(super) struct Download {
+    pub(super) exchange: Box<Exchange>,
+    pub(super) ticket: Ticket,
+    pub(super) patience: Patience,
+}
+
+/// Why an answer breaks off. The client sees it: no last chunk on HTTP/1, a reset stream on HTTP/2.
+#[derive(Debug, Error)]
+pub(super) enum BodyError {
+    #[error("the upstream's answer broke off")]
+    Upstream(#[source] FailureKind),
+    #[error("the request's body broke off")]
+    Request,
+    #[error("it took too long")]
+    Impatience(Impatience),
+}
+
+impl TrackedBody {
+    /// A short text of ours. The log has been told how the request ended.
+    pub(super) fn text(text: Bytes, record: Record) -> Self {
+        Self { source: Source::Text(Some(text)), record: Some(record) }
+    }
+
+    /// An answer of an upstream.
+    pub(super) fn upstream(download: Download, record: Record) -> Self {
+        download.patience.client_to_take();
+        Self { source: Source::Upstream(download), record: Some(record) }
+    }
+
+    /// The 101 after which a tunnel takes over.
+    pub(super) fn nothing() -> Self {
+        Self { source: Source::Nothing, record: None }
+    }
+}
+
+impl Download {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(impatience) = self.patience.is_over() {
+            return Poll::Ready(Some(Err(BodyError::Impatience(impatience))));
+        }
+        match self.exchange.poll_body(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.patience.client_to_take();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(FailureKind::Body(_)))) => Poll::Ready(Some(Err(BodyError::Request))),
+            Poll::Ready(Some(Err(kind))) => Poll::Ready(Some(Err(BodyError::Upstream(kind)))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => self.patience.poll_download(cx).map(|whose| Some(Err(BodyError::Impatience(whose)))),
+        }
+    }
+}
+
+impl BodyError {
+    fn outcome(&self) -> (Outcome, &'static str) {
+        match self {
+            Self::Upstream(FailureKind::Malformed(_)) => (Outcome::UpstreamFailedAfter, "protocol"),
+            Self::Upstream(_) => (Outcome::UpstreamFailedAfter, "reset"),
+            Self::Request => (Outcome::ClientGone, "body"),
+            Self::Impatience(Impatience::Client) => (Outcome::ClientGone, "request_timeout"),
+            Self::Impatience(Impatience::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+            Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
+        }
+    }
+}
+
+impl Body for TrackedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.source {
+            Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Upstream(download) => download.poll_frame(cx),
+            Source::Nothing => Poll::Ready(None),
+        };
+        match (&polled, &mut this.record) {
+            (Poll::Ready(Some(Ok(frame))), Some(Record { log, .. })) => {
+                log.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
+            }
+            (Poll::Ready(Some(Err(error))), Some(Record { log, .. })) => {
+                let (outcome, reason) = error.outcome();
+                log.ended(outcome, reason);
+            }
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Text(text) => text.is_none(),
+            Source::Upstream(download) => download.exchange.has_ended(),
+            Source::Nothing => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Upstream(download) => download.exchange.size_hint(),
+            Source::Nothing => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Drop for TrackedBody {
+    fn drop(&mut self) {
+        let source = std::mem::replace(&mut self.source, Source::Nothing);
+        let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
+        let Download { exchange, ticket, patience } = download;
+        log.received(patience.upload().map_or(0, Upload::octets));
+        if exchange.has_ended() {
+            log.ended(Outcome::Answered, "");
+            serving.client().worker.upstream.keep(ticket.endpoint().id(), *exchange);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! One client connection, as its requests, its octets and its worker see it: who the client is, how much is in flight, and
+//! whether it is to end. All of it lives on one thread.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Waker},
+};
+
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::{
+    ListenerOptions, ListenerRole,
+    clock::{Clock, TimerKey},
+    error::ProxyError,
+    framing::Violation,
+    headers::Forwarding,
+    tunnel,
+    worker::Worker,
+};
+
+/// One client connection.
+pub(super) struct Client {
+    pub(super) worker: Rc<Worker>,
+    /// The listener's options when the connection was accepted.
+    pub(super) options: Arc<ListenerOptions>,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) forwarding: Forwarding,
+    /// What its requests are told because it came in over a limit.
+    pub(super) over_limit: bool,
+    /// The tunnel that begins when the 101 is written.
+    pub(super) tunnel: RefCell<Option<tunnel::Opening>>,
+    /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
+    pub(super) spawning: Cell<Option<TimerKey>>,
+    pub(super) task: RefCell<Option<AbortHandle>>,
+    in_flight: Cell<u32>,
+    /// When the last request ended, or the connection began.
+    quiet_since: Cell<Instant>,
+    /// When the first octet of a head that is not whole came.
+    head_since: Cell<Option<Instant>>,
+    head_is_late: Cell<bool>,
+    /// Since when a write waits for the client to read.
+    blocked_since: Cell<Option<Instant>>,
+    closing: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    /// Requests that came so far.
+    calls: Cell<u64>,
+    /// Which request stands for one that was refused before it was parsed, and why.
+    refused: Cell<Option<(u64, Violation)>>,
+    /// The last request asks for another protocol, and has not been answered.
+    upgrade_pending: Cell<bool>,
+}
+
+impl Client {
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        options: Arc<ListenerOptions>,
+        peer: Option<SocketAddr>,
+        over_limit: bool,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            forwarding: Forwarding::new(peer.map(|peer| peer.ip()), options.tls.is_some()),
+            worker: Rc::clone(worker),
+            options,
+            peer,
+            over_limit,
+            tunnel: RefCell::default(),
+            spawning: Cell::new(None),
+            task: RefCell::default(),
+            in_flight: Cell::new(0),
+            quiet_since: Cell::new(worker.clock.now()),
+            head_since: Cell::new(None),
+            head_is_late: Cell::new(false),
+            blocked_since: Cell::new(None),
+            closing: Cell::new(false),
+            waker: RefCell::default(),
+            calls: Cell::new(0),
+            refused: Cell::new(None),
+            upgrade_pending: Cell::new(false),
+        })
+    }
+
+    pub(super) fn clock(&self) -> &Rc<Clock> {
+        &self.worker.clock
+    }
+
+    /// Whether only previews are shown here.
+    pub(super) fn sees_previews(&self) -> bool {
+        self.options.role == ListenerRole::Preview
+    }
+
+    /// Counts a request in, until the value it returns is dropped.
+    pub(super) fn begin(self: &Rc<Self>) -> Serving {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.calls.set(self.calls.get() + 1);
+        Serving { client: Rc::clone(self) }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Why the request that was called last is none, if so.
+    pub(super) fn refusal(&self) -> Option<ProxyError> {
+        let (_, violation) = self.refused.get().filter(|(call, _)| *call == self.calls.get())?;
+        Some(match violation {
+            Violation::Malformed(why) => ProxyError::BadRequest(why),
+            Violation::HeadTooLarge => ProxyError::HeadTooLarge,
+            Violation::TargetTooLong => ProxyError::TargetTooLong,
+            Violation::TooSlow => ProxyError::RequestTimeout,
+        })
+    }
+
+    /// Takes note that the request numbered `call`, from 1, is refused.
+    pub(super) fn refuse(&self, call: u64, violation: Violation) {
+        self.refused.set(Some((call, violation)));
+    }
+
+    /// Takes note of whether a head has begun to come and is not whole.
+    pub(super) fn head_began(&self, begun: bool) {
+        match (begun, self.head_since.get()) {
+            (true, None) => self.head_since.set(Some(self.clock().now())),
+            (false, Some(_)) => self.head_since.set(None),
+            _ => {}
+        }
+    }
+
+    pub(super) fn head_is_late(&self) -> bool {
+        self.head_is_late.get()
+    }
+
+    /// Takes note of whether a write got through.
+    pub(super) fn wrote(&self, through: bool) {
+        match (through, self.blocked_since.get()) {
+            (false, None) => self.blocked_since.set(Some(self.clock().now())),
+            (true, Some(_)) => self.blocked_since.set(None),
+            _ => {}
+        }
+    }
+
+    pub(super) fn expect_upgrade(&self) {
+        self.upgrade_pending.set(true);
+    }
+
+    /// The request was answered in the protocol it came in: what follows is another request.
+    pub(super) fn decline_upgrade(&self) {
+        self.upgrade_pending.set(false);
+    }
+
+    pub(super) fn upgrade_is_pending(&self) -> bool {
+        self.upgrade_pending.get()
+    }
+
+    /// Asks the connection to end when its requests have; at once if it has none.
+    pub(super) fn close(&self) {
+        self.closing.set(true);
+        self.wake();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Whether nothing is in flight and no head has begun.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0 && self.head_since.get().is_none()
+    }
+
+    /// Ends it without regard for what is in flight.
+    pub(super) fn abort(&self) {
+        self.task.borrow().iter().for_each(AbortHandle::abort);
+    }
+
+    /// Whoever polls the connection leaves its waker here, for [`Self::close`] and late heads.
+    pub(super) fn wake_here(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    fn wake(&self) {
+        self.waker.borrow().iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Looks whether the client has taken too long. The worker calls it with every tick.
+    pub(super) fn tick(&self, now: Instant) {
+        let timeouts = &self.options.timeouts;
+        if self.head_since.get().is_some_and(|since| now >= since + timeouts.head) && !self.head_is_late.replace(true) {
+            self.wake();
+        }
+        if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body) {
+            self.abort();
+        }
+        if self.in_flight.get() == 0 && now >= self.quiet_since.get() + timeouts.idle {
+            let overdue = now >= self.quiet_since.get() + timeouts.idle + timeouts.head;
+            match self.closing.get() {
+                false => self.close(),
+                // It was asked to end and does not: its peer takes nothing.
+                true if overdue => self.abort(),
+                true => {}
+            }
+        }
+    }
+}
+
+/// A request in flight on its client's connection.
+pub(super) struct Serving {
+    client: Rc<Client>,
+}
+
+impl Serving {
+    pub(super) fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.client.in_flight.set(self.client.in_flight.get() - 1);
+        self.client.quiet_since.set(self.client.clock().now());
+    }
+}

@@ -1,0 +1,228 @@
+//! A worker's coarse clock. A timer per request in the runtime's wheel would cost every request an insertion and a
+//! removal for something that hardly ever fires; here a request owns a slot, setting its deadline is one store, and a tick
+//! looks through the slots. Deadlines are kept to one [`TICK`]: never early, late by less than two.
+//!
+//! A slot also hears of the end of its request's tenure ([`Alarm::Cut`]), and may be told that its deadline is final: then
+//! whoever holds the task is aborted, for a task that waits on its client's window is not polled and could not end itself.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    future::Future,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use slab::Slab;
+use tokio::{task::AbortHandle, time::Instant};
+
+use crate::switch::{Stage, Tenure};
+
+/// How often deadlines are looked at.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+pub(super) struct Clock {
+    now: Cell<Instant>,
+    slots: RefCell<Slab<Slot>>,
+    /// The tenures whose end is being waited for.
+    followed: RefCell<HashSet<u64>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    due: Option<Instant>,
+    is_final: bool,
+    tenure: u64,
+    cut: bool,
+    waker: Option<Waker>,
+    /// The task to abort; a slot without one is never made final.
+    task: Option<AbortHandle>,
+}
+
+/// Why a wait ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alarm {
+    /// The deadline has passed.
+    Due,
+    /// The tenure was cut.
+    Cut,
+}
+
+impl Clock {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self { now: Cell::new(Instant::now()), slots: RefCell::default(), followed: RefCell::default() })
+    }
+
+    /// The time of the last tick.
+    pub(super) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// A timer that is not set.
+    pub(super) fn timer(self: &Rc<Self>) -> Timer {
+        Timer { key: self.slots.borrow_mut().insert(Slot::default()), clock: Rc::clone(self) }
+    }
+
+    /// Looks through all deadlines. The worker calls it every [`TICK`].
+    pub(super) fn tick(&self) {
+        let now = Instant::now();
+        self.now.set(now);
+        for (_, slot) in self.slots.borrow_mut().iter_mut() {
+            if slot.due.is_some_and(|due| due <= now) {
+                slot.ring();
+            }
+        }
+    }
+
+    /// Says which task the final deadlines of a timer abort.
+    pub(super) fn belongs_to(&self, timer: TimerKey, task: AbortHandle) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(timer.0) {
+            slot.task = Some(task);
+        }
+    }
+
+    fn cut(&self, tenure: u64) {
+        for (_, slot) in self.slots.borrow_mut().iter_mut().filter(|(_, slot)| slot.tenure == tenure) {
+            slot.cut = true;
+            slot.ring();
+        }
+    }
+
+    async fn await_cut(self: Rc<Self>, tenure: u64, mut stage: tokio::sync::watch::Receiver<Stage>) {
+        // An error means that the tenure is gone, and so is everybody in it.
+        if stage.wait_for(|stage| *stage == Stage::Cut).await.is_ok() {
+            self.cut(tenure);
+        }
+        self.followed.borrow_mut().remove(&tenure);
+    }
+}
+
+impl Slot {
+    fn ring(&mut self) {
+        match &self.task {
+            Some(task) if self.is_final => task.abort(),
+            _ => self.waker.take().into_iter().for_each(Waker::wake),
+        }
+    }
+}
+
+/// Names a timer to the clock.
+#[derive(Clone, Copy)]
+pub(super) struct TimerKey(usize);
+
+/// One deadline on a worker's clock, given up when dropped.
+pub(super) struct Timer {
+    clock: Rc<Clock>,
+    key: usize,
+}
+
+impl Timer {
+    pub(super) fn clock(&self) -> &Rc<Clock> {
+        &self.clock
+    }
+
+    /// Sets the deadline, in place of an earlier one. `None` is never.
+    pub(super) fn set(&self, due: Option<Instant>) {
+        let slot = &mut self.clock.slots.borrow_mut()[self.key];
+        slot.is_final = false;
+        slot.due = due;
+    }
+
+    /// Sets the deadline this far from now.
+    pub(super) fn set_within(&self, within: Duration) {
+        // The clock may be a tick behind, and a deadline is never early.
+        self.set(self.clock.now().checked_add(within + TICK));
+    }
+
+    /// Sets a deadline at which the task is aborted instead of woken, for when it waits on its client. Without a task of
+    /// its own (HTTP/1, where the connection notices a client that takes nothing) there is no deadline.
+    pub(super) fn set_final(&self, within: Duration) {
+        let due = self.clock.now().checked_add(within + TICK);
+        let slot = &mut self.clock.slots.borrow_mut()[self.key];
+        slot.is_final = slot.task.is_some();
+        slot.due = due.filter(|_| slot.is_final);
+    }
+
+    pub(super) fn key(&self) -> TimerKey {
+        TimerKey(self.key)
+    }
+
+    /// Rings when `tenure` is cut.
+    pub(super) fn follow(&self, tenure: &Tenure) {
+        let id = tenure.id();
+        let slot = &mut self.clock.slots.borrow_mut()[self.key];
+        (slot.tenure, slot.cut) = (id, false);
+        if self.clock.followed.borrow_mut().insert(id) {
+            tokio::task::spawn_local(Rc::clone(&self.clock).await_cut(id, tenure.stage()));
+        }
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.clock.slots.borrow()[self.key].cut
+    }
+
+    /// Ready when the deadline has passed or the tenure was cut; otherwise the task is woken when it does.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Alarm> {
+        let slot = &mut self.clock.slots.borrow_mut()[self.key];
+        if slot.cut {
+            return Poll::Ready(Alarm::Cut);
+        }
+        if slot.due.is_some_and(|due| due <= self.clock.now()) {
+            return Poll::Ready(Alarm::Due);
+        }
+        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            slot.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Runs `work` until it is done or the alarm rings.
+    pub(super) async fn guard<F: Future>(&self, work: F) -> Result<F::Output, Alarm> {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => self.poll(cx).map(Err),
+        })
+        .await
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.clock.slots.borrow_mut().remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ticking(clock: Rc<Clock>) {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            ticks.tick().await;
+            clock.tick();
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_deadline_is_never_early_and_late_by_less_than_two_ticks() {
+        let clock = Clock::new();
+        let started = Instant::now();
+        let timer = clock.timer();
+        timer.set_within(Duration::from_millis(250));
+        let work = async { tokio::join!(ticking(Rc::clone(&clock)), std::future::pending::<()>()) };
+        assert_eq!(timer.guard(work).await, Err(Alarm::Due));
+        let took = started.elapsed();
+        assert!(took >= Duration::from_millis(250) && took < Duration::from_millis(450), "{took:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn work_that_is_done_in_time_is_let_be() {
+        let timer = Clock::new().timer();
+        timer.set_within(Duration::from_millis(250));
+        assert_eq!(timer.guard(async { 7 }).await, Ok(7));
+    }
+}

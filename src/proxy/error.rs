@@ -1,0 +1,294 @@
+//! Why a request did not get an upstream's answer, and what the client is told instead. The variants are named after the
+//! proxy error types of RFC 9209 §2.3 where that has one; [`ProxyError::into_parts`] is the only place where a failure
+//! becomes an answer.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header, response};
+use thiserror::Error;
+
+use super::{
+    h1::{FailureKind, Malformed},
+    patience::Impatience,
+    upload::{self, Upload},
+};
+use crate::{
+    switch::{AppName, NotAdmitted},
+    telemetry::request_log::Outcome,
+};
+
+/// RFC 9209 §2.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// How long a client that was told "not now" should wait: a probe's interval.
+const RETRY_AFTER_SECONDS: &str = "2";
+
+/// Why a request failed.
+#[derive(Debug, Error)]
+pub(super) enum ProxyError {
+    /// The request is malformed, or ambiguous.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// The head, or a piece of the body, took too long to come.
+    #[error("the request took too long to arrive")]
+    RequestTimeout,
+    /// The body is over the app's limit.
+    #[error("the request body is too large")]
+    BodyTooLarge,
+    /// The request line is over the listener's limit.
+    #[error("the request target is too long")]
+    TargetTooLong,
+    /// The head is over the listener's limit.
+    #[error("the request header section is too large")]
+    HeadTooLarge,
+    /// CONNECT (RFC 9110 §9.3.6) is for forward proxies.
+    #[error("CONNECT is not served here")]
+    Connect,
+    /// No app answers to this host; the status is the listener's choice.
+    #[error("no app answers to this host")]
+    UnknownHost(StatusCode),
+    /// The preview is not for this client.
+    #[error("this client may not see the preview")]
+    PreviewForbidden,
+    /// The listener, or the client, has too many connections.
+    #[error("too many connections")]
+    ConnectionLimitReached,
+    /// There is nothing to send it to.
+    #[error("{app} has no endpoint to serve this")]
+    DestinationUnavailable {
+        /// The app.
+        app: AppName,
+    },
+    /// The pool it ran on was drained, and the drain's deadline came first.
+    #[error("the revision that served this has been drained")]
+    Drained,
+    /// The endpoint refused the connection.
+    #[error("the upstream refused the connection")]
+    ConnectionRefused(#[source] std::io::Error),
+    /// The endpoint's address cannot be reached.
+    #[error("the upstream cannot be reached")]
+    DestinationIpUnroutable(#[source] std::io::Error),
+    /// The connection could not be opened for another reason.
+    #[error("the connection to the upstream failed")]
+    ConnectionFailed(#[source] std::io::Error),
+    /// The connection was not open in time.
+    #[error("the connection to the upstream timed out")]
+    ConnectionTimeout,
+    /// The connection ended before the head of an answer was whole.
+    #[error("the upstream closed the connection before it answered")]
+    ConnectionTerminated,
+    /// No head of an answer in time.
+    #[error("the upstream did not answer in time")]
+    HttpResponseTimeout,
+    /// The upstream's answer is not HTTP, or its framing is ambiguous.
+    #[error("the upstream's answer is malformed: {0}")]
+    HttpProtocolError(Malformed),
+    /// The header section of the answer is larger than we take.
+    #[error("the header section of the upstream's answer is too large")]
+    HttpResponseHeaderSectionSize,
+}
+
+impl ProxyError {
+    /// The status the client is told.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnknownHost(status) => *status,
+            Self::PreviewForbidden => StatusCode::FORBIDDEN,
+            Self::ConnectionLimitReached | Self::DestinationUnavailable { .. } | Self::Drained => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::ConnectionRefused(_)
+            | Self::DestinationIpUnroutable(_)
+            | Self::ConnectionFailed(_)
+            | Self::ConnectionTerminated
+            | Self::HttpProtocolError(_)
+            | Self::HttpResponseHeaderSectionSize => StatusCode::BAD_GATEWAY,
+            Self::ConnectionTimeout | Self::HttpResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The error type of RFC 9209 §2.3 for the `Proxy-Status` field.
+    fn error_type(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_)
+            | Self::RequestTimeout
+            | Self::BodyTooLarge
+            | Self::TargetTooLong
+            | Self::HeadTooLarge
+            | Self::Connect => "http_request_error",
+            Self::UnknownHost(_) => "destination_not_found",
+            Self::PreviewForbidden => "http_request_denied",
+            Self::ConnectionLimitReached => "connection_limit_reached",
+            Self::DestinationUnavailable { .. } | Self::Drained | Self::ConnectionFailed(_) => {
+                "destination_unavailable"
+            }
+            Self::ConnectionRefused(_) => "connection_refused",
+            Self::DestinationIpUnroutable(_) => "destination_ip_unroutable",
+            Self::ConnectionTimeout => "connection_timeout",
+            Self::ConnectionTerminated => "connection_terminated",
+            Self::HttpResponseTimeout => "http_response_timeout",
+            Self::HttpProtocolError(_) => "http_protocol_error",
+            Self::HttpResponseHeaderSectionSize => "http_response_header_section_size",
+        }
+    }
+
+    /// The reason as it stands in metrics and the access log: one of a closed set.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad_request",
+            Self::RequestTimeout => "request_timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::TargetTooLong => "target_too_long",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Connect => "connect_method",
+            Self::UnknownHost(_) => "unknown_host",
+            Self::PreviewForbidden => "preview_forbidden",
+            Self::ConnectionLimitReached => "connection_limit",
+            Self::DestinationUnavailable { .. } => "no_endpoint",
+            Self::Drained => "drained",
+            Self::ConnectionRefused(_) | Self::DestinationIpUnroutable(_) | Self::ConnectionFailed(_) => "connect",
+            Self::ConnectionTimeout => "connect_timeout",
+            Self::ConnectionTerminated => "reset",
+            Self::HttpResponseTimeout => "timeout",
+            Self::HttpProtocolError(_) | Self::HttpResponseHeaderSectionSize => "protocol",
+        }
+    }
+
+    /// The ledger's bucket.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Drained => Outcome::UpstreamFailedBefore,
+            _ if self.is_upstreams() => Outcome::UpstreamFailedBefore,
+            _ => Outcome::Refused,
+        }
+    }
+
+    /// Whether the client's connection is no good for another request: we no longer know where one would begin, or the
+    /// rest of this one is not worth reading.
+    pub(super) fn closes(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::RequestTimeout
+                | Self::BodyTooLarge
+                | Self::TargetTooLong
+                | Self::HeadTooLarge
+                | Self::Connect
+                | Self::ConnectionLimitReached
+        )
+    }
+
+    /// The answer: its head, and a short text.
+    pub(super) fn into_parts(self) -> (response::Parts, Bytes) {
+        let status = self.status();
+        let text = Bytes::from(format!("{} {self}\n", status.as_u16()));
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = status;
+        let headers = &mut parts.headers;
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        let proxy_status = format!("tealgate; error={}", self.error_type());
+        headers.extend(HeaderValue::try_from(proxy_status).ok().map(|value| (PROXY_STATUS, value)));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110 §15.5.6: a 405 names what is allowed.
+            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            headers.insert(header::ALLOW, allowed);
+        }
+        (parts, text)
+    }
+
+    /// What broke an exchange with an upstream off. `upload` is the request's body, if it has one.
+    pub(super) fn of_exchange(kind: FailureKind, upload: Option<&Upload>) -> Self {
+        match (kind, upload.map(Upload::state)) {
+            (FailureKind::Body(_), Some(upload::State::Failed(failure))) => failure.into_error(),
+            (FailureKind::Body(_), _) => Self::BadRequest("the body is not as long as it says"),
+            (FailureKind::Closed { .. }, _) => Self::ConnectionTerminated,
+            (FailureKind::Malformed(Malformed::TooLarge), _) => Self::HttpResponseHeaderSectionSize,
+            (FailureKind::Malformed(malformed), _) => Self::HttpProtocolError(malformed),
+        }
+    }
+
+    /// Who took too long.
+    pub(super) fn of_impatience(whose: Impatience) -> Self {
+        match whose {
+            Impatience::Client => Self::RequestTimeout,
+            Impatience::Upstream | Impatience::Whole => Self::HttpResponseTimeout,
+            Impatience::Cut => Self::Drained,
+        }
+    }
+
+    /// Whether it is the endpoint's failure, and counted as such.
+    pub(super) fn is_upstreams(&self) -> bool {
+        self.status() == StatusCode::BAD_GATEWAY || self.status() == StatusCode::GATEWAY_TIMEOUT
+    }
+
+    /// Why the switch did not admit it. `unknown_host` is the listener's status for that.
+    pub(super) fn of_admission(error: NotAdmitted, unknown_host: u16) -> Self {
+        match error {
+            NotAdmitted::UnknownHost => {
+                Self::UnknownHost(StatusCode::from_u16(unknown_host).unwrap_or(StatusCode::MISDIRECTED_REQUEST))
+            }
+            NotAdmitted::PreviewForbidden { .. } => Self::PreviewForbidden,
+            NotAdmitted::NoPool { app, .. } | NotAdmitted::NoEndpoint { app, .. } => {
+                Self::DestinationUnavailable { app }
+            }
+        }
+    }
+}
+
+impl From<std::io::Error> for ProxyError {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::ConnectionRefused => Self::ConnectionRefused(error),
+            Kind::HostUnreachable | Kind::NetworkUnreachable => Self::DestinationIpUnroutable(error),
+            Kind::TimedOut => Self::ConnectionTimeout,
+            _ => Self::ConnectionFailed(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_failed_and_when_to_come_back() {
+        let app = "shop".parse().expect("a name");
+        let (parts, text) = ProxyError::DestinationUnavailable { app }.into_parts();
+        assert_eq!(parts.status, 503);
+        assert_eq!(parts.headers["proxy-status"], "tealgate; error=destination_unavailable");
+        assert!(parts.headers.contains_key("retry-after"));
+        assert_eq!(text, "503 shop has no endpoint to serve this\n");
+    }
+
+    #[test]
+    fn a_failed_connect_is_told_by_its_cause() {
+        use std::io::{Error, ErrorKind};
+        for (kind, status, label) in [
+            (ErrorKind::ConnectionRefused, 502, "connect"),
+            (ErrorKind::HostUnreachable, 502, "connect"),
+            (ErrorKind::TimedOut, 504, "connect_timeout"),
+            (ErrorKind::Other, 502, "connect"),
+        ] {
+            let error = ProxyError::from(Error::from(kind));
+            assert_eq!((error.status().as_u16(), error.label()), (status, label));
+            assert_eq!(error.outcome(), Outcome::UpstreamFailedBefore);
+        }
+    }
+
+    #[test]
+    fn an_unknown_host_gets_the_status_the_listener_chose() {
+        for status in [404, 421] {
+            assert_eq!(ProxyError::of_admission(NotAdmitted::UnknownHost, status).status(), status);
+        }
+    }
+}

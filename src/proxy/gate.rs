@@ -1,0 +1,215 @@
+//! What hyper reads and writes for a client. On HTTP/1 every octet passes the scanner (see `framing`) on its way into
+//! hyper's buffer: only whole heads go on, and in place of a request that is refused goes [`STAND_IN`], so that the refusal
+//! takes the same road as any other answer, with its place in the order of pipelined answers, its log line and its count.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    client::Client,
+    framing::{Scanner, Violation},
+    stream::Stream,
+};
+
+/// A request that parses, for hyper to call the service with.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost:\r\n\r\n";
+
+/// How much may come behind a request for an upgrade before it is answered, in octets.
+const MAX_EARLY: usize = 64 * 1024;
+
+/// The stream as hyper sees it.
+pub(super) struct Gate {
+    stream: Rc<RefCell<Stream>>,
+    client: Rc<Client>,
+    /// `None` for HTTP/2, whose framing is not ours to check.
+    scanner: Option<Scanner>,
+    /// Octets read and not handed on, and how many of them may be.
+    held: Vec<u8>,
+    cleared: usize,
+    /// Whether some that are held have not been scanned.
+    unseen: bool,
+    shut: Option<Shut>,
+}
+
+/// Why nothing more is handed on.
+#[derive(Clone, Copy)]
+enum Shut {
+    /// A stand-in was.
+    Refused,
+    /// A body is malformed.
+    Broken(&'static str),
+}
+
+impl Gate {
+    /// Watches over HTTP/1 requests, of which `read` has come already.
+    pub(super) fn http1(stream: &Rc<RefCell<Stream>>, client: &Rc<Client>, read: Vec<u8>) -> Self {
+        let scanner = Scanner::new(client.options.limits.head_size);
+        Self { scanner: Some(scanner), cleared: 0, unseen: !read.is_empty(), ..Self::http2(stream, client, read) }
+    }
+
+    /// Lets everything through, `read` first.
+    pub(super) fn http2(stream: &Rc<RefCell<Stream>>, client: &Rc<Client>, read: Vec<u8>) -> Self {
+        let (stream, client) = (Rc::clone(stream), Rc::clone(client));
+        Self { stream, client, scanner: None, cleared: read.len(), held: read, unseen: false, shut: None }
+    }
+
+    /// What was read and not handed on: the first octets of a tunnel.
+    pub(super) fn into_held(self) -> Vec<u8> {
+        self.held
+    }
+
+    fn deliver(&mut self, buf: &mut ReadBuf<'_>) {
+        let here = self.cleared.min(buf.remaining());
+        buf.put_slice(&self.held[..here]);
+        self.held.drain(..here);
+        self.cleared -= here;
+        if self.held.is_empty() {
+            // Few connections ever hold anything; those that did need not keep the room.
+            self.held = Vec::new();
+        }
+    }
+
+    /// Shows the scanner what it has not seen of what is held.
+    fn scan_held(&mut self) {
+        self.unseen = false;
+        if let Some(scanner) = &mut self.scanner {
+            let (cleared, violation) = scanner.advance(&self.held[self.cleared..]);
+            self.cleared += cleared;
+            self.scanned(violation);
+        }
+    }
+
+    /// Acts on what the scanner found. What it did not clear is in `held`.
+    fn scanned(&mut self, violation: Option<Violation>) {
+        let Some(scanner) = &self.scanner else { return };
+        if scanner.is_upgrading() {
+            self.client.expect_upgrade();
+        }
+        self.client.head_began(scanner.in_head() && self.held.len() > self.cleared);
+        if let Some(violation) = violation {
+            self.refuse(violation);
+        }
+    }
+
+    fn refuse(&mut self, violation: Violation) {
+        let Some(scanner) = &self.scanner else { return };
+        self.client.head_began(false);
+        self.held.truncate(self.cleared);
+        self.shut = Some(match violation {
+            _ if scanner.in_head() => {
+                self.client.refuse(scanner.heads() + 1, violation);
+                self.held.extend_from_slice(STAND_IN);
+                self.cleared = self.held.len();
+                Shut::Refused
+            }
+            Violation::Malformed(why) => Shut::Broken(why),
+            _ => Shut::Broken("trailer section too large"),
+        });
+    }
+
+    /// Whether there is something to hand on, or an end, without reading.
+    fn look(&mut self) -> Option<Poll<io::Result<()>>> {
+        loop {
+            if self.cleared > 0 {
+                return None;
+            }
+            match self.shut {
+                Some(Shut::Refused) => return Some(Poll::Pending),
+                Some(Shut::Broken(why)) => {
+                    return Some(Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why))));
+                }
+                None => {}
+            }
+            let scanner = self.scanner.as_mut()?;
+            if self.client.upgrade_is_pending() {
+                return (self.held.len() > MAX_EARLY).then_some(Poll::Pending);
+            }
+            if scanner.is_upgrading() {
+                scanner.resume();
+            }
+            if self.unseen {
+                self.scan_held();
+            } else if self.client.head_is_late() && scanner.in_head() && !self.held.is_empty() {
+                self.refuse(Violation::TooSlow);
+            } else if self.client.is_closing() && self.client.is_idle() {
+                return Some(Poll::Ready(Ok(())));
+            } else {
+                return None;
+            }
+        }
+    }
+}
+
+impl AsyncRead for Gate {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.client.wake_here(cx);
+        loop {
+            if let Some(end) = this.look() {
+                return end;
+            }
+            if this.cleared > 0 {
+                this.deliver(buf);
+                return Poll::Ready(Ok(()));
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut *this.stream.borrow_mut()).poll_read(cx, buf))?;
+            let read = &buf.filled()[before..];
+            let Some(scanner) = this.scanner.as_mut().filter(|_| !read.is_empty()) else {
+                return Poll::Ready(Ok(()));
+            };
+            if this.held.is_empty() && !this.client.upgrade_is_pending() {
+                let (cleared, violation) = scanner.advance(read);
+                this.held.extend_from_slice(&read[cleared..]);
+                buf.set_filled(before + cleared);
+                this.scanned(violation);
+                if cleared > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+            } else {
+                this.held.extend_from_slice(read);
+                buf.set_filled(before);
+                this.unseen = true;
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Gate {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut *this.stream.borrow_mut()).poll_write(cx, buf);
+        this.client.wrote(written.is_ready());
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut *this.stream.borrow_mut()).poll_write_vectored(cx, bufs);
+        this.client.wrote(written.is_ready());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.borrow().is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}

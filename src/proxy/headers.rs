@@ -1,0 +1,403 @@
+//! What is changed in a head on its way: hop-by-hop fields go, and each side is told who the other is. A head is gone over
+//! once, to see what is there, and touched only where something is.
+
+use std::{cell::RefCell, fmt::Write as _, net::IpAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
+
+use super::target::Target;
+use crate::switch::{Role, Ticket};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
+const X_TEALGATE_GENERATION: HeaderName = HeaderName::from_static("x-tealgate-generation");
+const OURS: &str = "x-tealgate-";
+
+/// What a request's head turned out to be.
+pub(super) struct Going {
+    /// The trace the request belongs to, if it says.
+    pub(super) trace: Option<HeaderValue>,
+    /// The client said how long its body is, if only that it is empty.
+    pub(super) has_length: bool,
+}
+
+/// What is in a head that something must be done about.
+#[derive(Default)]
+struct Seen {
+    connection: bool,
+    proxy_connection: bool,
+    keep_alive: bool,
+    te: bool,
+    trailers: bool,
+    transfer_encoding: bool,
+    upgrade: bool,
+    content_length: bool,
+    proxy_credentials: bool,
+    expect: bool,
+    http2_settings: bool,
+    cookies: u32,
+    request_id: bool,
+    trace: Option<HeaderValue>,
+    ours: bool,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in headers {
+            let name = name.as_str();
+            // Told apart by length first: most names match no arm and cost one comparison.
+            match name.len() {
+                2 if name == "te" => {
+                    seen.te = true;
+                    seen.trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case("trailers"));
+                }
+                6 if name == "cookie" => seen.cookies += 1,
+                6 if name == "expect" => seen.expect = true,
+                7 if name == "upgrade" => seen.upgrade = true,
+                10 if name == "connection" => seen.connection = true,
+                10 if name == "keep-alive" => seen.keep_alive = true,
+                11 if name == "traceparent" => seen.trace = Some(value.clone()),
+                12 if name == "x-request-id" => seen.request_id = true,
+                14 if name == "content-length" => seen.content_length = true,
+                14 if name == "http2-settings" => seen.http2_settings = true,
+                16 if name == "proxy-connection" => seen.proxy_connection = true,
+                17 if name == "transfer-encoding" => seen.transfer_encoding = true,
+                18 if name == "proxy-authenticate" => seen.proxy_credentials = true,
+                19 if name == "proxy-authorization" => seen.proxy_credentials = true,
+                12.. if name.starts_with(OURS) => seen.ours = true,
+                _ => {}
+            }
+        }
+        seen
+    }
+
+    /// Takes out what is for this hop alone (RFC 9110 §7.6.1), whatever its `Connection` lines name included.
+    fn remove_hop_by_hop(&self, headers: &mut HeaderMap) {
+        if self.connection {
+            remove_nominated(headers);
+            headers.remove(header::CONNECTION);
+        }
+        for (there, name) in [
+            (self.proxy_connection, PROXY_CONNECTION),
+            (self.keep_alive, KEEP_ALIVE),
+            (self.te, header::TE),
+            (self.transfer_encoding, header::TRANSFER_ENCODING),
+            (self.upgrade, header::UPGRADE),
+        ] {
+            if there {
+                headers.remove(name);
+            }
+        }
+        if self.proxy_credentials {
+            headers.remove(header::PROXY_AUTHENTICATE);
+            headers.remove(header::PROXY_AUTHORIZATION);
+        }
+    }
+}
+
+/// `remove` returns the first line only, so that names on a second one would survive: all lines are walked first.
+fn remove_nominated(headers: &mut HeaderMap) {
+    let mut nominated = Vec::new();
+    for token in headers.get_all(header::CONNECTION).iter().flat_map(tokens) {
+        let known = ["keep-alive", "close", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known));
+        if !known {
+            nominated.extend(HeaderName::from_bytes(token.as_bytes()));
+        }
+    }
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+fn asks_to_upgrade(headers: &HeaderMap) -> bool {
+    let mut nominated = headers.get_all(header::CONNECTION).iter().flat_map(tokens);
+    nominated.any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Makes a client's head one for the upstream. `bodyless` says that no body follows it.
+pub(super) fn to_upstream(
+    parts: &mut request::Parts,
+    target: &Target,
+    forwarding: &Forwarding,
+    bodyless: bool,
+) -> Going {
+    let headers = &mut parts.headers;
+    let mut seen = Seen::of(headers);
+    let is_h1 = parts.version == Version::HTTP_11;
+    let upgrade = if seen.upgrade && is_h1 && bodyless && asks_to_upgrade(headers) {
+        // RFC 9113 §3.1 took h2c by Upgrade out of HTTP/2; to pass it on would let a client past us.
+        let wanted = headers.get(header::UPGRADE).cloned();
+        wanted.filter(|wanted| !tokens(wanted).any(|protocol| protocol.eq_ignore_ascii_case("h2c")))
+    } else {
+        None
+    };
+    seen.remove_hop_by_hop(headers);
+    if seen.http2_settings {
+        headers.remove(HTTP2_SETTINGS);
+    }
+    if seen.trailers {
+        // RFC 9110 §10.1.4: TE speaks for one hop, and so do we: trailers pass.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(wanted) = upgrade {
+        headers.insert(header::UPGRADE, wanted);
+        headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if seen.expect {
+        // The body follows at once; the client is told to go on as soon as somebody reads it (RFC 9110 §10.1.1).
+        headers.remove(header::EXPECT);
+    }
+    if seen.cookies > 1 {
+        join_cookies(headers);
+    }
+    if seen.ours {
+        remove_ours(headers);
+    }
+    if !seen.request_id {
+        headers.insert(X_REQUEST_ID, new_request_id());
+    }
+    headers.insert(header::HOST, target.authority.clone());
+    forwarding.tell(headers, &target.authority);
+    Going { trace: seen.trace.take(), has_length: seen.content_length }
+}
+
+/// The request ID a head carries after [`to_upstream`].
+pub(super) fn request_id(headers: &HeaderMap) -> &str {
+    headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()
+}
+
+/// RFC 9113 §8.2.3: what HTTP/2 may split has to be one line in HTTP/1.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
+
+/// Nobody but us says which revision answers.
+fn remove_ours(headers: &mut HeaderMap) {
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// 128 random bits in hexadecimal.
+fn new_request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut bits = fastrand::u128(..);
+    let id = [(); 32].map(|()| {
+        let digit = DIGITS[(bits & 0xf) as usize];
+        bits >>= 4;
+        digit
+    });
+    HeaderValue::from_bytes(&id).expect("hexadecimal digits are visible ASCII")
+}
+
+/// Makes an upstream's head one for the client. `switched` says that the client asked for another protocol.
+pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: bool) {
+    let seen = Seen::of(headers);
+    let protocol = if switched { headers.get(header::UPGRADE).cloned() } else { None };
+    seen.remove_hop_by_hop(headers);
+    if let Some(protocol) = protocol {
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if seen.ours {
+        remove_ours(headers);
+    }
+    if ticket.role() == Role::Preview || ticket.policy().traffic.expose_revision {
+        let revision = HeaderValue::from_str(ticket.revision().as_str());
+        headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
+        headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));
+    }
+}
+
+/// What upstreams are told about a client, made once for its connection. There is no list of proxies to trust, so what
+/// the client says of others before it is replaced, not extended.
+pub(super) struct Forwarding {
+    address: Option<HeaderValue>,
+    /// RFC 7239 §4 `for=…;proto=…;host=`.
+    prefix: String,
+    proto: &'static str,
+    /// The last authority, and the whole `Forwarded` for it: it rarely changes on a connection.
+    last: RefCell<Option<(HeaderValue, HeaderValue)>>,
+}
+
+impl Forwarding {
+    pub(super) fn new(client: Option<IpAddr>, tls: bool) -> Self {
+        let proto = if tls { "https" } else { "http" };
+        let client = client.map(|client| client.to_canonical());
+        let node = match client {
+            Some(IpAddr::V4(v4)) => v4.to_string(),
+            // RFC 7239 §6: brackets, and therefore quotes.
+            Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
+            None => "unknown".to_owned(),
+        };
+        Self {
+            address: client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()),
+            prefix: format!("for={node};proto={proto};host="),
+            proto,
+            last: RefCell::new(None),
+        }
+    }
+
+    fn tell(&self, headers: &mut HeaderMap, authority: &HeaderValue) {
+        match &self.address {
+            Some(address) => headers.insert(X_FORWARDED_FOR, address.clone()),
+            None => headers.remove(X_FORWARDED_FOR),
+        };
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
+        headers.insert(X_FORWARDED_HOST, authority.clone());
+        headers.insert(header::FORWARDED, self.forwarded(authority));
+    }
+
+    fn forwarded(&self, authority: &HeaderValue) -> HeaderValue {
+        let mut last = self.last.borrow_mut();
+        if let Some((_, forwarded)) = last.as_ref().filter(|(last, _)| last == authority) {
+            return forwarded.clone();
+        }
+        let mut text = self.prefix.clone();
+        // A checked authority has neither quotes nor backslashes; a port or a literal needs the quotes (RFC 7239 §4).
+        let authority_text = authority.to_str().unwrap_or_default();
+        let _ = match authority_text.contains([':', '[']) || authority_text.is_empty() {
+            true => write!(text, "\"{authority_text}\""),
+            false => write!(text, "{authority_text}"),
+        };
+        let forwarded = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("for=unknown"));
+        *last = Some((authority.clone(), forwarded.clone()));
+        forwarded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sent(version: Version, fields: &[(&str, &str)]) -> (HeaderMap, Going) {
+        let mut request = http::Request::builder().version(version).uri("/a?b").header("host", "shop.test:8080");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut parts = request.body(()).expect("a request").into_parts().0;
+        let target = Target::of(&parts).expect("a target");
+        let forwarding = Forwarding::new(Some("2001:db8::1".parse().expect("an address")), true);
+        let going = to_upstream(&mut parts, &target, &forwarding, true);
+        (parts.headers, going)
+    }
+
+    #[test]
+    fn the_upstream_is_told_who_asks_and_how() {
+        let spoofed = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-forwarded-proto", "gopher")];
+        let (headers, _) = sent(Version::HTTP_11, &spoofed);
+        assert_eq!(headers["host"], "shop.test:8080");
+        assert_eq!(headers["x-forwarded-for"], "2001:db8::1");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["x-forwarded-host"], "shop.test:8080");
+        assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=https;host=\"shop.test:8080\"");
+        assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
+    }
+
+    #[test]
+    fn hop_by_hop_fields_go_on_whatever_line_they_are_named() {
+        let (headers, _) = sent(
+            Version::HTTP_11,
+            &[
+                ("connection", "keep-alive, X-One"),
+                ("connection", "x-two"),
+                ("x-one", "1"),
+                ("x-two", "2"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "keep-alive"),
+                ("proxy-authorization", "Basic eA=="),
+                ("te", "gzip"),
+                ("upgrade", "websocket"),
+                ("x-three", "3"),
+                ("expect", "100-continue"),
+            ],
+        );
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        let expected = [
+            "forwarded",
+            "host",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-request-id",
+            "x-three",
+        ];
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn an_upgrade_passes_unless_it_is_h2c() {
+        let (headers, _) = sent(Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(
+            (&headers["upgrade"], &headers["connection"]),
+            (&"websocket".parse().unwrap(), &"upgrade".parse().unwrap())
+        );
+        for fields in [
+            [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")],
+            [("connection", "Upgrade"), ("upgrade", "websocket, H2C"), ("x", "y")],
+        ] {
+            let (headers, _) = sent(Version::HTTP_11, &fields);
+            assert!(!headers.contains_key("upgrade") && !headers.contains_key("http2-settings"));
+        }
+        let (headers, _) = sent(Version::HTTP_10, &[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        assert!(!headers.contains_key("upgrade"), "HTTP/1.0 has no upgrade (RFC 9110 §7.8)");
+    }
+
+    #[test]
+    fn trailers_are_asked_for_on_behalf_of_the_client() {
+        let (headers, _) = sent(Version::HTTP_11, &[("te", "deflate;q=0.5, Trailers"), ("connection", "te")]);
+        assert_eq!((&headers["te"], &headers["connection"]), (&"trailers".parse().unwrap(), &"te".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_request_id_is_kept_or_made() {
+        let (headers, _) = sent(Version::HTTP_11, &[("x-request-id", "mine")]);
+        assert_eq!(request_id(&headers), "mine");
+        let (one, _) = sent(Version::HTTP_11, &[]);
+        let (two, _) = sent(Version::HTTP_11, &[]);
+        assert_eq!(request_id(&one).len(), 32);
+        assert_ne!(request_id(&one), request_id(&two));
+    }
+
+    #[test]
+    fn crumbs_are_joined_and_our_own_names_are_not_for_clients() {
+        let (headers, _) =
+            sent(Version::HTTP_2, &[("cookie", "a=b"), ("cookie", "c=d"), ("x-tealgate-revision", "green")]);
+        assert_eq!(headers["cookie"], "a=b; c=d");
+        assert_eq!(headers.get_all("cookie").iter().count(), 1);
+        assert!(!headers.contains_key("x-tealgate-revision"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_connection_names_never_passes(names in proptest::collection::vec("[a-z]{1,12}", 0..6), split in 0..6_usize) {
+            let kept = ["host", "te", "upgrade", "close", "forwarded"];
+            let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !kept.contains(name)).collect();
+            let (first, second) = names.split_at(split.min(names.len()));
+            let (first, second) = (first.join(","), second.join(" , "));
+            let mut fields = vec![("connection", first.as_str()), ("connection", second.as_str())];
+            fields.extend(names.iter().map(|name| (*name, "value")));
+            let (headers, _) = sent(Version::HTTP_11, &fields);
+            prop_assert!(names.iter().all(|name| !headers.contains_key(*name)), "{headers:?}");
+        }
+    }
+}

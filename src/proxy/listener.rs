@@ -1,0 +1,263 @@
+//! Listeners: the sockets, one per worker so that the kernel spreads connections over them, and what all workers together
+//! must know of a listener: how many connections it has.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+
+use super::{Bind, ListenerLimits, ListenerOptions, tls::CertificateError};
+
+/// How many connections may wait to be accepted by one worker.
+const BACKLOG: i32 = 4096;
+
+/// A listener as it was bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The listener's name.
+    pub name: String,
+    /// Where it listens: with the port the system chose, if it was asked to.
+    pub bind: Bind,
+}
+
+/// Why listeners could not be applied. Nothing was changed.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// Two listeners have one name.
+    #[error("listener {0}: there are two of this name; give each its own")]
+    RepeatedName(String),
+    /// Its address cannot be bound.
+    #[error("listener {name}: cannot listen on {bind}: {source}; {}", hint(.source))]
+    Bind {
+        /// The listener.
+        name: String,
+        /// Where it should listen.
+        bind: Bind,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("listener {name}: {source}")]
+    Certificate {
+        /// The listener.
+        name: String,
+        /// Which file, and why.
+        source: Box<CertificateError>,
+    },
+    /// The data plane has ended.
+    #[error("the data plane has ended")]
+    Ended,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there: stop it, or choose another address",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE, a socket a directory this user may write to"
+        }
+        io::ErrorKind::AddrNotAvailable => "no interface has this address: use one of this machine's, or 0.0.0.0",
+        io::ErrorKind::NotFound => "create the socket's directory",
+        _ => "check the listener's bind",
+    }
+}
+
+/// A bound socket of one worker.
+pub(super) enum Listening {
+    Tcp(std::net::TcpListener),
+    Unix(UnixListener),
+}
+
+/// Binds a socket for each worker, and says where.
+pub(super) fn bind(options: &ListenerOptions, workers: usize) -> Result<(Vec<Listening>, Bind), ListenError> {
+    let bound = match &options.bind {
+        Bind::Tcp(address) => bind_tcp(*address, workers),
+        Bind::Unix(path) => bind_unix(path, workers),
+    };
+    let (name, bind) = (options.name.clone(), options.bind.clone());
+    bound.map_err(|source| ListenError::Bind { name, bind, source })
+}
+
+fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<(Vec<Listening>, Bind)> {
+    // SO_REUSEPORT would let us share an address with any other process of this user, unasked and unnoticed: a socket
+    // without it finds out whether the address is free.
+    let probe = tcp_socket(address, false)?;
+    let address = probe.local_addr()?.as_socket().unwrap_or(address);
+    drop(probe);
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = tcp_socket(address, true)?;
+        socket.listen(BACKLOG)?;
+        sockets.push(Listening::Tcp(socket.into()));
+    }
+    Ok((sockets, Bind::Tcp(address)))
+}
+
+fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are two addresses, on every system alike.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, workers: usize) -> io::Result<(Vec<Listening>, Bind)> {
+    let first = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    first.set_nonblocking(true)?;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        sockets.push(Listening::Unix(first.try_clone()?));
+    }
+    sockets.push(Listening::Unix(first));
+    Ok((sockets, Bind::Unix(path.to_owned())))
+}
+
+/// Whether nobody listens on a socket any more.
+fn is_stale(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// The connections of a listener, over all workers.
+#[derive(Default)]
+pub(super) struct Crowd {
+    all: AtomicUsize,
+    by_client: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// What to do with a connection.
+pub(super) enum Entry {
+    /// Serve it.
+    Welcome(Admitted),
+    /// Tell it that there are too many.
+    Crowded(Admitted),
+    /// There are too many even of those who are told so.
+    Shut,
+}
+
+/// A connection counted in, until dropped.
+pub(super) struct Admitted {
+    crowd: Arc<Crowd>,
+    client: Option<IpAddr>,
+}
+
+impl Crowd {
+    /// Counts a connection in. `client` is its address, `None` on a Unix socket.
+    pub(super) fn enter(self: &Arc<Self>, limits: &ListenerLimits, client: Option<IpAddr>) -> Entry {
+        let client = client.filter(|_| limits.connections_per_client > 0);
+        let all = self.all.fetch_add(1, Ordering::Relaxed) + 1;
+        let of_client = client.map_or(0, |client| {
+            let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = by_client.entry(client).or_insert(0);
+            *count += 1;
+            *count
+        });
+        let admitted = Admitted { crowd: Arc::clone(self), client };
+        let over = |count: usize, limit: usize| limit > 0 && count > limit;
+        // Turning a client away politely takes a connection too; an eighth more may be turned away at a time.
+        let shut = |count: usize, limit: usize| limit > 0 && count > limit + limit / 8 + 16;
+        let exceeds = |is_over: &dyn Fn(usize, usize) -> bool| {
+            is_over(all, limits.connections) || is_over(of_client, limits.connections_per_client)
+        };
+        if exceeds(&shut) {
+            Entry::Shut
+        } else if exceeds(&over) {
+            Entry::Crowded(admitted)
+        } else {
+            Entry::Welcome(admitted)
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.crowd.all.fetch_sub(1, Ordering::Relaxed);
+        let Some(client) = self.client else { return };
+        let mut by_client = self.crowd.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_client.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                by_client.remove(&client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(bind: Bind) -> ListenerOptions {
+        ListenerOptions {
+            name: "live".to_owned(),
+            bind,
+            role: Default::default(),
+            tls: None,
+            timeouts: Default::default(),
+            limits: Default::default(),
+            unknown_host: 421,
+        }
+    }
+
+    fn anywhere() -> Bind {
+        Bind::Tcp(([127, 0, 0, 1], 0).into())
+    }
+
+    #[test]
+    fn an_address_somebody_listens_on_is_an_error_that_says_what_to_do() {
+        let (_held, bound) = bind(&options(anywhere()), 2).expect("a free port");
+        let Err(error) = bind(&options(bound), 1) else { panic!("the address is taken") };
+        let text = error.to_string();
+        assert!(
+            text.contains("listener live: cannot listen on 127.0.0.1:") && text.contains("another process"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = Bind::Unix(directory.path().join("live.sock"));
+        let held = bind(&options(path.clone()), 2).expect("a free path");
+        assert!(matches!(bind(&options(path.clone()), 1), Err(ListenError::Bind { .. })));
+        drop(held);
+        bind(&options(path), 1).expect("nobody listens any more");
+    }
+
+    #[test]
+    fn the_crowd_is_limited_in_all_and_by_client_and_forgets_who_left() {
+        let crowd = Arc::new(Crowd::default());
+        let limits = ListenerLimits { connections: 3, connections_per_client: 2, ..Default::default() };
+        let [one, two] = [1, 2].map(|host| Some(IpAddr::from([127, 0, 0, host])));
+        let first = crowd.enter(&limits, one);
+        let second = crowd.enter(&limits, one);
+        assert!(matches!((&first, &second), (Entry::Welcome(_), Entry::Welcome(_))));
+        let third = crowd.enter(&limits, one);
+        assert!(matches!(third, Entry::Crowded(_)));
+        drop((first, third));
+        let other = crowd.enter(&limits, two);
+        assert!(matches!(other, Entry::Welcome(_)));
+        drop((second, other));
+        assert_eq!(crowd.all.load(Ordering::Relaxed), 0);
+        assert!(crowd.by_client.lock().expect("not poisoned").is_empty());
+    }
+}

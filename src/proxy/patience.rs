@@ -1,0 +1,130 @@
+//! How long one request is waited for: for its body to come, for the head of its answer, for its answer to be taken, and
+//! for all of it together. One timer of the worker's clock serves them all, since only one of them is running at a time.
+
+use std::{
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    clock::{Alarm, TICK, Timer},
+    upload::{State, Upload},
+};
+use crate::switch::Tenure;
+
+/// The patience with one request.
+pub(super) struct Patience {
+    timer: Timer,
+    /// Between two pieces of a body, either way.
+    body: Duration,
+    /// When the whole request is to end.
+    whole: Option<Instant>,
+    upload: Option<Rc<Upload>>,
+}
+
+/// With whom it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Impatience {
+    /// The client does not send.
+    Client,
+    /// The upstream does not answer, or does not take the request's body.
+    Upstream,
+    /// It all took too long.
+    Whole,
+    /// The tenure it runs on was cut.
+    Cut,
+}
+
+impl Patience {
+    pub(super) fn new(timer: Timer, body: Duration, whole: Option<Duration>, upload: Option<Rc<Upload>>) -> Self {
+        let whole = whole.and_then(|whole| timer.clock().now().checked_add(whole + TICK));
+        Self { timer, body, whole, upload }
+    }
+
+    pub(super) fn upload(&self) -> Option<&Upload> {
+        self.upload.as_deref()
+    }
+
+    /// Ends when this tenure is cut.
+    pub(super) fn follow(&self, tenure: &Tenure) {
+        self.timer.follow(tenure);
+    }
+
+    /// Awaits the head of an answer: `within` so much from now, or from the end of the request's body, as long as that
+    /// gets on.
+    pub(super) async fn head<F: Future>(&self, within: Duration, head: F) -> Result<F::Output, Impatience> {
+        let mut head = pin!(head);
+        let began = self.timer.clock().now();
+        self.look_again(self.next(began, within).0);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(head) = head.as_mut().poll(cx) {
+                return Poll::Ready(Ok(head));
+            }
+            self.poll_overdue(cx, began, within).map(Err)
+        })
+        .await
+    }
+
+    /// To be asked whenever the upstream gives nothing: watches over the rest of the request's body, and the whole.
+    pub(super) fn poll_download(&self, cx: &mut Context<'_>) -> Poll<Impatience> {
+        // How long an answer's body may pause is not ours to say; only what the client owes is.
+        const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+        let began = self.timer.clock().now();
+        self.look_again(self.next(began, FOREVER).0);
+        self.poll_overdue(cx, began, FOREVER)
+    }
+
+    /// To be said whenever a piece of the answer was handed on: the client has so long to take it.
+    pub(super) fn client_to_take(&self) {
+        self.timer.set_final(self.body);
+    }
+
+    /// Whether it is over at once, however much there is to hand on.
+    pub(super) fn is_over(&self) -> Option<Impatience> {
+        if self.timer.is_cut() {
+            return Some(Impatience::Cut);
+        }
+        self.whole.filter(|whole| *whole <= self.timer.clock().now()).map(|_| Impatience::Whole)
+    }
+
+    fn poll_overdue(&self, cx: &mut Context<'_>, began: Instant, within: Duration) -> Poll<Impatience> {
+        loop {
+            if ready!(self.timer.poll(cx)) == Alarm::Cut {
+                return Poll::Ready(Impatience::Cut);
+            }
+            // The body may have got on since the timer was set.
+            let (due, whose) = self.next(began, within);
+            if due <= self.timer.clock().now() {
+                return Poll::Ready(whose);
+            }
+            self.look_again(due);
+        }
+    }
+
+    /// Sets the timer for what is due next. While a body is on its way, whose turn it is changes in between.
+    fn look_again(&self, due: Instant) {
+        let due = match self.upload {
+            Some(_) => due.min(self.timer.clock().now() + self.body + TICK),
+            None => due,
+        };
+        self.timer.set(Some(due));
+    }
+
+    /// What is due next, and whose fault it is then.
+    fn next(&self, began: Instant, within: Duration) -> (Instant, Impatience) {
+        let after = |from: Instant, wait: Duration| from + wait + TICK;
+        let (due, whose) = match self.upload.as_deref().map(|upload| (upload.state(), upload.moved())) {
+            None => (after(began, within), Impatience::Upstream),
+            Some((State::Clients, moved)) => (after(moved, self.body), Impatience::Client),
+            Some((_, moved)) => (after(began.max(moved), within), Impatience::Upstream),
+        };
+        match self.whole {
+            Some(whole) if whole < due => (whole, Impatience::Whole),
+            _ => (due, whose),
+        }
+    }
+}

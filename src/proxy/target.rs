@@ -1,0 +1,190 @@
+//! What a request is for: the host and path it is routed by, and the checks that there is only one way to read them.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
+
+use super::error::ProxyError;
+use crate::switch::RequestKey;
+
+/// What a request is for.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// The host in lower case, without port.
+    pub(super) host: String,
+    /// Host and port as the client gave them: what the upstream is told.
+    pub(super) authority: HeaderValue,
+}
+
+impl Target {
+    /// Reads and checks it (RFC 9112 §3.2, RFC 9113 §8.3.1).
+    pub(super) fn of(request: &Parts) -> Result<Self, ProxyError> {
+        if request.method == Method::CONNECT {
+            return Err(ProxyError::Connect);
+        }
+        check_form(request)?;
+        let authority = match (request.uri.authority(), one_host(&request.headers, request.version)?) {
+            (None, host) => host,
+            (Some(named), host) => {
+                // RFC 9112 §3.2.2 has a proxy believe the target; but the upstream may have logged, cached or routed by
+                // the other, so we take only what agrees.
+                let agrees =
+                    host.as_ref().is_none_or(|host| host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()));
+                if !agrees {
+                    return Err(ProxyError::BadRequest("the target and Host disagree"));
+                }
+                HeaderValue::from_str(named.as_str()).ok()
+            }
+        };
+        // HTTP/1.0 knows no Host; RFC 9112 §3.2 has it sent on, empty.
+        let authority = authority.unwrap_or(HeaderValue::from_static(""));
+        let host = host_of(authority.as_bytes()).ok_or(ProxyError::BadRequest("malformed Host"))?;
+        Ok(Self { host: host.to_ascii_lowercase(), authority })
+    }
+}
+
+/// RFC 9112 §3.2: origin-form, absolute-form, or `*` for OPTIONS.
+fn check_form(request: &Parts) -> Result<(), ProxyError> {
+    let uri = &request.uri;
+    match uri.scheme() {
+        Some(scheme) if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS => {
+            Err(ProxyError::BadRequest("the target has a foreign scheme"))
+        }
+        Some(_) => Ok(()),
+        None if uri.authority().is_some() && request.version < Version::HTTP_2 => {
+            Err(ProxyError::BadRequest("the target is not a path"))
+        }
+        None if uri.path() == "*" && request.method != Method::OPTIONS => {
+            Err(ProxyError::BadRequest("the target * is for OPTIONS"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The one Host line. RFC 9112 §3.2 wants a 400 if there is none in HTTP/1.1, or more than one.
+fn one_host(headers: &HeaderMap, version: Version) -> Result<Option<HeaderValue>, ProxyError> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(ProxyError::BadRequest("repeated Host")),
+        (None, None) if version == Version::HTTP_11 => Err(ProxyError::BadRequest("missing Host")),
+        (host, None) => Ok(host.cloned()),
+    }
+}
+
+/// The host of `uri-host [ ":" port ]` (RFC 3986 §3.2.2, §3.2.3), or `None` if that is not what it is. Userinfo is not.
+fn host_of(authority: &[u8]) -> Option<&str> {
+    let authority = std::str::from_utf8(authority).ok()?;
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(literal) => {
+            let end = literal.find(']')? + 2;
+            let address = &authority[1..end - 1];
+            let plain = address.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'));
+            if !plain || address.is_empty() {
+                return None;
+            }
+            authority.split_at(end)
+        }
+        None => {
+            let end = authority.find(':').unwrap_or(authority.len());
+            let (host, port) = authority.split_at(end);
+            if !host.bytes().all(is_reg_name) {
+                return None;
+            }
+            (host, port)
+        }
+    };
+    let port_is_one = match port.strip_prefix(':') {
+        Some(digits) => digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit()),
+        None => port.is_empty(),
+    };
+    port_is_one.then_some(host)
+}
+
+/// RFC 3986 §3.2.2 `reg-name`, without the percent-encoding that no registry uses.
+fn is_reg_name(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'')
+}
+
+/// What the switch asks of a request.
+pub(super) struct Key<'a> {
+    pub(super) host: &'a str,
+    pub(super) path: &'a str,
+    pub(super) on_preview_listener: bool,
+    pub(super) client: Option<IpAddr>,
+}
+
+impl RequestKey for Key<'_> {
+    fn host(&self) -> &str {
+        self.host
+    }
+
+    fn path(&self) -> &str {
+        self.path
+    }
+
+    fn on_preview_listener(&self) -> bool {
+        self.on_preview_listener
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn target(method: &str, uri: &str, version: Version, hosts: &[&str]) -> Result<Target, ProxyError> {
+        let mut request = Request::builder().method(method).uri(uri).version(version);
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        Target::of(&request.body(()).expect("a request").into_parts().0)
+    }
+
+    #[test]
+    fn the_host_is_read_in_lower_case_and_without_port() {
+        for (uri, version, hosts, host) in [
+            ("/", Version::HTTP_11, &["Shop.Test:8080"][..], "shop.test"),
+            ("/", Version::HTTP_11, &["[::1]:80"], "[::1]"),
+            ("/", Version::HTTP_11, &[""], ""),
+            ("/", Version::HTTP_10, &[], ""),
+            ("http://shop.test/a", Version::HTTP_11, &["SHOP.test"], "shop.test"),
+            ("https://shop.test/a", Version::HTTP_2, &[], "shop.test"),
+            ("https://shop.test/a", Version::HTTP_2, &["shop.test"], "shop.test"),
+        ] {
+            assert_eq!(target("GET", uri, version, hosts).expect(uri).host, host);
+        }
+        assert!(target("OPTIONS", "*", Version::HTTP_11, &["a"]).is_ok());
+    }
+
+    #[test]
+    fn a_target_that_can_be_read_in_two_ways_is_refused() {
+        for (method, uri, hosts) in [
+            ("GET", "/", &[][..]),
+            ("GET", "/", &["a", "a"]),
+            ("GET", "/", &["a b"]),
+            ("GET", "/", &["user@a"]),
+            ("GET", "/", &["a:b"]),
+            ("GET", "/", &["a:80:80"]),
+            ("GET", "/", &["a:123456"]),
+            ("GET", "/", &["a/b"]),
+            ("GET", "/", &["[::1"]),
+            ("GET", "/", &["[]"]),
+            ("GET", "/", &["[::1]x"]),
+            ("GET", "/", &["a,b"]),
+            ("GET", "http://a/", &["b"]),
+            ("GET", "http://user@a/", &["user@a"]),
+            ("GET", "ftp://a/", &["a"]),
+            ("GET", "a", &["a"]),
+            ("GET", "*", &["a"]),
+        ] {
+            let refused = target(method, uri, Version::HTTP_11, hosts);
+            assert!(matches!(refused, Err(ProxyError::BadRequest(_))), "{method} {uri} {hosts:?}: {refused:?}");
+        }
+        assert!(matches!(target("CONNECT", "a:80", Version::HTTP_11, &["a:80"]), Err(ProxyError::Connect)));
+    }
+}

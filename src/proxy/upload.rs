@@ -1,0 +1,169 @@
+//! A request's body on its way to the upstream: counted, limited, and watched, so that whoever awaits the answer knows
+//! whether the client stalls, sends too much, or breaks off.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::{clock::Clock, error::ProxyError};
+
+/// The body as hyper's client takes it.
+pub(super) enum UploadBody {
+    Empty,
+    Streamed { incoming: Incoming, upload: Rc<Upload> },
+}
+
+/// What is known of a body on its way.
+pub(super) struct Upload {
+    clock: Rc<Clock>,
+    limit: Option<u64>,
+    octets: Cell<u64>,
+    /// When the last piece came, or was taken; the end, if `state` says so.
+    moved: Cell<Instant>,
+    state: Cell<State>,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The upstream is to take what there is.
+    Upstreams,
+    /// The client is to send.
+    Clients,
+    /// It is over.
+    Done,
+    /// It is over, and not well.
+    Failed(Failure),
+}
+
+/// What is wrong with a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum Failure {
+    #[error("the body is over the limit")]
+    TooLarge,
+    #[error("the body is malformed")]
+    Malformed,
+    #[error("the client broke off")]
+    ClientGone,
+}
+
+impl UploadBody {
+    /// The body of a request that has one, limited to so many octets.
+    pub(super) fn new(incoming: Incoming, limit: Option<u64>, clock: &Rc<Clock>) -> (Self, Rc<Upload>) {
+        let upload = Rc::new(Upload {
+            clock: Rc::clone(clock),
+            limit,
+            octets: Cell::new(0),
+            moved: Cell::new(clock.now()),
+            state: Cell::new(State::Upstreams),
+        });
+        (Self::Streamed { incoming, upload: Rc::clone(&upload) }, upload)
+    }
+}
+
+impl Upload {
+    pub(super) fn octets(&self) -> u64 {
+        self.octets.get()
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state.get()
+    }
+
+    /// When it last got on.
+    pub(super) fn moved(&self) -> Instant {
+        self.moved.get()
+    }
+
+    fn turn(&self, state: State) {
+        self.moved.set(self.clock.now());
+        self.state.set(state);
+    }
+
+    fn fail(&self, failure: Failure) -> Failure {
+        self.turn(State::Failed(failure));
+        failure
+    }
+
+    fn count(&self, octets: usize) -> Result<(), Failure> {
+        self.octets.set(self.octets.get() + octets as u64);
+        match self.limit {
+            Some(limit) if self.octets.get() > limit => Err(self.fail(Failure::TooLarge)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Failure {
+    fn of(error: &hyper::Error) -> Self {
+        // The gate tells a malformed body by an I/O error of this kind; hyper tells one it finds itself likewise.
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            if cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
+                return Self::Malformed;
+            }
+            source = cause.source();
+        }
+        Self::ClientGone
+    }
+
+    /// What the client is told, should it still listen.
+    pub(super) fn into_error(self) -> ProxyError {
+        match self {
+            Self::TooLarge => ProxyError::BodyTooLarge,
+            Self::Malformed => ProxyError::BadRequest("malformed body"),
+            Self::ClientGone => ProxyError::BadRequest("the body broke off"),
+        }
+    }
+}
+
+impl Body for UploadBody {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let Self::Streamed { incoming, upload } = self.get_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        // To be asked again is not to get on.
+        if polled.is_pending() && upload.state() != State::Clients {
+            upload.turn(State::Clients);
+        }
+        match ready!(polled) {
+            None => {
+                upload.turn(State::Done);
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(upload.fail(Failure::of(&error))))),
+            Some(Ok(frame)) => {
+                if let Err(failure) = upload.count(frame.data_ref().map_or(0, Bytes::len)) {
+                    return Poll::Ready(Some(Err(failure)));
+                }
+                upload.turn(if incoming.is_end_stream() { State::Done } else { State::Upstreams });
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streamed { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! A worker: a thread, its runtime, its own sockets, its own idle connections. Workers share nothing on a request's way;
+//! they hear of listeners by messages, and of new snapshots by their reader.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, mpsc as std_mpsc},
+    thread,
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use slab::Slab;
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    runtime::{Builder, LocalOptions},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    ListenerOptions,
+    client::Client,
+    clock::{Clock, TICK},
+    connection::{self, Socket},
+    listener::{Admitted, Crowd, Entry, Listening},
+    upstream::Upstream,
+};
+use crate::{
+    switch::{Reader, Readers},
+    telemetry::request_log::Recorder,
+};
+
+/// How many ticks pass between two looks at the idle upstream connections.
+const SWEEP: u32 = 10;
+/// How long accepting pauses when the system is out of files.
+const OUT_OF_FILES: Duration = Duration::from_millis(100);
+
+/// What the tasks of one worker share.
+pub(super) struct Worker {
+    pub(super) clock: Rc<Clock>,
+    pub(super) reader: Reader,
+    pub(super) recorder: Rc<Recorder>,
+    pub(super) upstream: Upstream,
+    clients: RefCell<Slab<Rc<Client>>>,
+}
+
+/// What is asked of a worker.
+pub(super) enum Order {
+    /// Accept on this socket.
+    Open { key: u64, socket: Listening, terms: Terms },
+    /// From now on, serve those it accepts like this.
+    Change { key: u64, terms: Terms },
+    /// Accept no more on it.
+    Close { key: u64 },
+    /// Accept no more at all, see out what there is, and end: what is left `within` so long is cut, and counted.
+    Drain { within: Duration, cut: oneshot::Sender<usize> },
+}
+
+/// How a listener's connections are served.
+#[derive(Clone)]
+pub(super) struct Terms {
+    pub(super) options: Arc<ListenerOptions>,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) crowd: Arc<Crowd>,
+}
+
+/// A running worker.
+pub(super) struct Running {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Running {
+    /// Asks it for something. A worker that has ended does nothing any more.
+    pub(super) fn tell(&self, order: Order) {
+        drop(self.orders.send(order));
+    }
+}
+
+/// Starts a worker on a thread of its own.
+pub(super) fn start(
+    index: usize,
+    readers: Readers,
+    recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync>,
+) -> io::Result<(Running, thread::JoinHandle<()>)> {
+    let (orders, received) = mpsc::unbounded_channel();
+    let (started, outcome) = std_mpsc::channel();
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => {
+                drop(started.send(Ok(())));
+                runtime.block_on(async {
+                    let worker = Worker::new(readers.reader(index), recorder(index));
+                    worker.run(received).await;
+                });
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    })?;
+    // A thread that ends without a word has failed.
+    outcome.recv().unwrap_or_else(|_| Err(io::Error::other("a worker's thread ended at once")))?;
+    Ok((Running { orders }, thread))
+}
+
+impl Worker {
+    fn new(reader: Reader, recorder: Rc<Recorder>) -> Rc<Self> {
+        let clock = Clock::new();
+        let upstream = Upstream::new(&clock);
+        Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default() })
+    }
+
+    async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut listeners: HashMap<u64, Accepting> = HashMap::new();
+        tokio::task::spawn_local(Rc::clone(&self).follow_snapshots());
+        tokio::task::spawn_local(Rc::clone(&self).tick());
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Open { key, socket, terms } => match Accepting::start(&self, socket, terms) {
+                    Ok(accepting) => drop(listeners.insert(key, accepting)),
+                    Err(error) => tracing::error!(%error, "a bound socket cannot be accepted on"),
+                },
+                Order::Change { key, terms } => {
+                    if let Some(accepting) = listeners.get(&key) {
+                        accepting.terms.replace(terms);
+                    }
+                }
+                Order::Close { key } => {
+                    if let Some(accepting) = listeners.remove(&key) {
+                        accepting.end().await;
+                    }
+                }
+                Order::Drain { within, cut } => {
+                    for (_, accepting) in listeners {
+                        accepting.end().await;
+                    }
+                    // Nobody who asked is left to be told; it is drained all the same.
+                    cut.send(self.drain(within).await).ok();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Adopts each snapshot as it is published, and says so when nothing is left of the one before: no idle connection to
+    /// an endpoint that is out of routing. New requests adopt it by themselves (see `switch::reader`).
+    async fn follow_snapshots(self: Rc<Self>) {
+        loop {
+            let adopted = self.reader.adopt();
+            self.upstream.keep_only(adopted.snapshot());
+            self.reader.acknowledge(&adopted);
+            drop(adopted);
+            self.reader.changed().await;
+        }
+    }
+
+    async fn tick(self: Rc<Self>) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for count in 0_u32.. {
+            ticks.tick().await;
+            self.clock.tick();
+            let now = self.clock.now();
+            for (_, client) in self.clients.borrow().iter() {
+                client.tick(now);
+            }
+            if count.is_multiple_of(SWEEP) {
+                self.upstream.sweep();
+            }
+        }
+    }
+
+    /// Lets what is in flight finish, and counts what did not in time.
+    async fn drain(&self, within: Duration) -> usize {
+        let deadline = Instant::now() + within;
+        let mut looks = interval(TICK / 4);
+        loop {
+            // Also those that came in with the last accepts.
+            self.clients.borrow().iter().for_each(|(_, client)| client.close());
+            if self.clients.borrow().is_empty() {
+                return 0;
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            looks.tick().await;
+        }
+        let cut = self.clients.borrow().iter().map(|(_, client)| client.in_flight() as usize).sum();
+        self.clients.borrow().iter().for_each(|(_, client)| client.abort());
+        // Aborted tasks are dropped when the runtime comes round to them.
+        while !self.clients.borrow().is_empty() {
+            looks.tick().await;
+        }
+        cut
+    }
+
+    fn serve(self: &Rc<Self>, socket: Socket, peer: Option<SocketAddr>, terms: &Terms) {
+        let entry = terms.crowd.enter(&terms.options.limits, peer.map(|peer| peer.ip()));
+        let (admitted, crowded) = match entry {
+            Entry::Welcome(admitted) => (admitted, false),
+            Entry::Crowded(admitted) => (admitted, true),
+            Entry::Shut => return,
+        };
+        let client = Client::new(self, Arc::clone(&terms.options), peer, crowded);
+        let key = self.clients.borrow_mut().insert(Rc::clone(&client));
+        let place = Place { worker: Rc::clone(self), key, _admitted: admitted };
+        let tls = terms.tls.clone().map(TlsAcceptor::from);
+        let task = tokio::task::spawn_local({
+            let client = Rc::clone(&client);
+            async move {
+                let _place = place;
+                connection::serve(client, socket, tls).await;
+            }
+        });
+        client.task.replace(Some(task.abort_handle()));
+    }
+}
+
+/// A connection's place among its worker's, given up when dropped.
+struct Place {
+    worker: Rc<Worker>,
+    key: usize,
+    _admitted: Admitted,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let client = self.worker.clients.borrow_mut().remove(self.key);
+        // A tunnel that never began holds its client, and would keep both alive.
+        drop(client.tunnel.take());
+    }
+}
+
+/// A socket being accepted on.
+struct Accepting {
+    terms: Rc<RefCell<Terms>>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Accepting {
+    fn start(worker: &Rc<Worker>, socket: Listening, terms: Terms) -> io::Result<Self> {
+        let acceptor = match socket {
+            Listening::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket)?),
+            Listening::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
+        };
+        let terms = Rc::new(RefCell::new(terms));
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::task::spawn_local(accept(Rc::clone(worker), acceptor, Rc::clone(&terms), stopped));
+        Ok(Self { terms, stop, task })
+    }
+
+    /// Serves what waits to be accepted, and closes the socket.
+    async fn end(self) {
+        drop(self.stop);
+        drop(self.task.await);
+    }
+}
+
+async fn accept(worker: Rc<Worker>, acceptor: Acceptor, terms: Rc<RefCell<Terms>>, mut stopped: oneshot::Receiver<()>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = acceptor.accept() => accepted,
+            _ = &mut stopped => break,
+        };
+        match accepted {
+            Ok((socket, peer)) => worker.serve(socket, peer, &terms.borrow()),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, listener = terms.borrow().options.name, "cannot accept; raise the limit of files");
+                tokio::time::sleep(OUT_OF_FILES).await;
+            }
+        }
+    }
+    // The kernel has completed these connections already: to close the socket would reset them.
+    for (socket, peer) in acceptor.into_waiting() {
+        worker.serve(socket, peer, &terms.borrow());
+    }
+}
+
+/// Whether an error of accept says something of the connection that would have come, and not of us.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+}
+
+impl Acceptor {
+    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                Ok((Socket::Tcp(socket), Some(peer)))
+            }
+            Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
+        }
+    }
+
+    /// What waits to be accepted, without waiting for more.
+    fn into_waiting(self) -> Vec<(Socket, Option<SocketAddr>)> {
+        let mut waiting = Vec::new();
+        match self {
+            Self::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else { return waiting };
+                while let Ok((socket, peer)) = listener.accept() {
+                    let socket = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
+                    waiting.extend(socket.ok().map(|socket| (Socket::Tcp(socket), Some(peer))));
+                }
+            }
+            Self::Unix(listener) => {
+                let Ok(listener) = listener.into_std() else { return waiting };
+                while let Ok((socket, _)) = listener.accept() {
+                    let socket = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
+                    waiting.extend(socket.ok().map(|socket| (Socket::Unix(socket), None)));
+                }
+            }
+        }
+        waiting
+    }
+}
