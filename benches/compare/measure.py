@@ -79,16 +79,16 @@ def flips(process, directory, count):
     wait_until_ready(admin)
     seen = Poller(process.port)
     answered, first, barrier = [], [], []
-    action = "promote"
-    for _ in range(count):
-        asked = time.monotonic()
-        receipt = admin.act(action)
-        answered.append((time.monotonic() - asked) * 1e3)
-        first.append((seen.first(receipt["to"], asked) - asked) * 1e3)
-        barrier.append(receipt["barrierMicros"] / 1e3)
-        action = "rollback"
-    seen.stop()
-    return {"answer": answered, "first request on the new pool": first, "barrier": barrier}
+    try:
+        for n in range(count):
+            asked = time.monotonic()
+            receipt = admin.act("rollback" if n % 2 else "promote")
+            answered.append((time.monotonic() - asked) * 1e3)
+            first.append((seen.first(receipt["to"], asked) - asked) * 1e3)
+            barrier.append(receipt["barrierMicros"] / 1e3)
+    finally:
+        seen.stop()
+    return answered, first, barrier
 
 
 def wait_until_ready(admin):
