@@ -22,8 +22,10 @@ use super::{
     worker::Worker,
 };
 
-/// How long an idle connection that is to end is left open for a request that may be on its way.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long a connection without a request stays open once it is asked to end. A client that has just had an answer is
+/// about to send its next request, and would lose it to a close that crosses it on the way; given this long, it sends it,
+/// and is told `connection: close` with the answer (RFC 9112 §9.6).
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// One client connection.
 pub(super) struct Client {
@@ -161,7 +163,7 @@ impl Client {
         self.upgrade_pending.get()
     }
 
-    /// Asks the connection to end when its requests have, and nothing more comes.
+    /// Asks the connection to end when its requests have, and no other has followed.
     pub(super) fn close(&self) {
         if !self.closing.replace(true) {
             self.wake();
@@ -172,13 +174,10 @@ impl Client {
         self.closing.get()
     }
 
-    /// Whether it is to end, and may: a request that is on its way to us now would be lost, so an idle connection is
-    /// given [`GRACE`] since its last answer to come with one.
+    /// Whether it is to be closed now: it was asked to end, and no request has come for a while.
     pub(super) fn may_end(&self) -> bool {
-        self.closing.get()
-            && self.in_flight.get() == 0
-            && self.head_since.get().is_none()
-            && self.clock().now() >= self.quiet_since.get() + GRACE
+        let idle = self.in_flight.get() == 0 && self.head_since.get().is_none();
+        idle && self.closing.get() && self.clock().now() >= self.quiet_since.get() + FAREWELL
     }
 
     /// Ends it without regard for what is in flight.
@@ -207,6 +206,9 @@ impl Client {
         if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body) {
             self.abort();
         }
+        if self.may_end() {
+            self.wake();
+        }
         if self.in_flight.get() == 0 && now >= self.quiet_since.get() + timeouts.idle {
             let overdue = now >= self.quiet_since.get() + timeouts.idle + timeouts.head;
             match self.closing.get() {
@@ -215,9 +217,6 @@ impl Client {
                 true if overdue => self.abort(),
                 true => {}
             }
-        }
-        if self.may_end() {
-            self.wake();
         }
     }
 }

@@ -16,7 +16,10 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-use super::{AccessFormat, access_line::Line};
+use super::{
+    AccessFormat,
+    access_line::{Line, Seconds},
+};
 
 /// How much one of a worker's two buffers holds, in octets.
 const ROOM: usize = 512 * 1024;
@@ -106,15 +109,16 @@ pub(super) struct Pen {
     format: AccessFormat,
     shared: Arc<Shared>,
     worker: usize,
-    line: RefCell<Vec<u8>>,
+    /// Where lines are put together.
+    line: RefCell<(Vec<u8>, Seconds)>,
 }
 
 impl Pen {
     pub(super) fn write(&self, line: &Line<'_>) {
-        let mut text = self.line.borrow_mut();
+        let (text, seconds) = &mut *self.line.borrow_mut();
         text.clear();
-        line.write(self.format, &mut text);
-        self.shared.append(self.worker, &text);
+        line.write(self.format, seconds, text);
+        self.shared.append(self.worker, text);
     }
 }
 

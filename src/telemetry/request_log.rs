@@ -3,7 +3,7 @@
 //! cells and two looks at the clock: no lock, no allocation, no cache line of somebody else's.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     hash::Hash,
     net::{IpAddr, SocketAddr},
@@ -25,6 +25,9 @@ use super::{
 };
 use crate::switch::{AppName, Role, Ticket};
 
+/// How long the wall clock is inferred from the other one before it is read again.
+const WALL: Duration = Duration::from_secs(1);
+
 /// How many records of finished requests are kept for the next ones.
 const SPARE: usize = 64;
 
@@ -38,6 +41,9 @@ pub struct Recorder {
     /// By app: what was admitted nowhere.
     poolless: RefCell<HashMap<AppName, Rc<Counters>, RandomState>>,
     pen: Option<Pen>,
+    /// The wall clock as last read, in milliseconds since 1970. A line's time is inferred from it: one look at a clock
+    /// less a request.
+    wall: Cell<(Instant, i64)>,
     /// Records to be used again, so that the access log allocates only while traffic grows.
     #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the records")]
     spare: RefCell<Vec<Box<Words>>>,
@@ -116,6 +122,7 @@ impl Recorder {
             known: RefCell::default(),
             poolless: RefCell::default(),
             pen: access.map(|access| access.pen(worker)),
+            wall: Cell::new((Instant::now(), Timestamp::now().as_millisecond())),
             spare: RefCell::default(),
         })
     }
@@ -167,6 +174,17 @@ impl Recorder {
         counters
     }
 
+    /// When a request began, in milliseconds since 1970, that ended just now after it took so long.
+    fn began_at(&self, ended: Instant, took: Duration) -> i64 {
+        let (mut read, mut wall) = self.wall.get();
+        if ended.duration_since(read) > WALL {
+            (read, wall) = (ended, Timestamp::now().as_millisecond());
+            self.wall.set((read, wall));
+        }
+        let since = ended.duration_since(read).as_millis() as i64;
+        wall.saturating_add(since).saturating_sub_unsigned(took.as_millis() as u64)
+    }
+
     fn put_back(&self, words: Box<Words>) {
         let mut spare = self.spare.borrow_mut();
         if spare.len() < SPARE {
@@ -178,9 +196,8 @@ impl Recorder {
         let (Some(pen), Some(words)) = (&self.pen, &log.words) else { return };
         let pool = counters.series.pool();
         let (outcome, reason) = ended;
-        let now = Timestamp::now();
         pen.write(&Line {
-            ts: now.checked_sub(took).unwrap_or(now),
+            ts: self.began_at(log.began + took, took),
             app: counters.series.app().map(AppName::as_str),
             pool: pool.map(|(role, _)| *role),
             revision: pool.map(|(_, revision)| revision.as_str()),
@@ -193,8 +210,8 @@ impl Recorder {
             status: log.status.map(|status| status.as_u16()),
             bytes_in: log.received,
             bytes_out: log.sent,
-            dur_ms: millis(took),
-            upstream_ms: words.upstream.map(millis),
+            dur: micros(took),
+            upstream: words.upstream.map(micros),
             attempts: log.attempts,
             client: words.client,
             request_id: some(&words.request_id),
@@ -220,7 +237,8 @@ impl RequestLog {
         if let Some(words) = &mut self.words {
             words.generation = Some(ticket.generation().0);
             words.endpoint = Some(ticket.endpoint().address());
-            words.admitted = Some(Instant::now());
+            // The first admission follows the head at once; the clock need not be asked for it.
+            words.admitted = Some(if self.attempts == 1 { self.began } else { Instant::now() });
             words.upstream = None;
         }
     }
@@ -394,9 +412,8 @@ fn refill(room: &mut String, text: &str) {
     room.push_str(text);
 }
 
-fn millis(duration: Duration) -> f64 {
-    // Whole microseconds, so that a line does not show a float's noise.
-    duration.as_micros() as f64 / 1000.0
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn some(text: &str) -> Option<&str> {
