@@ -135,6 +135,12 @@ impl Deed {
         matches!(self.action, Action::Promote | Action::Rollback)
             || (self.action == Action::Source && self.from.is_some() && self.from != self.to)
     }
+
+    /// Whether it goes ahead though it cannot be written down: a rollback, because returning to what worked needs nobody
+    /// (G5), and what the source wants, because the source says it again after a restart.
+    pub(super) fn must_not_wait(&self) -> bool {
+        self.action == Action::Rollback || self.by == source::SOURCE
+    }
 }
 
 impl Kept {

@@ -34,7 +34,7 @@ use super::{
     reader::{Reader, Shared},
     rollout::{Deed, Input, Rollout, Step},
     snapshot::Snapshot,
-    status::{Action, Event, Happening, Receipt, ReplicaReceipt},
+    status::{Event, Happening, Receipt, ReplicaReceipt},
 };
 
 /// How many messages may wait; senders then wait too.
@@ -119,6 +119,7 @@ impl Switch {
             compact_at: COMPACT_FROM,
             unsaved: BTreeSet::new(),
             retry_at: None,
+            confirming: 0,
             replica: options.replica,
             shared: Arc::clone(&shared),
             board,
@@ -145,6 +146,8 @@ struct Switchboard {
     /// Apps whose last state is not known to be on disk.
     unsaved: BTreeSet<AppName>,
     retry_at: Option<Instant>,
+    /// Receipts that wait for the workers' word.
+    confirming: usize,
     replica: String,
     shared: Arc<Shared>,
     board: watch::Sender<Arc<Board>>,
@@ -168,7 +171,7 @@ impl Switchboard {
             };
             match message {
                 Some(Message::Stop { reply }) => {
-                    self.save_unsaved().await;
+                    self.wind_up(&mut inbox).await;
                     reply.send(()).ok();
                     return;
                 }
@@ -176,6 +179,19 @@ impl Switchboard {
                 None => return,
             }
         }
+    }
+
+    /// Answers what was carried out and refuses the rest.
+    async fn wind_up(&mut self, inbox: &mut mpsc::Receiver<Message>) {
+        while self.confirming > 0 {
+            match inbox.recv().await {
+                Some(Message::Measured { receipt, reply }) => self.measured(*receipt, reply),
+                Some(Message::Order { reply, .. }) => drop(reply.send(Err(Refusal::stopping()))),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        self.save_unsaved().await;
     }
 
     async fn take(&mut self, message: Message) {
@@ -236,7 +252,6 @@ impl Switchboard {
             self.remove(&name);
             applied.removed.push(name.to_string());
         }
-        self.publish();
         // Names are known from the first message on; health follows.
         let names: Vec<_> = self.apps.keys().cloned().collect();
         for name in names {
@@ -380,7 +395,7 @@ impl Switchboard {
 
     /// Writes the next state down. Where it cannot be written, only what must not wait goes on, and says so.
     async fn make_durable(&mut self, step: &Step, receipts: &mut [Receipt]) -> Result<(), Refusal> {
-        let must_not_wait = step.deeds.iter().all(|deed| matches!(deed.action, Action::Rollback | Action::Source));
+        let must_not_wait = step.deeds.is_empty() || step.deeds.iter().any(Deed::must_not_wait);
         let patience = if must_not_wait { ROLLBACK_DISK_PATIENCE } else { DISK_PATIENCE };
         let record = Record::State { kept: Box::new(step.next.kept().clone()), receipts: receipts.to_vec() };
         let name = step.next.app();
@@ -484,8 +499,9 @@ impl Switchboard {
     }
 
     /// Answers once every worker has adopted the publication, in a task of its own.
-    fn confirm(&self, confirmation: Confirmation) {
+    fn confirm(&mut self, confirmation: Confirmation) {
         let Some(messages) = self.messages.upgrade() else { return };
+        self.confirming += 1;
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let Confirmation { version, published, mut receipt, left, reply } = confirmation;
@@ -501,6 +517,7 @@ impl Switchboard {
 
     /// A receipt is complete: into the history, out to whoever listens, and to the asker.
     fn measured(&mut self, receipt: Receipt, reply: Reply) {
+        self.confirming -= 1;
         let Ok(name) = receipt.app.parse::<AppName>() else { return };
         self.memory.remember(&name, receipt.clone());
         if let Some(journal) = &self.journal {

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Who a deed is ascribed to when the source asked for it.
-const SOURCE: &str = "source";
+pub(super) const SOURCE: &str = "source";
 
 impl Rollout {
     /// An app seen for the first time: it starts where the source says.

@@ -285,13 +285,26 @@ async fn a_changed_policy_keeps_endpoints_and_what_is_in_flight() {
     assert_eq!((status(&switch).active.map(|pool| pool.in_flight), status(&switch).draining.len()), (Some(2), 0));
 }
 
-#[tokio::test]
-async fn every_order_is_answered_while_the_switch_stops() {
+#[tokio::test(start_paused = true)]
+async fn what_was_carried_out_is_answered_though_the_switch_stops() {
     let switch = ready(None).await;
+    // A worker that does not confirm: the stop comes while the receipt waits for it.
+    let _reader = switch.readers.reader(0);
     let (answer, ()) = tokio::join!(ask(&switch, promote()), switch.control.stop());
+    assert_eq!(answer.map(|receipt| receipt.generation).map_err(|refusal| refusal.code), Ok(2));
     let after = ask(&switch, rollback()).await;
-    assert!(answer.is_ok() || answer.is_err_and(|refusal| refusal.code == RefusalCode::Stopping));
     assert_eq!(after.map_err(|refusal| refusal.code), Err(RefusalCode::Stopping));
+}
+
+#[tokio::test]
+async fn what_the_source_wants_is_done_though_the_disk_fails() {
+    let works = Arc::new(AtomicBool::new(true));
+    let switch = ready(Some(journal_that_works_while(Arc::clone(&works)))).await;
+    works.store(false, SeqCst);
+    let mut desired = shop(Policy::default());
+    desired.apps.values_mut().for_each(|app| app.preview = None);
+    switch.feed.desired(desired).await.expect("it runs");
+    assert_eq!(status(&switch).preview, None);
 }
 
 #[tokio::test(start_paused = true)]
