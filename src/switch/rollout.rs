@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     control::{Command, Refusal, RefusalCode},
-    desired::{EndpointSpec, Wanted},
+    desired::EndpointSpec,
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
     status::{Action, Phase, Pin},
@@ -98,8 +98,6 @@ pub(super) struct Readiness {
 /// What the state machine is told.
 #[derive(Clone, Debug)]
 pub(super) enum Input {
-    /// The source's will, whole.
-    Wanted(Wanted),
     /// Somebody's order.
     Order { command: Command, by: String, reason: String, if_generation: Option<u64> },
     /// How many endpoints of a revision are ready.
@@ -116,6 +114,13 @@ pub(super) struct Step {
     pub(super) deeds: Vec<Deed>,
     /// What the source wants and does not get yet, in sentences.
     pub(super) held_back: Vec<String>,
+}
+
+impl From<Rollout> for Step {
+    /// A beginning: nothing led to it.
+    fn from(next: Rollout) -> Self {
+        Self { next, deeds: Vec::new(), held_back: Vec::new() }
+    }
 }
 
 /// Something done, for the receipt.
@@ -161,9 +166,8 @@ impl Kept {
 impl Rollout {
     /// The state after `input`, or why not; `self` stays as it is either way.
     pub(super) fn handle(&self, input: Input, now: Timestamp) -> Result<Step, Refusal> {
-        let mut step = Step { next: self.clone(), deeds: Vec::new(), held_back: Vec::new() };
+        let mut step = Step::from(self.clone());
         match input {
-            Input::Wanted(wanted) => step.next.follow(wanted, now, &mut step.deeds, &mut step.held_back),
             Input::Order { command, by, reason, if_generation } => {
                 self.expect_generation(if_generation)?;
                 let (action, reason_given) = (command.action(), reason.clone());

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::JournalError;
 
 /// The longest line read or written, in octets with its end: what bounds memory against a file that is none of ours.
-const MAX_LINE: usize = 1024 * 1024;
+const MAX_LINE: usize = 16 * 1024 * 1024;
 /// The room a line needs around its record: the keys, the checksum, and a number of up to 20 digits.
 const ENVELOPE: usize = 64;
 
