@@ -223,7 +223,7 @@ mod tests {
     fn a_line_without_end_does_not_fill_the_memory() {
         let endless = io::BufReader::new(io::repeat(b'x'));
         let Err(Unreadable::Damaged { offset: 0, line: 1, reason }) = read_all(endless) else { panic!() };
-        assert_eq!(reason, "no end within 1048576 octets");
+        assert_eq!(reason, "no end within 16777216 octets");
     }
 
     #[test]
