@@ -170,7 +170,7 @@ where
             if let Some(head) = self.read_head()? {
                 return Poll::Ready(Ok((head.status, head.headers)));
             }
-            if !ready!(self.poll_receive(cx)) {
+            if !matches!(ready!(self.poll_receive(cx)), Ok(true)) {
                 return Poll::Ready(Err(FailureKind::Closed { answering: self.answering }));
             }
         }
@@ -203,16 +203,15 @@ where
         }
     }
 
-    /// Reads some more. `false` if the connection has ended.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Reads some more. `false` if the upstream has closed its direction in good order; an error is no such end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let received = &mut self.connection.received;
         if received.capacity() - received.len() < READ / 2 {
             received.reserve(READ);
         }
-        let read = ready!(poll_read_buf(Pin::new(&mut self.connection.io), cx, received));
-        let some = matches!(read, Ok(octets) if octets > 0);
+        let some = ready!(poll_read_buf(Pin::new(&mut self.connection.io), cx, received))? > 0;
         self.answering |= some;
-        Poll::Ready(some)
+        Poll::Ready(Ok(some))
     }
 
     /// Sends what there is to send. Ready when all is sent, or nothing more will be taken.
@@ -335,7 +334,11 @@ where
                 Ok(None) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(malformed.into()))),
             }
-            if !ready!(self.poll_receive(cx)) && !self.decoder.close() {
+            let goes_on = match ready!(self.poll_receive(cx)) {
+                Ok(more) => more || self.decoder.close(),
+                Err(_) => false,
+            };
+            if !goes_on {
                 return Poll::Ready(Some(Err(FailureKind::Closed { answering: true })));
             }
         }
@@ -388,6 +391,7 @@ mod tests {
 
     use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio_util::io::StreamReader;
 
     use super::*;
 
@@ -477,6 +481,20 @@ mod tests {
             assert_eq!(answering, cut > 0);
             assert!(exchange.into_connection().is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_no_end_of_an_answer_that_ends_with_its_connection() {
+        let answer = Bytes::from_static(b"HTTP/1.1 200 OK\r\n\r\nhalf of i");
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let received = StreamReader::new(futures_util::stream::iter([Ok(answer), Err(reset)]));
+        let mut exchange = Connection::new(tokio::io::join(received, tokio::io::sink())).exchange(get());
+        poll_fn(|cx| exchange.poll_head(cx)).await.expect("well-formed");
+        let first = poll_fn(|cx| exchange.poll_body(cx)).await.expect("there is content").expect("it came");
+        assert_eq!(first.into_data().expect("content"), "half of i");
+        let then = poll_fn(|cx| exchange.poll_body(cx)).await;
+        assert!(matches!(then, Some(Err(FailureKind::Closed { answering: true }))), "{then:?}");
+        assert!(!exchange.has_ended());
     }
 
     #[tokio::test]
