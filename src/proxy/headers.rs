@@ -16,6 +16,10 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
 const X_TEALGATE_GENERATION: HeaderName = HeaderName::from_static("x-tealgate-generation");
 const OURS: &str = "x-tealgate-";
+/// End-to-end whatever a `Connection` line says (RFC 9110 §7.6.1 forbids to name such): without these, an upstream would take
+/// the request for another one. The forwarding fields need no protection, being added behind the map.
+const NEVER_NOMINATED: [HeaderName; 5] =
+    [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_LENGTH, X_REQUEST_ID];
 
 /// What a request's head turned out to be, and field lines to send with it. Those never become part of a map: that would
 /// cost a hash, a search and a copy each.
@@ -127,7 +131,7 @@ fn remove_nominated(headers: &mut HeaderMap) {
             nominated.extend(HeaderName::from_bytes(token.as_bytes()));
         }
     }
-    for name in nominated {
+    for name in nominated.into_iter().filter(|name| !NEVER_NOMINATED.contains(name)) {
         headers.remove(name);
     }
 }
@@ -376,6 +380,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_request_is_known_by_is_never_hop_by_hop() {
+        let kept =
+            [("cookie", "a=b"), ("authorization", "Basic eA=="), ("content-length", "0"), ("x-request-id", "mine")];
+        let named = "host, Cookie, authorization, content-length, x-request-id, x-forwarded-for, forwarded";
+        let (headers, _) = sent(Version::HTTP_11, &[&[("connection", named)][..], &kept].concat());
+        assert_eq!(headers["host"], "shop.test:8080");
+        assert_eq!(headers["x-forwarded-for"], "2001:db8::1");
+        assert!(headers.contains_key("forwarded"));
+        for (name, value) in kept {
+            assert_eq!(headers.get(name).map(HeaderValue::as_bytes), Some(value.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
     fn an_upgrade_passes_unless_it_is_h2c() {
         let (headers, _) = sent(Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", "websocket")]);
         assert_eq!(
@@ -421,7 +439,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_connection_names_never_passes(names in proptest::collection::vec("[a-z]{1,12}", 0..6), split in 0..6_usize) {
-            let kept = ["host", "te", "upgrade", "close", "forwarded"];
+            let kept = ["host", "te", "upgrade", "close", "forwarded", "cookie"];
             let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !kept.contains(name)).collect();
             let (first, second) = names.split_at(split.min(names.len()));
             let (first, second) = (first.join(","), second.join(" , "));
