@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{clock::Clock, error::ProxyError};
 
-/// The body as hyper's client takes it.
+/// The body as an exchange takes it.
 pub(super) enum UploadBody {
     Empty,
     Streamed { incoming: Incoming, upload: Rc<Upload> },

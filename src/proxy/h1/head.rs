@@ -49,8 +49,8 @@ pub(super) struct ResponseHead {
     pub(super) keep_alive: bool,
 }
 
-/// Writes a request's head; `lines` are whole field lines to go with it. `Content-Length` and `Transfer-Encoding` are the codec's own, by `framing`: what the map has
-/// of them is left out.
+/// Writes a request's head; `lines` are whole field lines to go with it. `Content-Length` and `Transfer-Encoding` are the
+/// codec's own, by `framing`: what the map has of them is left out.
 pub(super) fn write_request(
     into: &mut Vec<u8>,
     method: &Method,
