@@ -86,6 +86,11 @@ impl<B> Outgoing<B> {
         let upgrade = fields.contains_key(http::header::UPGRADE);
         Self { method, upgrade, head, framing, body, begun: false, fields }
     }
+
+    /// Whether no body goes with it: then it can be sent again, however much of it was sent.
+    pub(in super::super) fn is_bodyless(&self) -> bool {
+        matches!(self.framing, Framing::Empty | Framing::Length(0))
+    }
 }
 
 /// A request being sent and its answer being received.
