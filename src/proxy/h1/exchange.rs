@@ -106,6 +106,8 @@ pub(in super::super) struct Exchange<IO, B> {
     content_end: &'static [u8],
     sent: bool,
     interim: u8,
+    /// An interim answer leaves it in doubt where the next begins, or announced a close.
+    doubtful: bool,
     answering: bool,
     keep_alive: bool,
     decoder: Decoder,
@@ -150,6 +152,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             content_end: b"",
             sent: false,
             interim: 0,
+            doubtful: false,
             answering: false,
             keep_alive: false,
             decoder: Decoder::Ended,
@@ -196,11 +199,12 @@ where
                 return if self.request.upgrade { Ok(Some(head)) } else { Err(Malformed::Interim) };
             }
             if !head.status.is_informational() {
-                self.keep_alive = head.keep_alive;
+                self.keep_alive = head.keep_alive && !self.doubtful;
                 self.decoder = Decoder::new(head.framing);
                 return Ok(Some(head));
             }
             self.request.fields = head.headers;
+            self.doubtful |= !head.keep_alive;
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Err(Malformed::Interim);
@@ -471,6 +475,18 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n",
             "HTTP/1.1 204 No Content\r\n\r\nx",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nx",
+        ] {
+            let (result, exchange) = answered(answer.as_bytes()).await;
+            assert!(result.is_ok() && exchange.into_connection().is_none(), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_must_not_be_costs_the_connection_before_it_comes() {
+        for answer in [
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         ] {
             let (result, exchange) = answered(answer.as_bytes()).await;
             assert!(result.is_ok() && exchange.into_connection().is_none(), "{answer:?}");

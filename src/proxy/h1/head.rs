@@ -128,7 +128,7 @@ pub(super) fn read_response(
     let mut said = Said::default();
     places.fill(&head, &mut fields, |name, value| said.note(name, value.as_bytes()))?;
     let framing = said.framing(status, version, to)?;
-    let keep_alive = said.keeps_alive(version) && framing != Framing::UntilClose;
+    let keep_alive = said.keeps_alive(version) && framing != Framing::UntilClose && !said.is_doubtful(status);
     Ok(Ok(ResponseHead { status, headers: fields, framing, keep_alive }))
 }
 
@@ -255,6 +255,17 @@ impl Said {
         })
     }
 
+    /// Whether the answer has none, and yet its head speaks of a body (RFC 9112 §6.1, RFC 9110 §8.6 forbid it): whoever sent
+    /// one may send it, and the next answer would begin in its midst. A 304's length is that of another answer.
+    fn is_doubtful(&self, status: StatusCode) -> bool {
+        let has_length = self.length.is_some_and(|length| length > 0);
+        match status.as_u16() {
+            304 => self.codings > 0,
+            100..200 | 204 => self.codings > 0 || has_length,
+            _ => false,
+        }
+    }
+
     /// Whether the connection stays open after the answer (RFC 9112 §9.3).
     fn keeps_alive(&self, version: Version) -> bool {
         !self.close && (version == Version::HTTP_11 || self.keep_alive)
@@ -283,6 +294,12 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Method::HEAD, Ok((Empty, true))),
             ("HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Empty, true))),
             ("HTTP/1.1 204\r\n\r\n", Method::GET, Ok((Empty, true))),
+            ("HTTP/1.1 204\r\nContent-Length: 0\r\n\r\n", Method::GET, Ok((Empty, true))),
+            ("HTTP/1.1 204\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Empty, false))),
+            ("HTTP/1.1 204\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, Ok((Empty, false))),
+            ("HTTP/1.1 304\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, Ok((Empty, false))),
+            ("HTTP/1.1 103\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Empty, false))),
+            ("HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n", Method::HEAD, Ok((Empty, true))),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Method::GET, Ok((Chunked, true))),
             ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, Ok((UntilClose, false))),
             (
