@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::{
     client::Serving,
     h1::FailureKind,
+    headers,
     patience::{Impatience, Patience},
     upload::Upload,
     upstream::Exchange,
@@ -84,7 +85,8 @@ impl Download {
             return Poll::Ready(Some(Err(BodyError::Impatience(impatience))));
         }
         match self.exchange.poll_body(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
                 self.patience.client_to_take();
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -267,6 +267,58 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
     }
 }
 
+/// Takes out of a trailer section, whichever way it goes, what no trailer may say (RFC 9110 §6.5.1): fields that frame,
+/// route, authenticate or modify their message, or describe its content. Whoever merged them into the head would act on
+/// what nobody has checked.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    let unfit: Vec<HeaderName> = trailers.keys().filter(|name| is_for_heads(name)).cloned().collect();
+    for name in unfit {
+        trailers.remove(name);
+    }
+}
+
+fn is_for_heads(name: &HeaderName) -> bool {
+    const UNFIT: [HeaderName; 35] = [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::UPGRADE,
+        HTTP2_SETTINGS,
+        header::TE,
+        header::TRAILER,
+        header::HOST,
+        header::VIA,
+        X_REQUEST_ID,
+        header::AUTHORIZATION,
+        header::WWW_AUTHENTICATE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::COOKIE,
+        header::SET_COOKIE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_TYPE,
+        header::CONTENT_RANGE,
+        header::EXPECT,
+        header::MAX_FORWARDS,
+        header::CACHE_CONTROL,
+        header::PRAGMA,
+        header::AGE,
+        header::EXPIRES,
+        header::DATE,
+        header::VARY,
+        header::LOCATION,
+        header::RETRY_AFTER,
+        header::RANGE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_RANGE,
+    ];
+    let text = name.as_str();
+    UNFIT.contains(name) || text == "forwarded" || text.starts_with("x-forwarded-") || text.starts_with(OURS)
+}
+
 /// What upstreams are told about a client, made once for its connection.
 pub(super) struct Forwarding {
     client: Option<IpAddr>,
@@ -425,6 +477,39 @@ mod tests {
         let (two, _) = sent(Version::HTTP_11, &[]);
         assert_eq!(request_id(&one).len(), 32);
         assert_ne!(request_id(&one), request_id(&two));
+    }
+
+    #[test]
+    fn a_trailer_says_nothing_that_is_for_heads() {
+        let unfit = [
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "host",
+            "te",
+            "trailer",
+            "authorization",
+            "cookie",
+            "set-cookie",
+            "x-forwarded-for",
+            "x-forwarded-port",
+            "forwarded",
+            "x-tealgate-revision",
+            "x-request-id",
+            "content-type",
+            "expect",
+            "max-forwards",
+            "cache-control",
+        ];
+        let mut trailers = HeaderMap::new();
+        for name in unfit.into_iter().chain(["grpc-status", "server-timing", "digest"]) {
+            trailers.append(name, HeaderValue::from_static("1"));
+            trailers.append(name, HeaderValue::from_static("2"));
+        }
+        clean_trailers(&mut trailers);
+        let left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["grpc-status", "server-timing", "digest"]);
+        assert_eq!(trailers.len(), 6, "each with all its lines");
     }
 
     #[test]
