@@ -136,6 +136,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Pin::new(&mut self.io).poll_read(&mut nobody, &mut ReadBuf::new(&mut octet)).is_pending()
     }
 
+    /// Gives back the memory of its last use. What is used again at once is better off with it.
+    pub(in super::super) fn release_memory(&mut self) {
+        self.received = BytesMut::new();
+    }
+
+    /// Octets of memory it holds beside its socket.
+    #[cfg(test)]
+    pub(in super::super) fn memory(&self) -> usize {
+        self.received.capacity()
+    }
+
     pub(in super::super) fn exchange<B>(self, mut request: Outgoing<B>) -> Exchange<IO, B> {
         let upload = match request.framing {
             Framing::Empty | Framing::Length(0) => Upload::Staged,
