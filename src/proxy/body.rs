@@ -157,6 +157,12 @@ impl Drop for TrackedBody {
         let source = std::mem::replace(&mut self.source, Source::Nothing);
         let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
         let Download { exchange, ticket, patience } = download;
+        serving.client().downloading.set(None);
+        if let Some(whose) = patience.is_over().filter(|_| !exchange.has_ended()) {
+            // It was ended while it waited for its client, and could not say so itself.
+            let (outcome, reason) = BodyError::Impatience(whose).outcome();
+            log.ended(outcome, reason);
+        }
         log.received(patience.upload().map_or(0, Upload::octets));
         if exchange.has_ended() {
             log.ended(Outcome::Answered, "");
