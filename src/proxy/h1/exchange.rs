@@ -151,7 +151,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         let upload = match request.framing {
             Framing::Empty | Framing::Length(0) => Upload::Staged,
             Framing::Length(length) => Upload::Going(Some(length)),
-            Framing::Chunked | Framing::UntilClose => Upload::Going(None),
+            Framing::Chunked => Upload::Going(None),
         };
         Exchange {
             connection: self,
