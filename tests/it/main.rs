@@ -6,6 +6,9 @@ mod support;
 // The tests' own instruments: load that is well sees no failure, load that is not says which.
 mod instruments;
 
+// Fields on their way through: which pass, and which do not.
+mod fields;
+
 // The flip itself, under every kind of load.
 mod flip;
 
