@@ -12,5 +12,8 @@ mod flip;
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 
+// What two parsers could read in two ways reaches neither side.
+mod smuggling;
+
 // What may depend on what.
 mod layers;
