@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    client::Client,
+    client::{Answer, Client},
     clock::{Alarm, Timer},
     gate::Gate,
     handle,
@@ -60,7 +60,8 @@ pub(super) async fn serve(client: Rc<Client>, socket: Socket, tls: Option<TlsAcc
             }
         }
     }
-    if let Some(stream) = Rc::into_inner(stream) {
+    // An answer cut off without a sign of its own is reset, not seen out.
+    if let Some(stream) = Rc::into_inner(stream).filter(|_| client.answer() != Answer::UntilClose) {
         timer.set_within(LINGER);
         drop(timer.guard(linger(stream.into_inner())).await);
     }

@@ -114,6 +114,11 @@ impl Scanner {
         matches!(self.state, State::Head { .. })
     }
 
+    /// Whether more is to come of a body.
+    pub(super) fn in_body(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::Chunk(_))
+    }
+
     /// Whether it stopped behind a request that asks for another protocol.
     pub(super) fn is_upgrading(&self) -> bool {
         matches!(self.state, State::Upgrading)

@@ -29,6 +29,7 @@ mod error;
 mod framing;
 mod gate;
 mod h1;
+mod half_close;
 mod handle;
 mod headers;
 mod listener;
