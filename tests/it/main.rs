@@ -12,6 +12,9 @@ mod flip;
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 
+// HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
+mod http1;
+
 // What two parsers could read in two ways reaches neither side.
 mod smuggling;
 
