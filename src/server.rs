@@ -2,6 +2,7 @@
 //! order. Everything else gets from here the handles it works with, and no more power than it needs.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -25,6 +26,9 @@ use crate::{
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
+
+/// How often the metrics are told of the certificates in service.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A running Tealgate.
 pub struct Server {
@@ -126,6 +130,7 @@ impl Server {
             file: file.clone(),
             config: Mutex::new(config),
         });
+        tasks.spawn(follow_certificates(Arc::clone(&running)));
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
@@ -232,6 +237,19 @@ async fn follow_file(running: Arc<Running>, file: PathBuf) {
         watch.changed().await;
         // What is wrong is logged where it is found; the next change gets its own chance.
         running.reload().await.ok();
+    }
+}
+
+/// Keeps the metrics told of the certificates in service: files are renewed without anybody asking.
+async fn follow_certificates(running: Arc<Running>) {
+    let mut looks = tokio::time::interval(CERTIFICATE_INTERVAL);
+    loop {
+        looks.tick().await;
+        let mut ends: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for facts in running.data_plane.certificates().await {
+            ends.entry(facts.listener).or_default().push((facts.file.display().to_string(), facts.ends));
+        }
+        running.metrics.certificates(ends);
     }
 }
 

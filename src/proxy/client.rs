@@ -7,6 +7,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
+    time::Duration,
 };
 
 use tokio::{task::AbortHandle, time::Instant};
@@ -20,6 +21,11 @@ use super::{
     tunnel,
     worker::Worker,
 };
+
+/// How long a connection without a request stays open once it is asked to end. A client that has just had an answer is
+/// about to send its next request, and would lose it to a close that crosses it on the way; given this long, it sends it,
+/// and is told `connection: close` with the answer (RFC 9112 §9.6).
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// One client connection.
 pub(super) struct Client {
@@ -138,7 +144,11 @@ impl Client {
     pub(super) fn head_began(&self, begun: bool) {
         match (begun, self.head_since.get()) {
             (true, None) => self.head_since.set(Some(self.clock().now())),
-            (false, Some(_)) => self.head_since.set(None),
+            (false, Some(_)) => {
+                self.head_since.set(None);
+                // It may have come whole in the very tick that found it late.
+                self.head_is_late.set(false);
+            }
             _ => {}
         }
     }
@@ -183,19 +193,21 @@ impl Client {
         self.upgrade_pending.get()
     }
 
-    /// Asks the connection to end when its requests have; at once if it has none.
+    /// Asks the connection to end when its requests have, and no other has followed.
     pub(super) fn close(&self) {
-        self.closing.set(true);
-        self.wake();
+        if !self.closing.replace(true) {
+            self.wake();
+        }
     }
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.get()
     }
 
-    /// Whether nothing is in flight and no head has begun.
-    pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.get() == 0 && self.head_since.get().is_none()
+    /// Whether it is to be closed now: it was asked to end, and no request has come for a while.
+    pub(super) fn may_end(&self) -> bool {
+        let idle = self.in_flight.get() == 0 && self.head_since.get().is_none();
+        idle && self.closing.get() && self.clock().now() >= self.quiet_since.get() + FAREWELL
     }
 
     /// Ends it without regard for what is in flight.
@@ -223,6 +235,9 @@ impl Client {
         }
         if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body) {
             self.abort();
+        }
+        if self.may_end() {
+            self.wake();
         }
         if self.in_flight.get() == 0 && now >= self.quiet_since.get() + timeouts.idle {
             let overdue = now >= self.quiet_since.get() + timeouts.idle + timeouts.head;

@@ -1,7 +1,7 @@
 //! One client connection, from accept to close: TLS, which protocol, hyper's server for it, and a close that lets the
 //! client read our last answer.
 
-use std::{cell::RefCell, io, pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use hyper::{
@@ -94,10 +94,10 @@ async fn sniff(client: &Rc<Client>, stream: &Rc<RefCell<Stream>>, timer: &Timer)
     loop {
         let more = std::future::poll_fn(|cx| {
             client.wake_here(cx);
-            if client.is_closing() && read.is_empty() {
-                return std::task::Poll::Ready(Ok(0));
+            match tokio_util::io::poll_read_buf(pin!(&mut *stream.borrow_mut()), cx, &mut read) {
+                Poll::Pending if client.may_end() && read.is_empty() => Poll::Ready(Ok(0)),
+                polled => polled,
             }
-            tokio_util::io::poll_read_buf(pin!(&mut *stream.borrow_mut()), cx, &mut read)
         });
         match timer.guard(more).await {
             Ok(Ok(octets)) if octets > 0 => {}

@@ -139,12 +139,12 @@ impl Scanner {
         }
         let mut head = Head::default();
         let mut at = 0;
-        while let Some(length) = memchr::memchr(b'\n', &octets[at..]) {
-            let line = octets[at..at + length].strip_suffix(b"\r").ok_or(Violation::Malformed("bare LF"))?;
-            at += length + 1;
-            if at > self.head_size {
-                return Err(too_large(at - length));
+        for end in memchr::memchr_iter(b'\n', octets) {
+            let line = octets[at..end].strip_suffix(b"\r").ok_or(Violation::Malformed("bare LF"))?;
+            if end >= self.head_size {
+                return Err(if at == 0 { Violation::TargetTooLong } else { Violation::HeadTooLarge });
             }
+            at = end + 1;
             match (head.lines, line.is_empty()) {
                 // RFC 9112 §2.2: empty lines before the request line are to be ignored.
                 (0, true) => {}
@@ -241,10 +241,6 @@ impl Scanner {
 
 fn expect(octet: u8, wanted: u8) -> Result<(), Violation> {
     if octet == wanted { Ok(()) } else { Err(Violation::Malformed("a chunk does not end where it says")) }
-}
-
-fn too_large(before_last_line: usize) -> Violation {
-    if before_last_line <= 1 { Violation::TargetTooLong } else { Violation::HeadTooLarge }
 }
 
 /// Whether an empty line ends somewhere behind `from`.

@@ -152,8 +152,6 @@ impl Gate {
                 self.scan_held();
             } else if self.client.head_is_late() && scanner.in_head() && !self.held.is_empty() {
                 self.refuse(Violation::TooSlow);
-            } else if self.client.is_closing() && self.client.is_idle() {
-                return Some(Poll::Ready(Ok(())));
             } else {
                 return None;
             }
@@ -196,7 +194,12 @@ impl AsyncRead for Gate {
                 return this.poll_end(cx);
             }
             let before = buf.filled().len();
-            ready!(Pin::new(&mut *this.stream.borrow_mut()).poll_read(cx, buf))?;
+            let polled = Pin::new(&mut *this.stream.borrow_mut()).poll_read(cx, buf);
+            if polled.is_pending() && this.scanner.is_some() && this.client.may_end() {
+                // An end of the stream, as far as hyper can tell: it closes a connection that is idle.
+                return Poll::Ready(Ok(()));
+            }
+            ready!(polled)?;
             let read = &buf.filled()[before..];
             if read.is_empty() {
                 return this.poll_end(cx);

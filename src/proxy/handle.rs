@@ -14,7 +14,7 @@ use super::{
     clock::Timer,
     error::ProxyError,
     h1::{Framing, Outgoing},
-    headers::{self, Going},
+    headers::{self, Going, RequestId},
     patience::Patience,
     target::{Key, Target},
     tunnel,
@@ -176,10 +176,12 @@ fn prepare(
         return Err(ProxyError::BodyTooLarge);
     }
     let bodyless = incoming.is_end_stream();
-    let Going { trace, has_length, .. } = headers::to_upstream(parts, target, &client.forwarding, bodyless);
+    let Going { forwarded, request_id, trace, has_length } =
+        headers::to_upstream(parts, target, &client.forwarding, bodyless);
     if log.is_written() {
         let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
-        log.identified(headers::request_id(&parts.headers), trace);
+        let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
+        log.identified(id, trace);
     }
     let framing = match length.exact() {
         Some(0) if bodyless && !has_length => Framing::Empty,
@@ -194,7 +196,8 @@ fn prepare(
         }
     };
     let fields = std::mem::take(&mut parts.headers);
-    let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, framing, body);
+    let lines = [&*forwarded, request_id.as_ref().map_or(&[], RequestId::line)];
+    let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, lines, framing, body);
     Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
 }
 

@@ -1,7 +1,7 @@
 //! What is changed in a head on its way: hop-by-hop fields go, and each side is told who the other is. A head is gone over
 //! once, to see what is there, and touched only where something is.
 
-use std::{cell::RefCell, fmt::Write as _, net::IpAddr};
+use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
@@ -11,16 +11,19 @@ use crate::switch::{Role, Ticket};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDING: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
 const X_TEALGATE_GENERATION: HeaderName = HeaderName::from_static("x-tealgate-generation");
 const OURS: &str = "x-tealgate-";
 
-/// What a request's head turned out to be.
+/// What a request's head turned out to be, and field lines to send with it. Those never become part of a map: that would
+/// cost a hash, a search and a copy each.
 pub(super) struct Going {
+    /// Who asks, and how.
+    pub(super) forwarded: Rc<[u8]>,
+    /// A new request ID, if it has none.
+    pub(super) request_id: Option<RequestId>,
     /// The trace the request belongs to, if it says.
     pub(super) trace: Option<HeaderValue>,
     /// The client said how long its body is, if only that it is empty.
@@ -31,6 +34,8 @@ pub(super) struct Going {
 #[derive(Default)]
 struct Seen {
     connection: bool,
+    /// A `Connection` line names other fields than it usually does.
+    nominates: bool,
     proxy_connection: bool,
     keep_alive: bool,
     te: bool,
@@ -43,6 +48,7 @@ struct Seen {
     http2_settings: bool,
     cookies: u32,
     request_id: bool,
+    forwarding: bool,
     trace: Option<HeaderValue>,
     ours: bool,
 }
@@ -61,7 +67,14 @@ impl Seen {
                 6 if name == "cookie" => seen.cookies += 1,
                 6 if name == "expect" => seen.expect = true,
                 7 if name == "upgrade" => seen.upgrade = true,
-                10 if name == "connection" => seen.connection = true,
+                9 if name == "forwarded" => seen.forwarding = true,
+                10 if name == "connection" => {
+                    seen.connection = true;
+                    let value = value.as_bytes();
+                    seen.nominates |= !["keep-alive", "close", "upgrade"]
+                        .iter()
+                        .any(|usual| value.eq_ignore_ascii_case(usual.as_bytes()));
+                }
                 10 if name == "keep-alive" => seen.keep_alive = true,
                 11 if name == "traceparent" => seen.trace = Some(value.clone()),
                 12 if name == "x-request-id" => seen.request_id = true,
@@ -71,6 +84,7 @@ impl Seen {
                 17 if name == "transfer-encoding" => seen.transfer_encoding = true,
                 18 if name == "proxy-authenticate" => seen.proxy_credentials = true,
                 19 if name == "proxy-authorization" => seen.proxy_credentials = true,
+                15..=17 if FORWARDING.contains(&name) => seen.forwarding = true,
                 12.. if name.starts_with(OURS) => seen.ours = true,
                 _ => {}
             }
@@ -80,8 +94,10 @@ impl Seen {
 
     /// Takes out what is for this hop alone (RFC 9110 §7.6.1), whatever its `Connection` lines name included.
     fn remove_hop_by_hop(&self, headers: &mut HeaderMap) {
-        if self.connection {
+        if self.nominates {
             remove_nominated(headers);
+        }
+        if self.connection {
             headers.remove(header::CONNECTION);
         }
         for (there, name) in [
@@ -165,17 +181,51 @@ pub(super) fn to_upstream(
     if seen.ours {
         remove_ours(headers);
     }
-    if !seen.request_id {
-        headers.insert(X_REQUEST_ID, new_request_id());
+    if seen.forwarding {
+        // There is no list of proxies to trust, so what a client says of others before it is not passed on.
+        for name in FORWARDING {
+            headers.remove(name);
+        }
     }
-    headers.insert(header::HOST, target.authority.clone());
-    forwarding.tell(headers, &target.authority);
-    Going { trace: seen.trace.take(), has_length: seen.content_length }
+    if !target.is_from_host {
+        headers.insert(header::HOST, target.authority.clone());
+    }
+    Going {
+        forwarded: forwarding.lines(&target.authority),
+        request_id: (!seen.request_id).then(RequestId::new),
+        trace: seen.trace.take(),
+        has_length: seen.content_length,
+    }
 }
 
-/// The request ID a head carries after [`to_upstream`].
+/// The request ID that a client gave.
 pub(super) fn request_id(headers: &HeaderMap) -> &str {
     headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()
+}
+
+/// A request ID of ours, as a field line: 128 random bits in hexadecimal.
+pub(super) struct RequestId([u8; 48]);
+
+impl RequestId {
+    const NAME: &[u8; 14] = b"x-request-id: ";
+
+    fn new() -> Self {
+        let mut line = *b"x-request-id: 0123456789abcdef0123456789abcdef\r\n";
+        let bits = fastrand::u128(..).to_le_bytes();
+        for (pair, octet) in line[Self::NAME.len()..].chunks_exact_mut(2).zip(bits) {
+            let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
+            pair.copy_from_slice(&[digit(octet >> 4), digit(octet & 0xf)]);
+        }
+        Self(line)
+    }
+
+    pub(super) fn line(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0[Self::NAME.len()..46]).unwrap_or_default()
+    }
 }
 
 /// RFC 9113 §8.2.3: what HTTP/2 may split has to be one line in HTTP/1.
@@ -192,18 +242,6 @@ fn remove_ours(headers: &mut HeaderMap) {
     for name in ours {
         headers.remove(name);
     }
-}
-
-/// 128 random bits in hexadecimal.
-fn new_request_id() -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut bits = fastrand::u128(..);
-    let id = [(); 32].map(|()| {
-        let digit = DIGITS[(bits & 0xf) as usize];
-        bits >>= 4;
-        digit
-    });
-    HeaderValue::from_bytes(&id).expect("hexadecimal digits are visible ASCII")
 }
 
 /// Makes an upstream's head one for the client. `switched` says that the client asked for another protocol.
@@ -225,60 +263,46 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
     }
 }
 
-/// What upstreams are told about a client, made once for its connection. There is no list of proxies to trust, so what
-/// the client says of others before it is replaced, not extended.
+/// What upstreams are told about a client, made once for its connection.
 pub(super) struct Forwarding {
-    address: Option<HeaderValue>,
-    /// RFC 7239 §4 `for=…;proto=…;host=`.
-    prefix: String,
+    client: Option<IpAddr>,
     proto: &'static str,
-    /// The last authority, and the whole `Forwarded` for it: it rarely changes on a connection.
-    last: RefCell<Option<(HeaderValue, HeaderValue)>>,
+    /// The last authority, and the lines for it: it rarely changes on a connection.
+    last: RefCell<Option<(HeaderValue, Rc<[u8]>)>>,
 }
 
 impl Forwarding {
     pub(super) fn new(client: Option<IpAddr>, tls: bool) -> Self {
         let proto = if tls { "https" } else { "http" };
-        let client = client.map(|client| client.to_canonical());
-        let node = match client {
+        Self { client: client.map(|client| client.to_canonical()), proto, last: RefCell::new(None) }
+    }
+
+    /// `X-Forwarded-*` and `Forwarded` (RFC 7239), as lines.
+    fn lines(&self, authority: &HeaderValue) -> Rc<[u8]> {
+        let mut last = self.last.borrow_mut();
+        if let Some((_, lines)) = last.as_ref().filter(|(last, _)| last == authority) {
+            return Rc::clone(lines);
+        }
+        let lines: Rc<[u8]> = self.write(authority.to_str().unwrap_or_default()).into_bytes().into();
+        *last = Some((authority.clone(), Rc::clone(&lines)));
+        lines
+    }
+
+    fn write(&self, authority: &str) -> String {
+        let proto = self.proto;
+        let node = match self.client {
             Some(IpAddr::V4(v4)) => v4.to_string(),
             // RFC 7239 §6: brackets, and therefore quotes.
             Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
             None => "unknown".to_owned(),
         };
-        Self {
-            address: client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()),
-            prefix: format!("for={node};proto={proto};host="),
-            proto,
-            last: RefCell::new(None),
-        }
-    }
-
-    fn tell(&self, headers: &mut HeaderMap, authority: &HeaderValue) {
-        match &self.address {
-            Some(address) => headers.insert(X_FORWARDED_FOR, address.clone()),
-            None => headers.remove(X_FORWARDED_FOR),
-        };
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.proto));
-        headers.insert(X_FORWARDED_HOST, authority.clone());
-        headers.insert(header::FORWARDED, self.forwarded(authority));
-    }
-
-    fn forwarded(&self, authority: &HeaderValue) -> HeaderValue {
-        let mut last = self.last.borrow_mut();
-        if let Some((_, forwarded)) = last.as_ref().filter(|(last, _)| last == authority) {
-            return forwarded.clone();
-        }
-        let mut text = self.prefix.clone();
         // A checked authority has neither quotes nor backslashes; a port or a literal needs the quotes (RFC 7239 §4).
-        let authority_text = authority.to_str().unwrap_or_default();
-        let _ = match authority_text.contains([':', '[']) || authority_text.is_empty() {
-            true => write!(text, "\"{authority_text}\""),
-            false => write!(text, "{authority_text}"),
-        };
-        let forwarded = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("for=unknown"));
-        *last = Some((authority.clone(), forwarded.clone()));
-        forwarded
+        let quote = if authority.contains([':', '[']) || authority.is_empty() { "\"" } else { "" };
+        let address = self.client.map(|client| format!("x-forwarded-for: {client}\r\n")).unwrap_or_default();
+        format!(
+            "{address}x-forwarded-proto: {proto}\r\nx-forwarded-host: {authority}\r\n\
+             forwarded: for={node};proto={proto};host={quote}{authority}{quote}\r\n"
+        )
     }
 }
 
@@ -297,6 +321,13 @@ mod tests {
         let target = Target::of(&parts).expect("a target");
         let forwarding = Forwarding::new(Some("2001:db8::1".parse().expect("an address")), true);
         let going = to_upstream(&mut parts, &target, &forwarding, true);
+        let id = going.request_id.as_ref().map_or(&b""[..], RequestId::line);
+        let lines = String::from_utf8([&going.forwarded, id].concat()).expect("text");
+        for line in lines.split_terminator("\r\n") {
+            let (name, value) = line.split_once(": ").expect("a field line");
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            parts.headers.append(name, value.parse().expect("a value"));
+        }
         (parts.headers, going)
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Target {
     pub(super) host: String,
     /// Host and port as the client gave them: what the upstream is told.
     pub(super) authority: HeaderValue,
+    /// It is the value of the request's own `Host`.
+    pub(super) is_from_host: bool,
 }
 
 impl Target {
@@ -23,8 +25,8 @@ impl Target {
             return Err(ProxyError::Connect);
         }
         check_form(request)?;
-        let authority = match (request.uri.authority(), one_host(&request.headers, request.version)?) {
-            (None, host) => host,
+        let (authority, is_from_host) = match (request.uri.authority(), one_host(&request.headers, request.version)?) {
+            (None, host) => (host, true),
             (Some(named), host) => {
                 // RFC 9112 §3.2.2 has a proxy believe the target; but the upstream may have logged, cached or routed by
                 // the other, so we take only what agrees.
@@ -33,13 +35,14 @@ impl Target {
                 if !agrees {
                     return Err(ProxyError::BadRequest("the target and Host disagree"));
                 }
-                HeaderValue::from_str(named.as_str()).ok()
+                (HeaderValue::from_str(named.as_str()).ok(), false)
             }
         };
         // HTTP/1.0 knows no Host; RFC 9112 §3.2 has it sent on, empty.
+        let is_from_host = is_from_host && authority.is_some();
         let authority = authority.unwrap_or(HeaderValue::from_static(""));
         let host = host_of(authority.as_bytes()).ok_or(ProxyError::BadRequest("malformed Host"))?;
-        Ok(Self { host: host.to_ascii_lowercase(), authority })
+        Ok(Self { host: host.to_ascii_lowercase(), authority, is_from_host })
     }
 }
 

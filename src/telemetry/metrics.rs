@@ -175,9 +175,9 @@ impl Metrics {
         self.facts.reloaded.store(applied, Ordering::Relaxed);
     }
 
-    /// The certificates that a listener uses from now on: what each is called, and when it ends.
-    pub fn certificates(&self, listener: &str, ends: Vec<(String, Timestamp)>) {
-        self.facts.certificates.lock().unwrap_or_else(PoisonError::into_inner).insert(listener.to_owned(), ends);
+    /// The certificates in service from now on, by listener: what each is called, and when it ends.
+    pub fn certificates(&self, ends: BTreeMap<String, Vec<(String, Timestamp)>>) {
+        *self.facts.certificates.lock().unwrap_or_else(PoisonError::into_inner) = ends;
     }
 
     /// Everything, in the Prometheus text format.
@@ -478,8 +478,8 @@ mod tests {
     async fn certificates_and_reloads_are_shown_as_last_told() {
         let proxy = Proxy::start().await;
         let end = Timestamp::from_second(1_800_000_000).unwrap();
-        proxy.metrics.certificates("live-tls", vec![("old.test".to_owned(), end)]);
-        proxy.metrics.certificates("live-tls", vec![("shop.test".to_owned(), end)]);
+        proxy.metrics.certificates([("live-tls".to_owned(), vec![("old.test".to_owned(), end)])].into());
+        proxy.metrics.certificates([("live-tls".to_owned(), vec![("shop.test".to_owned(), end)])].into());
         proxy.metrics.reloaded(false);
         let series = r#"tls_certificate_expiry_seconds{listener="live-tls",certificate="shop.test"}"#;
         assert_eq!(proxy.value(series), 1_800_000_000.0);

@@ -71,10 +71,18 @@ pub(in super::super) struct Failure<B> {
 }
 
 impl<B> Outgoing<B> {
-    /// A request with this head. The body must be as long as `framing` says.
-    pub(in super::super) fn new(method: Method, uri: &Uri, fields: HeaderMap, framing: Framing, body: B) -> Self {
+    /// A request with this head: of the fields in the map, and of whole `lines` of more. The body must be as long as
+    /// `framing` says.
+    pub(in super::super) fn new(
+        method: Method,
+        uri: &Uri,
+        fields: HeaderMap,
+        lines: [&[u8]; 2],
+        framing: Framing,
+        body: B,
+    ) -> Self {
         let mut head = Vec::with_capacity(1024);
-        head::write_request(&mut head, &method, uri, &fields, framing);
+        head::write_request(&mut head, &method, uri, &fields, lines, framing);
         let upgrade = fields.contains_key(http::header::UPGRADE);
         Self { method, upgrade, head, framing, body, begun: false, fields }
     }
@@ -391,7 +399,7 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert("host", "shop.test".parse().expect("a value"));
         let body = Full::new(body.into()).map_err(|never| match never {}).boxed();
-        Outgoing::new(method, &uri, fields, framing, body)
+        Outgoing::new(method, &uri, fields, [b""; 2], framing, body)
     }
 
     fn get() -> Outgoing<TestBody> {

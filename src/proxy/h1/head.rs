@@ -49,9 +49,16 @@ pub(super) struct ResponseHead {
     pub(super) keep_alive: bool,
 }
 
-/// Writes a request's head. `Content-Length` and `Transfer-Encoding` are the codec's own, by `framing`: what the map has
+/// Writes a request's head; `lines` are whole field lines to go with it. `Content-Length` and `Transfer-Encoding` are the codec's own, by `framing`: what the map has
 /// of them is left out.
-pub(super) fn write_request(into: &mut Vec<u8>, method: &Method, uri: &Uri, headers: &HeaderMap, framing: Framing) {
+pub(super) fn write_request(
+    into: &mut Vec<u8>,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    lines: [&[u8]; 2],
+    framing: Framing,
+) {
     into.extend_from_slice(method.as_str().as_bytes());
     into.push(b' ');
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
@@ -61,6 +68,9 @@ pub(super) fn write_request(into: &mut Vec<u8>, method: &Method, uri: &Uri, head
         if *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING {
             write_field(into, name, value);
         }
+    }
+    for line in lines {
+        into.extend_from_slice(line);
     }
     match framing {
         Framing::Empty => {}
@@ -117,9 +127,10 @@ pub(super) fn read_response(
     let head = octets.split_to(length).freeze();
     refuse_bare_line_feeds(&head)?;
     fields.clear();
-    places.fill(&head, &mut fields)?;
-    let framing = framing(status, version, to, &fields)?;
-    let keep_alive = keeps_alive(version, &fields) && framing != Framing::UntilClose;
+    let mut said = Said::default();
+    places.fill(&head, &mut fields, |name, value| said.note(name, value.as_bytes()))?;
+    let framing = said.framing(status, version, to)?;
+    let keep_alive = said.keeps_alive(version) && framing != Framing::UntilClose;
     Ok(Ok(ResponseHead { status, headers: fields, framing, keep_alive }))
 }
 
@@ -136,7 +147,7 @@ pub(super) fn read_trailers(octets: &mut BytesMut) -> Result<Option<HeaderMap>, 
     let section = octets.split_to(length).freeze();
     refuse_bare_line_feeds(&section)?;
     let mut fields = HeaderMap::new();
-    places.fill(&section, &mut fields)?;
+    places.fill(&section, &mut fields, |_, _| Ok(()))?;
     Ok(Some(fields))
 }
 
@@ -167,14 +178,23 @@ impl Places {
         Self { places, count: fields.len() }
     }
 
-    fn fill(&self, head: &Bytes, fields: &mut HeaderMap) -> Result<(), Malformed> {
+    /// Puts the fields into `fields`, showing each to `note` on the way.
+    fn fill(
+        &self,
+        head: &Bytes,
+        fields: &mut HeaderMap,
+        mut note: impl FnMut(&HeaderName, &HeaderValue) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
         for Place { name, value } in &self.places[..self.count] {
             let name = HeaderName::from_bytes(&head[usize::from(name.0)..usize::from(name.1)]);
             let value = HeaderValue::from_maybe_shared(head.slice(usize::from(value.0)..usize::from(value.1)));
             match (name, value) {
-                (Ok(name), Ok(value)) => fields.try_append(name, value).map_err(|_| Malformed::TooLarge)?,
+                (Ok(name), Ok(value)) => {
+                    note(&name, &value)?;
+                    fields.try_append(name, value).map_err(|_| Malformed::TooLarge)?;
+                }
                 _ => return Err(Malformed::Head),
-            };
+            }
         }
         Ok(())
     }
@@ -189,37 +209,57 @@ fn refuse_bare_line_feeds(head: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// How the body that follows is delimited: RFC 9112 §6.3, read strictly.
-fn framing(status: StatusCode, version: Version, to: &Method, fields: &HeaderMap) -> Result<Framing, Malformed> {
-    let chunked = is_chunked(version, fields)?;
-    let length = content_length(fields)?;
-    if chunked && length.is_some() {
-        return Err(Malformed::ContentLength);
-    }
-    let bodiless = status.is_informational() || matches!(status.as_u16(), 204 | 304) || to == Method::HEAD;
-    Ok(match length {
-        _ if bodiless => Framing::Empty,
-        _ if chunked => Framing::Chunked,
-        Some(length) => Framing::Length(length),
-        None => Framing::UntilClose,
-    })
+/// What a response's fields say of its framing and of its connection, taken down as they are read.
+#[derive(Default)]
+struct Said {
+    length: Option<u64>,
+    codings: u32,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
 }
 
-fn is_chunked(version: Version, fields: &HeaderMap) -> Result<bool, Malformed> {
-    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(false),
-        (Some(one), None) if version == Version::HTTP_11 && one.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
-        _ => Err(Malformed::TransferEncoding),
+impl Said {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Malformed> {
+        if *name == header::CONTENT_LENGTH {
+            let length = parse_decimal(value).ok_or(Malformed::ContentLength)?;
+            if self.length.replace(length).is_some() {
+                return Err(Malformed::ContentLength);
+            }
+        } else if *name == header::TRANSFER_ENCODING {
+            self.codings += 1;
+            self.chunked = value.eq_ignore_ascii_case(b"chunked");
+        } else if *name == header::CONNECTION {
+            for option in value.split(|octet| *octet == b',').map(<[u8]>::trim_ascii) {
+                self.close |= option.eq_ignore_ascii_case(b"close");
+                self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+        Ok(())
     }
-}
 
-fn content_length(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
-    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(None),
-        (Some(one), None) => parse_decimal(one.as_bytes()).map(Some).ok_or(Malformed::ContentLength),
-        (Some(_), Some(_)) => Err(Malformed::ContentLength),
+    /// How the body that follows is delimited: RFC 9112 §6.3, read strictly.
+    fn framing(&self, status: StatusCode, version: Version, to: &Method) -> Result<Framing, Malformed> {
+        let chunked = match self.codings {
+            0 => false,
+            1 if self.chunked && version == Version::HTTP_11 => true,
+            _ => return Err(Malformed::TransferEncoding),
+        };
+        if chunked && self.length.is_some() {
+            return Err(Malformed::ContentLength);
+        }
+        let bodiless = status.is_informational() || matches!(status.as_u16(), 204 | 304) || to == Method::HEAD;
+        Ok(match self.length {
+            _ if bodiless => Framing::Empty,
+            _ if chunked => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+            None => Framing::UntilClose,
+        })
+    }
+
+    /// Whether the connection stays open after the answer (RFC 9112 §9.3).
+    fn keeps_alive(&self, version: Version) -> bool {
+        !self.close && (version == Version::HTTP_11 || self.keep_alive)
     }
 }
 
@@ -227,18 +267,6 @@ fn content_length(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
 fn parse_decimal(digits: &[u8]) -> Option<u64> {
     let digit = |number: u64, b: &u8| number * 10 + u64::from(b - b'0');
     (matches!(digits.len(), 1..=19) && digits.iter().all(u8::is_ascii_digit)).then(|| digits.iter().fold(0, digit))
-}
-
-/// RFC 9112 §9.3.
-fn keeps_alive(version: Version, fields: &HeaderMap) -> bool {
-    let says = |option: &str| {
-        let options = fields.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        options.flat_map(|value| value.split(',')).any(|said| said.trim().eq_ignore_ascii_case(option))
-    };
-    match fields.contains_key(header::CONNECTION) {
-        false => version == Version::HTTP_11,
-        true => !says("close") && (version == Version::HTTP_11 || says("keep-alive")),
-    }
 }
 
 #[cfg(test)]
@@ -342,8 +370,8 @@ mod tests {
             (Framing::Chunked, "transfer-encoding: chunked\r\n"),
         ] {
             let mut written = Vec::new();
-            write_request(&mut written, &Method::PUT, &uri, &headers, framing);
-            let expected = format!("PUT /a?b=c HTTP/1.1\r\nhost: shop.test\r\n{line}\r\n");
+            write_request(&mut written, &Method::PUT, &uri, &headers, [b"a: b\r\n", b""], framing);
+            let expected = format!("PUT /a?b=c HTTP/1.1\r\nhost: shop.test\r\na: b\r\n{line}\r\n");
             assert_eq!(String::from_utf8(written), Ok(expected));
         }
     }

@@ -170,6 +170,7 @@ impl Driver {
             }
             Err(e) => {
                 tally.failed += 1;
+                tally.lost.push(id.to_owned());
                 tally.explain(id, &described(&*e));
             }
         });

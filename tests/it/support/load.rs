@@ -62,6 +62,8 @@ pub struct Tally {
     pub sent: u64,
     pub ok: u64,
     pub failed: u64,
+    /// The numbers of those that failed.
+    pub lost: Vec<String>,
     /// The first few reasons of failures and breaks.
     pub reasons: Vec<String>,
     /// Of the ok ones, how many were answered by which upstream.
