@@ -18,5 +18,8 @@ mod http1;
 // What two parsers could read in two ways reaches neither side.
 mod smuggling;
 
+// Suites that others wrote: what they find wrong with us is wrong.
+mod outside_suite;
+
 // What may depend on what.
 mod layers;
