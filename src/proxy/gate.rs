@@ -1,6 +1,7 @@
 //! What hyper reads and writes for a client. On HTTP/1 every octet passes the scanner (see `framing`) on its way into
 //! hyper's buffer: only whole heads go on, and in place of a request that is refused goes [`STAND_IN`], so that the refusal
 //! takes the same road as any other answer, with its place in the order of pipelined answers, its log line and its count.
+//! On HTTP/2 it only counts (see `flood`).
 
 use std::{
     cell::RefCell,
@@ -10,10 +11,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use super::{
     client::{Answer, Client},
+    flood::Meter,
     framing::{Scanner, Violation},
     half_close::HalfClose,
     stream::Stream,
@@ -31,6 +36,9 @@ pub(super) struct Gate {
     client: Rc<Client>,
     /// `None` for HTTP/2, whose framing is not ours to check.
     scanner: Option<Scanner>,
+    /// `None` for HTTP/1.
+    meter: Option<Meter>,
+    since: Instant,
     /// Octets read and not handed on, and how many of them may be.
     held: Vec<u8>,
     cleared: usize,
@@ -53,20 +61,30 @@ enum Shut {
 impl Gate {
     /// Watches over HTTP/1 requests, of which `read` has come already.
     pub(super) fn http1(stream: &Rc<RefCell<Stream>>, client: &Rc<Client>, read: Vec<u8>) -> Self {
-        let mut gate = Self::http2(stream, client, read);
+        let mut gate = Self::new(stream, client, read);
         gate.scanner = Some(Scanner::new(client.options.limits.head_size));
-        (gate.cleared, gate.unseen) = (0, !gate.held.is_empty());
+        gate.unseen = !gate.held.is_empty();
         gate
     }
 
-    /// Lets everything through, `read` first.
+    /// Lets all HTTP/2 through that is not a flood; `read` has come already.
     pub(super) fn http2(stream: &Rc<RefCell<Stream>>, client: &Rc<Client>, read: Vec<u8>) -> Self {
-        let (stream, client) = (Rc::clone(stream), Rc::clone(client));
+        let mut gate = Self::new(stream, client, read);
+        let mut meter = Meter::new();
+        meter.received(&gate.held);
+        gate.meter = Some(meter);
+        gate.cleared = gate.held.len();
+        gate
+    }
+
+    fn new(stream: &Rc<RefCell<Stream>>, client: &Rc<Client>, read: Vec<u8>) -> Self {
         Self {
-            stream,
-            client,
+            stream: Rc::clone(stream),
+            client: Rc::clone(client),
             scanner: None,
-            cleared: read.len(),
+            meter: None,
+            since: client.clock().now(),
+            cleared: 0,
             held: read,
             unseen: false,
             shut: None,
@@ -158,6 +176,14 @@ impl Gate {
         }
     }
 
+    /// Takes note of a write.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        self.client.wrote(written.is_ready());
+        if let (Poll::Ready(Ok(octets)), Some(meter)) = (written, &mut self.meter) {
+            meter.sent(*octets);
+        }
+    }
+
     /// The client sends no more. hyper is told so when nothing is to be answered any more, or never will be.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let whole = self.held.is_empty() && self.scanner.as_ref().is_some_and(|scanner| !scanner.in_body());
@@ -204,6 +230,14 @@ impl AsyncRead for Gate {
             if read.is_empty() {
                 return this.poll_end(cx);
             }
+            if let Some(meter) = &mut this.meter {
+                meter.received(read);
+                let age = this.client.clock().now().saturating_duration_since(this.since);
+                return Poll::Ready(match meter.is_flooded(age.as_secs()) {
+                    true => Err(io::Error::new(io::ErrorKind::InvalidData, "a flood of useless frames")),
+                    false => Ok(()),
+                });
+            }
             let Some(scanner) = &mut this.scanner else { return Poll::Ready(Ok(())) };
             if this.held.is_empty() && !this.client.upgrade_is_pending() {
                 let (cleared, violation) = scanner.advance(read);
@@ -227,7 +261,7 @@ impl AsyncWrite for Gate {
         let this = self.get_mut();
         let (ahead, buf) = this.half_close.as_ref().map_or(Ok((0, buf)), |half_close| half_close.rest(buf))?;
         let written = Pin::new(&mut *this.stream.borrow_mut()).poll_write(cx, buf);
-        this.client.wrote(written.is_ready());
+        this.wrote(&written);
         if let (Poll::Ready(Ok(_)), Some(half_close)) = (&written, &mut this.half_close) {
             half_close.caught_up();
         }
@@ -244,7 +278,7 @@ impl AsyncWrite for Gate {
         }
         let this = self.get_mut();
         let written = Pin::new(&mut *this.stream.borrow_mut()).poll_write_vectored(cx, bufs);
-        this.client.wrote(written.is_ready());
+        this.wrote(&written);
         written
     }
 

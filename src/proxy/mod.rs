@@ -26,6 +26,7 @@ mod client;
 mod clock;
 mod connection;
 mod error;
+mod flood;
 mod framing;
 mod gate;
 mod h1;
