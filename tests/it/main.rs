@@ -15,6 +15,9 @@ mod survival;
 // HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
 mod http1;
 
+// HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
+mod http2;
+
 // What two parsers could read in two ways reaches neither side.
 mod smuggling;
 
