@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::{
     client::{Answer, Serving},
     h1::FailureKind,
+    headers,
     patience::{Impatience, Patience},
     upload::Upload,
     upstream::Exchange,
@@ -89,7 +90,7 @@ impl Download {
         match self.exchange.poll_body(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.patience.client_to_take();
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(headers::without_bad_trailers(frame).map(Ok))
             }
             Poll::Ready(Some(Err(FailureKind::Body(_)))) => Poll::Ready(Some(Err(BodyError::Request))),
             Poll::Ready(Some(Err(kind))) => Poll::Ready(Some(Err(BodyError::Upstream(kind)))),

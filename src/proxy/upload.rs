@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{clock::Clock, error::ProxyError};
+use super::{clock::Clock, error::ProxyError, headers};
 
 /// The body as hyper's client takes it.
 pub(super) enum UploadBody {
@@ -148,7 +148,7 @@ impl Body for UploadBody {
                     return Poll::Ready(Some(Err(failure)));
                 }
                 upload.turn(if incoming.is_end_stream() { State::Done } else { State::Upstreams });
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(headers::without_bad_trailers(frame).map(Ok))
             }
         }
     }
