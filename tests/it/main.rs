@@ -18,6 +18,9 @@ mod http1;
 // HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
 mod http2;
 
+// What becomes of fields on their way, both ways.
+mod headers;
+
 // What two parsers could read in two ways reaches neither side.
 mod smuggling;
 
