@@ -59,6 +59,20 @@ pub(super) struct Client {
     refused: Cell<Option<(u64, Violation)>>,
     /// The last request asks for another protocol, and has not been answered.
     upgrade_pending: Cell<bool>,
+    answer: Cell<Answer>,
+}
+
+/// How the answer to the last request of an HTTP/1 connection gets on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Its head is not known.
+    NotYet,
+    /// It is being sent, in chunks.
+    InChunks,
+    /// It is being sent, and nothing but the connection's end will tell its own.
+    UntilClose,
+    /// It is being sent in another way, or has been.
+    Otherwise,
 }
 
 impl Client {
@@ -88,6 +102,7 @@ impl Client {
             calls: Cell::new(0),
             refused: Cell::new(None),
             upgrade_pending: Cell::new(false),
+            answer: Cell::new(Answer::NotYet),
         })
     }
 
@@ -104,6 +119,7 @@ impl Client {
     pub(super) fn begin(self: &Rc<Self>) -> Serving {
         self.in_flight.set(self.in_flight.get() + 1);
         self.calls.set(self.calls.get() + 1);
+        self.answer.set(Answer::NotYet);
         Serving { client: Rc::clone(self) }
     }
 
@@ -151,6 +167,20 @@ impl Client {
             (true, Some(_)) => self.blocked_since.set(None),
             _ => {}
         }
+    }
+
+    /// Whether a write waits for the client to read.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked_since.get().is_some()
+    }
+
+    pub(super) fn answer(&self) -> Answer {
+        self.answer.get()
+    }
+
+    /// Takes note of how the last request is being answered.
+    pub(super) fn answers(&self, answer: Answer) {
+        self.answer.set(answer);
     }
 
     pub(super) fn expect_upgrade(&self) {

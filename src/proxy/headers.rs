@@ -3,7 +3,9 @@
 
 use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
+use http_body::Frame;
 
 use super::target::Target;
 use crate::switch::{Role, Ticket};
@@ -66,7 +68,7 @@ impl Seen {
             match name.len() {
                 2 if name == "te" => {
                     seen.te = true;
-                    seen.trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case("trailers"));
+                    seen.trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
                 }
                 6 if name == "cookie" => seen.cookies += 1,
                 6 if name == "expect" => seen.expect = true,
@@ -122,13 +124,16 @@ impl Seen {
     }
 }
 
-/// `remove` returns the first line only, so that names on a second one would survive: all lines are walked first.
+/// `remove` returns the first line only, so that names on a second one would survive: all lines are walked first. What
+/// is for everybody on the way cannot be named (RFC 9110 §7.6.1).
 fn remove_nominated(headers: &mut HeaderMap) {
+    const EVERYBODYS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID];
     let mut nominated = Vec::new();
     for token in headers.get_all(header::CONNECTION).iter().flat_map(tokens) {
-        let known = ["keep-alive", "close", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known));
+        let known =
+            ["keep-alive", "close", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
         if !known {
-            nominated.extend(HeaderName::from_bytes(token.as_bytes()));
+            nominated.extend(HeaderName::from_bytes(token).ok().filter(|name| !EVERYBODYS.contains(name)));
         }
     }
     for name in nominated.into_iter().filter(|name| !NEVER_NOMINATED.contains(name)) {
@@ -136,13 +141,14 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+/// The members of a list. Not as text: one that is none must not hide the others.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 fn asks_to_upgrade(headers: &HeaderMap) -> bool {
     let mut nominated = headers.get_all(header::CONNECTION).iter().flat_map(tokens);
-    nominated.any(|token| token.eq_ignore_ascii_case("upgrade"))
+    nominated.any(|token| token.eq_ignore_ascii_case(b"upgrade"))
 }
 
 /// Makes a client's head one for the upstream. `bodyless` says that no body follows it.
@@ -158,7 +164,7 @@ pub(super) fn to_upstream(
     let upgrade = if seen.upgrade && is_h1 && bodyless && asks_to_upgrade(headers) {
         // RFC 9113 §3.1 took h2c by Upgrade out of HTTP/2; to pass it on would let a client past us.
         let wanted = headers.get(header::UPGRADE).cloned();
-        wanted.filter(|wanted| !tokens(wanted).any(|protocol| protocol.eq_ignore_ascii_case("h2c")))
+        wanted.filter(|wanted| !tokens(wanted).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c")))
     } else {
         None
     };
@@ -246,6 +252,24 @@ fn remove_ours(headers: &mut HeaderMap) {
     for name in ours {
         headers.remove(name);
     }
+}
+
+/// Leaves of a trailer section, either way, what may stand there: nothing about framing, routing or who asks, which a
+/// recipient might take into the head it has acted on already (RFC 9110 §6.5.1). `None` if nothing is left.
+pub(super) fn without_bad_trailers(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+    if frame.is_data() {
+        return Some(frame);
+    }
+    let mut trailers = frame.into_trailers().ok()?;
+    Seen::of(&trailers).remove_hop_by_hop(&mut trailers);
+    for name in [header::HOST, header::CONTENT_LENGTH, header::TRAILER, HTTP2_SETTINGS, X_REQUEST_ID] {
+        trailers.remove(name);
+    }
+    for name in FORWARDING {
+        trailers.remove(name);
+    }
+    remove_ours(&mut trailers);
+    (!trailers.is_empty()).then(|| Frame::trailers(trailers))
 }
 
 /// Makes an upstream's head one for the client. `switched` says that the client asked for another protocol.

@@ -15,5 +15,20 @@ mod flip;
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 
+// HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
+mod http1;
+
+// HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
+mod http2;
+
+// What becomes of fields on their way, both ways.
+mod headers;
+
+// What two parsers could read in two ways reaches neither side.
+mod smuggling;
+
+// Suites that others wrote: what they find wrong with us is wrong.
+mod outside_suite;
+
 // What may depend on what.
 mod layers;

@@ -121,7 +121,9 @@ pub(super) fn read_response(
         return Err(Malformed::TooLarge);
     }
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
+    // RFC 9110 §15: there are no others.
+    let code = parsed.code.filter(|code| (100..600).contains(code));
+    let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
     let places = Places::of(octets, parsed.headers);
     let head = octets.split_to(length).freeze();
     refuse_bare_line_feeds(&head)?;
@@ -343,6 +345,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", Method::GET, Err(Malformed::Head)),
             ("HTTP/2 200 OK\r\n\r\n", Method::GET, Err(Malformed::Head)),
             ("HTTP/1.1 099 Low\r\n\r\n", Method::GET, Err(Malformed::Head)),
+            ("HTTP/1.1 600 High\r\n\r\n", Method::GET, Err(Malformed::Head)),
         ] {
             let found = read(head.as_bytes(), to).map(|head| head.map(|h| (h.framing, h.keep_alive)).ok());
             assert_eq!(found, expected.map(Some), "{head:?}");
