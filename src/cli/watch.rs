@@ -8,7 +8,7 @@ use tokio::time::{interval, sleep, timeout};
 use super::{
     client::Events,
     failure::{Exit, Failure},
-    output::{Output, control, print},
+    output::{Output, control, print, size},
     render::{Line, status_line},
     session::Session,
     signals::Signals,
@@ -153,12 +153,13 @@ impl Apps {
     }
 }
 
-/// The terminal's other screen, without a cursor; both are put back when this is dropped.
+/// The terminal's other screen, without a cursor, where a line too long ends at the edge; all is put back when this is
+/// dropped.
 struct Screen(Output);
 
 impl Screen {
     fn enter(output: Output) -> Result<Self, Failure> {
-        control("\x1b[?1049h\x1b[?25l")?;
+        control("\x1b[?1049h\x1b[?25l\x1b[?7l")?;
         Ok(Self(output))
     }
 
@@ -169,7 +170,9 @@ impl Screen {
         };
         // Home, then each line over the old one and the rest of it cleared: no flicker, as nothing is blank in between.
         control("\x1b[H")?;
-        for line in text.lines() {
+        // More than fits would scroll; two lines are for what stands below.
+        let fitting = size().map_or(usize::MAX, |(_, lines)| usize::from(lines).saturating_sub(2));
+        for line in text.lines().take(fitting) {
             print(line)?;
             control("\x1b[K\n")?;
         }
@@ -180,6 +183,6 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // The terminal is gone if this fails.
-        control("\x1b[?25h\x1b[?1049l").ok();
+        control("\x1b[?7h\x1b[?25h\x1b[?1049l").ok();
     }
 }
