@@ -87,7 +87,7 @@ impl Show for Vec<Receipt> {
 
     fn text(&self, page: &mut Page) {
         if self.is_empty() {
-            page.line("no history");
+            page.line("nothing has been done yet");
         }
         let rows = self.iter().map(|receipt| {
             let revision = |revision: &Option<String>| revision.clone().unwrap_or_else(|| "-".to_owned());
