@@ -12,7 +12,7 @@ use clap::{
     builder::styling::{AnsiColor, Style},
 };
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use jiff::{Timestamp, Unit};
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
 
 use super::failure::{Exit, Failure};
@@ -210,7 +210,8 @@ pub(crate) fn short(duration: Duration) -> String {
 
 /// An instant to the second, in UTC.
 pub(crate) fn moment(at: Timestamp) -> String {
-    at.round(Unit::Second).unwrap_or(at).to_string()
+    let second = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Trunc);
+    at.round(second).unwrap_or(at).to_string()
 }
 
 /// Text from elsewhere, fit for a terminal: a control character could move the cursor or forge a line.

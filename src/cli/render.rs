@@ -27,6 +27,7 @@ impl Show for AppStatus {
         page.line(clean(&self.message));
         page.line("");
         pools(self, page);
+        page.line("");
         gates(&self.gates, page);
         if let Some(pin) = &self.pin {
             page.line(pin_line(pin));

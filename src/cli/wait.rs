@@ -188,7 +188,7 @@ impl Watch {
             Goal::PreviewReady => is(active) || is(preview) && status.phase == Phase::Previewing,
             Goal::Promoted => is(active),
             Goal::Drained => status.draining.is_empty(),
-            Goal::Steady => status.phase == Phase::Steady && (revision.is_none() || is(active)),
+            Goal::Steady => is_over(status) && (revision.is_none() || is(active)),
         };
         match (reached, self.goal) {
             (false, Goal::Drained) => {
@@ -202,6 +202,12 @@ impl Watch {
             (true, Goal::PreviewReady | Goal::Promoted) => Verdict::Reached(format!("{named} is active")),
         }
     }
+}
+
+/// Whether nothing is left of a rollout, be it that it came to its end or that it was aborted.
+fn is_over(status: &AppStatus) -> bool {
+    let alone = status.preview.is_none() && status.previous.is_none();
+    status.phase == Phase::Steady || (status.phase == Phase::Aborted && alone)
 }
 
 #[cfg(test)]
@@ -284,6 +290,9 @@ mod tests {
         assert_eq!(judged(Watch::new(Goal::Drained, None), &states), [None, Some(0)]);
         let states = [status("promoted", "green", None, 0), status("steady", "green", None, 0)];
         assert_eq!(judged(Watch::new(Goal::Steady, None), &states), [None, Some(0)]);
-        assert_eq!(judged(Watch::new(Goal::Steady, None), &[status("steady", "blue", None, 0)]), [Some(0)]);
+        for phase in ["steady", "aborted"] {
+            assert_eq!(judged(Watch::new(Goal::Steady, None), &[status(phase, "blue", None, 0)]), [Some(0)]);
+        }
+        assert_eq!(judged(Watch::new(Goal::Steady, None), &[status("aborted", "blue", Some("green"), 0)]), [None]);
     }
 }
