@@ -22,10 +22,11 @@ use crate::{
 /// How often what moves without an event is drawn again, and a lost server is asked for.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Shows the apps: a row each, or an only one in full.
+/// Shows the apps: a row each, or an only one in full. Programs get a list in any case, so that they need not change on the
+/// day a second app comes.
 pub(crate) fn show(session: &Session, apps: &Vec<AppStatus>) -> Result<(), Failure> {
     match apps.as_slice() {
-        [only] => session.output.show(only),
+        [only] if session.output.is_text() => session.output.show(only),
         _ => session.output.show(apps),
     }
 }
