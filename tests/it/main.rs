@@ -12,5 +12,8 @@ mod flip;
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 
+// The command line, as people and pipelines use it.
+mod cli;
+
 // What may depend on what.
 mod layers;

@@ -66,6 +66,16 @@ impl Setup {
         [live, preview, health]
     }
 
+    /// Opens the admin API on TCP as well, to the holders of these tokens: the text of a token file.
+    pub fn with_tokens(&mut self, tokens: &str) -> SocketAddr {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let address = free.local_addr().expect("an address");
+        std::fs::write(self.path("tokens.yaml"), tokens).expect("a file");
+        self.config["admin"]["bind"] = json!(address);
+        self.config["admin"]["tokens"] = json!(self.path("tokens.yaml"));
+        address
+    }
+
     /// The text of the file.
     pub fn yaml(&self) -> String {
         format!("{:#}", self.config)
