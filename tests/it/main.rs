@@ -15,5 +15,8 @@ mod survival;
 // The command line, as people and pipelines use it.
 mod cli;
 
+// The example files and the schema, and files with mistakes.
+mod config_files;
+
 // What may depend on what.
 mod layers;
