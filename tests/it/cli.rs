@@ -12,7 +12,7 @@ use crate::support::{
     eventually,
     process::Process,
     setup::{APP, Setup},
-    shell::Shell,
+    shell::{Minted, Shell},
 };
 
 /// A shell beside this server's Unix socket.
@@ -248,19 +248,16 @@ async fn a_watch_in_a_pipe_is_a_line_for_each_change_and_for_nothing_else() {
 async fn a_token_made_by_the_command_line_opens_what_its_role_allows_until_it_ends() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let anywhere = Shell::default();
-    let make = async |arguments: &str| -> Value {
-        anywhere.run(&format!("token new -o json {arguments}")).await.ends_with(0).json()
-    };
-    let vera = make("--name vera --role viewer").await;
-    let olaf = make("--name olaf --role operator --app shop --expires 90d").await;
+    let vera = anywhere.mint("--name vera --role viewer").await;
+    let olaf = anywhere.mint("--name olaf --role operator --app shop --expires 90d").await;
     let mut setup = Setup::between(&blue, &green);
-    let address = setup.with_tokens(&json!({ "tokens": [vera["entry"], olaf["entry"]] }).to_string());
+    let address = setup.open_to(&[&vera, &olaf]);
     let mut process = Process::start(setup).await;
     ready(&process).await;
 
     let stranger = Shell::at(format_args!("http://{address}"));
     stranger.run("status").await.ends_with(7).says("TEALGATE_TOKEN");
-    let holder = |minted: &Value| stranger.with_token(minted["token"].as_str().expect("a token"));
+    let holder = |minted: &Minted| stranger.with_token(&minted.token);
     holder(&vera).run("status").await.ends_with(0).says("shop");
     holder(&vera).run("promote").await.ends_with(7).says("vera is viewer; to act on an app takes operator");
     holder(&olaf).run("promote --skip-gates --reason hotfix").await.ends_with(7).says("admin");
@@ -269,9 +266,8 @@ async fn a_token_made_by_the_command_line_opens_what_its_role_allows_until_it_en
     holder(&olaf).run("history").await.ends_with(0).says("olaf");
 
     // The file is read anew when it changes; a token for a moment works for a moment.
-    let eve = make("--name eve --role viewer --expires 2s").await;
-    let tokens = json!({ "tokens": [olaf["entry"], eve["entry"]] }).to_string();
-    std::fs::write(process.setup().path("tokens.yaml"), tokens).expect("a file");
+    let eve = anywhere.mint("--name eve --role viewer --expires 2s").await;
+    process.setup().write_tokens(&[&olaf, &eve]);
     holder(&eve).run("status").await.ends_with(0);
     holder(&vera).run("status").await.ends_with(7).says("not known");
     let expired = async || {

@@ -48,8 +48,8 @@ async fn every_example_is_good_once_the_files_it_names_are_there() {
     let leaf = authority.sign("tls", &["shop.example.com"]);
     fs::copy(leaf.cert, examples.path("tls.crt")).expect("a copy");
     fs::copy(leaf.key, examples.path("tls.key")).expect("a copy");
-    let minted: Value = shell.run("token new --name ann --role admin -o json").await.json();
-    examples.write("tokens.yaml", &serde_json::json!({ "tokens": [minted["entry"]] }).to_string());
+    let ann = shell.mint("--name ann --role admin").await;
+    examples.write("tokens.yaml", &serde_json::json!({ "tokens": [ann.entry] }).to_string());
     for file in self::examples() {
         let file = examples.path(file.file_name().and_then(|name| name.to_str()).expect("a name"));
         let checked: Value = shell.run(&format!("check -o json -c {}", file.display())).await.ends_with(0).json();

@@ -5,7 +5,8 @@ use std::{
     process::{ExitStatus, Stdio},
 };
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -26,6 +27,13 @@ pub struct Done {
     pub out: String,
     pub err: String,
     line: String,
+}
+
+/// A new token.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Minted {
+    pub token: String,
+    pub entry: Value,
 }
 
 /// A command that goes on, with its standard output line by line; killed when dropped.
@@ -53,6 +61,11 @@ impl Shell {
         let text = |octets| String::from_utf8(octets).expect("UTF-8");
         let code = output.status.code().expect("not killed by a signal");
         Done { code, out: text(output.stdout), err: text(output.stderr), line: line.to_owned() }
+    }
+
+    /// Makes a token with these arguments of `token new`: the token, and its entry for a token file.
+    pub async fn mint(&self, arguments: &str) -> Minted {
+        self.run(&format!("token new -o json {arguments}")).await.ends_with(0).json()
     }
 
     /// Runs it, and lets it go on.
@@ -107,6 +120,22 @@ impl Running {
     pub async fn line(&mut self) -> String {
         let line = within("a line of output", self.lines.next_line()).await.expect("UTF-8");
         line.expect("it goes on")
+    }
+
+    /// Presses ctrl-c.
+    pub fn interrupt(&self) {
+        let id = self.child.id().expect("it runs").to_string();
+        let sent = std::process::Command::new("kill").args(["-INT", &id]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIGINT not sent");
+    }
+
+    /// The rest of its lines, and how it ended.
+    pub async fn rest(mut self) -> (Vec<String>, ExitStatus) {
+        let mut rest = Vec::new();
+        while let Some(line) = within("the rest of its output", self.lines.next_line()).await.expect("UTF-8") {
+            rest.push(line);
+        }
+        (rest, within("its end", self.child.wait()).await.expect("a child"))
     }
 
     /// Reads no more, and waits for its end.
