@@ -185,7 +185,8 @@ impl App {
     /// A readiness that the rollout has not been told of.
     pub(super) fn unreported(&self) -> Option<Input> {
         self.pools.iter().find_map(|(revision, pool)| {
-            let readiness = Readiness { ready: pool.ready(), total: pool.endpoints.len() };
+            let unhealthy = pool.endpoints.iter().filter(|endpoint| endpoint.health() == Health::Unhealthy).count();
+            let readiness = Readiness { ready: pool.ready(), unhealthy, total: pool.endpoints.len() };
             let told = self.rollout.was_told(revision) == Some(readiness);
             (!told).then(|| Input::Readiness { revision: revision.clone(), readiness })
         })

@@ -92,6 +92,8 @@ struct Said {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Readiness {
     pub(super) ready: usize,
+    /// Found down by their probes; those that are neither have not been probed yet.
+    pub(super) unhealthy: usize,
     pub(super) total: usize,
 }
 
@@ -303,11 +305,13 @@ impl Rollout {
             )),
             (Some(named), _) => self.known(&named).map(|_| named.clone()),
             (None, Some(candidate)) => Ok(candidate.clone()),
-            (None, None) => Err(Refusal::new(
-                RefusalCode::NoCandidate,
-                format!("{app} has no candidate to promote"),
-                "deploy a revision first, or name a known one",
-            )),
+            (None, None) => {
+                let hint = match self.others().as_str() {
+                    "" => "deploy a revision first".to_owned(),
+                    others => format!("deploy a revision first, or name a known one: {others}"),
+                };
+                Err(Refusal::new(RefusalCode::NoCandidate, format!("{app} has no candidate to promote"), hint))
+            }
         }
     }
 
@@ -333,16 +337,20 @@ impl Rollout {
     }
 
     fn previous_revision(&self) -> Result<Revision, Refusal> {
-        let none = || {
-            let app = &self.kept.app;
-            let others: Vec<_> = self.kept.revisions.keys().filter(|r| **r != self.kept.active.revision).collect();
-            let hint = match others.first() {
-                Some(other) => format!("name a known revision, e.g. {other}"),
-                None => "deploy the revision to return to, and promote it".to_owned(),
-            };
-            Refusal::new(RefusalCode::NoPrevious, format!("{app} keeps no previous revision"), hint)
+        if let Some(previous) = &self.kept.previous {
+            return Ok(previous.revision.clone());
+        }
+        let hint = match self.others().as_str() {
+            "" => "deploy the revision to return to, and promote it".to_owned(),
+            others => format!("say which known revision to return to (`to`): {others}"),
         };
-        self.kept.previous.as_ref().map(|previous| previous.revision.clone()).ok_or_else(none)
+        Err(Refusal::new(RefusalCode::NoPrevious, format!("{} keeps no previous revision", self.kept.app), hint))
+    }
+
+    /// The known revisions that are not active, for a hint.
+    fn others(&self) -> String {
+        let others = self.kept.revisions.keys().filter(|revision| **revision != self.kept.active.revision);
+        others.map(Revision::as_str).collect::<Vec<_>>().join(", ")
     }
 
     fn abort(&mut self) -> Result<FromTo, Refusal> {
@@ -404,7 +412,7 @@ impl Rollout {
 
     /// G4: no flip goes to a pool with fewer ready endpoints than this.
     fn expect_ready(&self, revision: &Revision, least: usize) -> Result<(), Refusal> {
-        let Readiness { ready, total } = self.readiness(revision);
+        let Readiness { ready, total, .. } = self.readiness(revision);
         if ready >= least {
             return Ok(());
         }
@@ -536,8 +544,8 @@ impl Rollout {
     }
 
     fn readiness(&self, revision: &Revision) -> Readiness {
-        let unknown =
-            || Readiness { ready: 0, total: self.kept.revisions.get(revision).map_or(0, |k| k.endpoints.len()) };
+        let total = || self.kept.revisions.get(revision).map_or(0, |known| known.endpoints.len());
+        let unknown = || Readiness { total: total(), ..Readiness::default() };
         self.readiness.get(revision).copied().unwrap_or_else(unknown)
     }
 

@@ -88,7 +88,7 @@ impl Life {
     }
 
     fn sees(&mut self, revision: &str, ready: usize, total: usize) -> Step {
-        let readiness = Readiness { ready, total };
+        let readiness = Readiness { ready, unhealthy: total - ready, total };
         self.takes(Input::Readiness { revision: rev(revision), readiness }).expect("readiness is never refused")
     }
 
@@ -316,6 +316,22 @@ fn a_restart_finds_the_roles_and_nothing_of_the_health() {
     assert_eq!(life.promotes(), Err(RefusalCode::NotReady));
 }
 
+#[test]
+fn that_live_traffic_fails_is_said_first_and_not_before_it_is_known() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    let unprobed = Readiness { total: 2, ..Readiness::default() };
+    life.takes(Input::Readiness { revision: rev("blue"), readiness: unprobed }).expect("readiness is never refused");
+    assert!(life.rollout.message().starts_with("candidate green has"), "{}", life.rollout.message());
+    life.sees("blue", 0, 2);
+    let message = life.rollout.message();
+    assert!(
+        message.starts_with("live traffic is failing: blue has 0 of 2 endpoints ready; candidate green"),
+        "{message}"
+    );
+    life.sees("blue", 1, 2);
+    assert!(life.rollout.message().starts_with("candidate green has"), "{}", life.rollout.message());
+}
+
 /// Any order of anything, twenty thousand times over, with the seed of the walk that went wrong in the message.
 #[test]
 fn the_invariants_hold_on_random_walks() {
@@ -399,7 +415,8 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
     let command = match rng.u8(0..12) {
         0 | 1 => {
             let total = rng.usize(0..4);
-            let readiness = Readiness { ready: rng.usize(0..=total), total };
+            let ready = rng.usize(0..=total);
+            let readiness = Readiness { ready, unhealthy: rng.usize(0..=total - ready), total };
             return Random::Input(Input::Readiness { revision: rev(one(rng)), readiness });
         }
         2 => return Random::Input(Input::Clock),
