@@ -27,6 +27,12 @@ mod headers;
 // What two parsers could read in two ways reaches neither side.
 mod smuggling;
 
+// How much, how many and how long.
+mod limits;
+
+// What is tried again, where, and how often.
+mod retries;
+
 // Suites that others wrote: what they find wrong with us is wrong.
 mod outside_suite;
 
