@@ -18,6 +18,12 @@ mod http1;
 // HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
 mod http2;
 
+// WebSockets and other upgrades.
+mod websocket;
+
+// TLS towards clients, and its certificates.
+mod tls;
+
 // What becomes of fields on their way, both ways.
 mod headers;
 
