@@ -204,7 +204,8 @@ pub(super) async fn reload(
         }
         Ok(Err(error)) => {
             let status = StatusCode::UNPROCESSABLE_ENTITY;
-            Error::new(status, "reload-failed", error.detail, "mend the file; until then the old configuration stays")
+            let hint = "put that right and reload again; until then the old configuration stays";
+            Error::new(status, "reload-failed", error.detail, hint)
         }
         Err(error) => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;

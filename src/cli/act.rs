@@ -153,8 +153,9 @@ impl Promote {
         let app = session.app(self.app).await?;
         self.guards
             .confirm(session, &app, |status| {
-                let to = self.revision.as_ref().map(Revision::as_str).or_else(|| name(&status.preview)).unwrap_or("?");
-                format!("Move all live traffic of {app} from {} to {to}?", name(&status.active).unwrap_or("nothing"))
+                let to = self.revision.as_ref().map(Revision::as_str).or_else(|| name(&status.preview))?;
+                let from = name(&status.active).unwrap_or("nothing");
+                Some(format!("Move all live traffic of {app} from {from} to {to}?"))
             })
             .await?;
         let body = PromoteRequest {
@@ -178,11 +179,9 @@ impl Rollback {
         let app = session.app(self.app).await?;
         self.guards
             .confirm(session, &app, |status| {
-                let to = self.to.as_ref().map(Revision::as_str).or_else(|| name(&status.previous)).unwrap_or("?");
-                format!(
-                    "Move all live traffic of {app} from {} back to {to}?",
-                    name(&status.active).unwrap_or("nothing")
-                )
+                let to = self.to.as_ref().map(Revision::as_str).or_else(|| name(&status.previous))?;
+                let from = name(&status.active).unwrap_or("nothing");
+                Some(format!("Move all live traffic of {app} from {from} back to {to}?"))
             })
             .await?;
         let body = RollbackRequest { to: self.to, reason: self.guards.reason.clone(), if_generation: None };
@@ -197,9 +196,7 @@ impl Plain {
     pub(crate) async fn abort(mut self, session: &Session) -> Result<Exit, Failure> {
         let app = session.app(self.app).await?;
         self.guards
-            .confirm(session, &app, |status| {
-                format!("Drop the candidate {} of {app}?", name(&status.preview).unwrap_or("(none)"))
-            })
+            .confirm(session, &app, |status| Some(format!("Drop the candidate {} of {app}?", name(&status.preview)?)))
             .await?;
         let what = format!("cannot abort the rollout of {app}");
         self.guards.send(session, what, Method::POST, &app, "abort", &self.guards.plain()).await?;
@@ -250,18 +247,21 @@ pub(crate) async fn reload(session: &Session) -> Result<Exit, Failure> {
 
 impl Guards {
     /// Asks the person at the terminal, if there is one. What was agreed to is what is then asked of the server: if the
-    /// app has moved on between question and answer, the server refuses.
+    /// app has moved on between question and answer, the server refuses. Where there is nothing to ask, since nothing can
+    /// be done, the server says why.
     async fn confirm(
         &mut self,
         session: &Session,
         app: &AppName,
-        question: impl FnOnce(&AppStatus) -> String,
+        question: impl FnOnce(&AppStatus) -> Option<String>,
     ) -> Result<(), Failure> {
         if self.yes || self.dry_run || !can_ask() {
             return Ok(());
         }
         let status = session.status(app).await?;
-        ask(&question(&status))?;
+        if let Some(question) = question(&status) {
+            ask(&question)?;
+        }
         self.if_generation.get_or_insert(status.generation);
         Ok(())
     }

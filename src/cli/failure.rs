@@ -70,10 +70,16 @@ impl Failure {
         let exit = Exit::of_answer(&problem.code, status);
         let reason = if problem.code.is_empty() { status.to_string() } else { problem.code };
         let detail = if problem.detail.is_empty() { problem.title } else { problem.detail };
-        // The server's hint is for those who write requests by hand.
-        let hint = match status {
-            StatusCode::UNAUTHORIZED => {
-                "set TEALGATE_TOKEN or --token-file, or use the server's Unix socket: --server unix:PATH"
+        // The server's hints are for those who write requests by hand; where that matters, ours take their place.
+        let hint = match reason.as_str() {
+            "unauthorized" => "set TEALGATE_TOKEN or --token-file, or use the server's Unix socket: --server unix:PATH",
+            "unknown-app" => "`tealgate status` shows the apps there are",
+            "generation-mismatch" => "see what was done with `tealgate history`, then decide anew",
+            "not-ready" => {
+                "`tealgate status` shows which endpoints fail their probes, and the server's log why; then try again"
+            }
+            _ if problem.kind.is_empty() => {
+                "is this a Tealgate admin API? it is at --server http://HOST:7180 by default"
             }
             _ => &problem.hint,
         };
@@ -171,19 +177,19 @@ mod tests {
     #[test]
     fn a_failure_says_what_happened_why_and_what_to_do() {
         let problem = Problem {
-            kind: "urn:tealgate:not-ready".to_owned(),
-            title: "not ready".to_owned(),
+            kind: "urn:tealgate:problem:pinned".to_owned(),
+            title: "Pinned".to_owned(),
             status: 409,
-            detail: "1 of 2 endpoints of green is ready".to_owned(),
-            code: "not-ready".to_owned(),
-            hint: "see `tealgate status shop`".to_owned(),
+            detail: "shop is pinned to blue by ann: sale".to_owned(),
+            code: "pinned".to_owned(),
+            hint: "take the pin off first (unpin)".to_owned(),
             gates: Vec::new(),
         };
-        let failure = Failure::answered("promote of shop was refused", StatusCode::CONFLICT, problem);
-        assert_eq!(failure.exit, Exit::Refused);
+        let failure = Failure::answered("cannot promote shop", StatusCode::CONFLICT, problem);
+        assert_eq!(failure.exit, Exit::Conflict);
         assert_eq!(
             failure.to_string(),
-            "promote of shop was refused: not-ready\n  1 of 2 endpoints of green is ready\nhint: see `tealgate status shop`"
+            "cannot promote shop: pinned\n  shop is pinned to blue by ann: sale\nhint: take the pin off first (unpin)"
         );
     }
 }

@@ -1,9 +1,8 @@
-//! What is printed, and in which form: tables and colours for a person at a terminal, plain aligned lines in a pipe, JSON
+//! What is printed, and in which form: aligned columns for people, on a terminal with colours and kept to its width, JSON
 //! or YAML for programs, bare names for shell loops. A thing to print says once what it is ([`Show`]); the form is
 //! chosen here.
 
 use std::{
-    fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -12,8 +11,8 @@ use clap::{
     ValueEnum,
     builder::styling::{AnsiColor, Style},
 };
-use comfy_table::{Table, presets};
-use jiff::{Timestamp, Unit};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
 
 use super::failure::{Exit, Failure};
@@ -24,17 +23,23 @@ pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 pub(crate) const WAITING: Style = AnsiColor::Yellow.on_default();
 pub(crate) const BAD: Style = AnsiColor::Red.on_default();
 
+/// Blanks between the columns of a table.
+const GAP: u16 = 2;
+
+/// The least that a table's last column is narrowed to.
+const LEAST: u16 = 20;
+
 /// The form of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people: tables on a terminal, aligned columns in a pipe.
+    /// For people: aligned columns, with colours on a terminal
     #[default]
     Table,
-    /// The API's own JSON.
+    /// The API's own JSON
     Json,
-    /// The same as YAML.
+    /// The same as YAML
     Yaml,
-    /// Names only, one a line.
+    /// Names only, one a line
     Name,
 }
 
@@ -58,6 +63,8 @@ pub(crate) struct Output {
 pub(crate) struct Page {
     text: String,
     terminal: bool,
+    /// The terminal's columns and lines, where they are known.
+    size: Option<(u16, u16)>,
     now: Timestamp,
 }
 
@@ -126,10 +133,17 @@ pub(crate) fn control(sequence: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
+/// The columns and lines of the terminal that standard output is.
+pub(crate) fn size() -> Option<(u16, u16)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
 impl Page {
-    /// An empty page, with colours and frames if it is for a terminal.
+    /// An empty page, with colours and kept to the width if it is for a terminal.
     pub(crate) fn new(terminal: bool) -> Self {
-        Self { text: String::new(), terminal, now: Timestamp::now() }
+        let size = terminal.then(size).flatten();
+        Self { text: String::new(), terminal, size, now: Timestamp::now() }
     }
 
     /// What has been written.
@@ -150,27 +164,29 @@ impl Page {
         if self.terminal { format!("{style}{text}{style:#}") } else { text }
     }
 
-    /// Adds a table; nothing if it has no rows.
+    /// Adds a table; nothing if it has no rows. On a terminal it keeps to the width: what the last column says goes on in
+    /// a second line.
     pub(crate) fn table<const N: usize>(&mut self, header: [&str; N], rows: Vec<[String; N]>) {
         if rows.is_empty() {
             return;
         }
         let mut table = Table::new();
-        table.load_style(if self.terminal { presets::UTF8_FULL_CONDENSED } else { presets::NOTHING });
-        table.set_header(header);
+        table.load_style(presets::NOTHING).set_header(header);
         table.add_rows(rows.iter().map(|row| row.iter().map(|cell| clean(cell))));
-        if !self.terminal {
-            table.column_iter_mut().for_each(|column| {
-                column.set_padding((0, 2));
+        table.column_iter_mut().for_each(|column| {
+            column.set_padding((0, GAP));
+        });
+        if let Some((columns, _)) = self.size {
+            let widths = table.column_max_content_widths();
+            let fixed: u16 = widths.iter().take(N - 1).map(|width| width + GAP).sum();
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns.max(fixed + LEAST + GAP));
+            table.column_iter_mut().take(N - 1).for_each(|column| {
+                column.set_constraint(ColumnConstraint::ContentWidth);
             });
         }
-        let head = usize::from(self.terminal);
         for (index, line) in table.lines().enumerate() {
-            if index == head && self.terminal {
-                let _ = writeln!(self.text, "{BOLD}{line}{BOLD:#}");
-            } else {
-                self.line(line);
-            }
+            let line = line.trim_end();
+            self.line(if index == 0 { self.paint(BOLD, line) } else { line.to_owned() });
         }
     }
 
@@ -194,7 +210,8 @@ pub(crate) fn short(duration: Duration) -> String {
 
 /// An instant to the second, in UTC.
 pub(crate) fn moment(at: Timestamp) -> String {
-    at.round(Unit::Second).unwrap_or(at).to_string()
+    let second = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Trunc);
+    at.round(second).unwrap_or(at).to_string()
 }
 
 /// Text from elsewhere, fit for a terminal: a control character could move the cursor or forge a line.
@@ -234,14 +251,28 @@ mod tests {
     }
 
     #[test]
-    fn in_a_pipe_there_are_no_colours_and_no_frames_but_aligned_columns() {
+    fn in_a_pipe_there_are_aligned_columns_and_no_colours() {
         assert_eq!(rendered(Format::Table, false), "fruit\nNAME   ENDS\napple  e\n");
     }
 
     #[test]
     fn on_a_terminal_there_are_both() {
         let text = rendered(Format::Table, true);
-        assert!(text.contains('\x1b') && text.contains('│'), "{text}");
+        let bold = |text: &str| format!("{BOLD}{text}{BOLD:#}");
+        assert_eq!(text, format!("{}\n{}\napple  e\n", bold("fruit"), bold("NAME   ENDS")));
+    }
+
+    #[test]
+    fn a_table_keeps_to_the_terminals_width_and_only_its_last_column_gives_way() {
+        let mut page = Page { size: Some((40, 10)), ..Page::new(false) };
+        let reason = "checkout was slow and nobody knew why";
+        page.table(["AT", "REASON"], vec![["2026-01-01T00:00:00Z".to_owned(), reason.to_owned()]]);
+        assert_eq!(
+            page.text(),
+            "AT                    REASON\n\
+             2026-01-01T00:00:00Z  checkout was slow\n                      \
+             and nobody knew why\n"
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ impl Show for AppStatus {
         page.line(clean(&self.message));
         page.line("");
         pools(self, page);
+        page.line("");
         gates(&self.gates, page);
         if let Some(pin) = &self.pin {
             page.line(pin_line(pin));
@@ -87,7 +88,7 @@ impl Show for Vec<Receipt> {
 
     fn text(&self, page: &mut Page) {
         if self.is_empty() {
-            page.line("no history");
+            page.line("nothing has been done yet");
         }
         let rows = self.iter().map(|receipt| {
             let revision = |revision: &Option<String>| revision.clone().unwrap_or_else(|| "-".to_owned());

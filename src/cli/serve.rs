@@ -77,9 +77,14 @@ impl Serve {
 
 /// Starts the proxy; what stands in its way is an error of the configuration or of the machine it is for.
 pub(crate) async fn start(config: Config, file: Option<PathBuf>) -> Result<Server, Failure> {
-    Server::start(config, file)
-        .await
-        .map_err(|error| Failure::new(Exit::Failed, "cannot start").detail(format!("{error:#}")))
+    Server::start(config, file).await.map_err(|error| Failure::new(Exit::Failed, "cannot start").detail(causes(&error)))
+}
+
+/// The error and its causes, from the outside in; what one has said of the next is not said again.
+fn causes(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(ToString::to_string);
+    let chain = causes.reduce(|said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") });
+    chain.unwrap_or_default()
 }
 
 /// Makes aws-lc-rs the one provider of TLS's cryptography. A second call changes nothing.
@@ -88,10 +93,12 @@ pub(crate) fn use_crypto() {
 }
 
 fn load(file: &Path) -> Result<Config, Failure> {
-    Config::load(file).map_err(|error| {
-        Failure::usage(format!("{} is not a valid configuration", file.display()))
-            .detail(error.to_string())
-            .hint("`tealgate schema` describes the whole file")
+    Config::load(file).map_err(|errors| match errors.iter().next() {
+        // It is not what the file says, but that it cannot be read.
+        Some(whole) if whole.line == 0 => Failure::usage(whole.summary()),
+        _ => Failure::usage(format!("{} is not a valid configuration", file.display()))
+            .detail(errors.to_string())
+            .hint("`tealgate schema` describes the whole file"),
     })
 }
 
@@ -216,5 +223,21 @@ impl Show for Checked {
             [app.name.clone(), hosts, app.active.clone(), preview, app.revisions.to_string(), app.endpoints.to_string()]
         });
         page.table(["APP", "HOSTS", "ACTIVE", "PREVIEW", "REVISIONS", "ENDPOINTS"], apps.collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn every_cause_is_said_and_said_once() {
+        let refused = || std::io::Error::other("no such luck");
+        let chain = anyhow::Result::<()>::Err(refused().into()).context("the workers cannot be started");
+        assert_eq!(causes(&chain.unwrap_err()), "the workers cannot be started: no such luck");
+        let chain = anyhow::Error::from(refused()).context("cannot listen: no such luck; listen elsewhere");
+        assert_eq!(causes(&chain), "cannot listen: no such luck; listen elsewhere");
     }
 }

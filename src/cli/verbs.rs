@@ -129,8 +129,8 @@ Examples:
 pub(super) enum Remote {
     /// Show the state of an app, or of all
     #[command(after_help = "\
-One app is shown in full: its roles, endpoints, gates, pin and source; several are shown in a row each. With -o json, one \
-app is an object, and several are an array.
+One app is shown in full: its roles, endpoints, gates, pin and source; several are shown in a row each. With -o json, a \
+named app is an object, and without a name there is an array.
 
 Examples:
   tealgate status

@@ -13,7 +13,7 @@ use super::{
     render::Reached,
     session::Session,
 };
-use crate::switch::{Action, AppName, AppStatus, Phase, Receipt, Revision};
+use crate::switch::{AppName, AppStatus, Phase, Receipt, Revision};
 
 /// How long to wait if nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -57,6 +57,8 @@ struct Watch {
     active_at_start: Option<Option<String>>,
     was_candidate: bool,
     was_active: bool,
+    /// The generation of the last state that left hope.
+    generation: u64,
 }
 
 /// What to make of a state.
@@ -80,7 +82,8 @@ impl Wait {
 
 /// Waits until nothing is in flight on the pool that a promotion, just answered with `receipt`, has replaced.
 pub(crate) async fn until_drained(session: &Session, app: &AppName, receipt: &Receipt) -> Result<Exit, Failure> {
-    let watch = Watch { was_active: true, ..Watch::new(Goal::Drained, receipt.to.clone()) };
+    let generation = receipt.generation;
+    let watch = Watch { was_active: true, generation, ..Watch::new(Goal::Drained, receipt.to.clone()) };
     let message = until(session, app, watch).await?;
     // Programs get the receipt, and nothing behind it.
     if session.output.is_text() {
@@ -98,10 +101,21 @@ async fn until(session: &Session, app: &AppName, mut watch: Watch) -> Result<Str
     let mut events = None;
     let mut last = String::new();
     loop {
-        match status.take().map(|status| watch.judge(&status)) {
-            Some(Verdict::Reached(message)) => return Ok(message),
-            Some(Verdict::Never(exit, message)) => return Err(never(session, app, exit, message).await),
-            Some(Verdict::NotYet(message)) => last = message,
+        match &status {
+            Some(status) => match watch.judge(status) {
+                Verdict::Reached(message) => return Ok(message),
+                Verdict::Never(exit, message) => {
+                    let failure = Failure::new(exit, message).hint(format!("see `tealgate history {app}`"));
+                    return Err(match left(session, app, &watch, status).await {
+                        Some(how) => failure.detail(how),
+                        None => failure,
+                    });
+                }
+                Verdict::NotYet(message) => {
+                    watch.generation = status.generation;
+                    last = message;
+                }
+            },
             None => "the server does not answer".clone_into(&mut last),
         }
         let look = async {
@@ -139,23 +153,25 @@ async fn change(session: &Session, app: &AppName, events: &mut Option<Events>) {
     }
 }
 
-/// The failure for a goal that cannot come any more; for a rollback with who did it and why.
-async fn never(session: &Session, app: &AppName, exit: Exit, message: String) -> Failure {
-    let failure = Failure::new(exit, message).hint(format!("see `tealgate history {app}`"));
-    if exit != Exit::RolledBack {
-        return failure;
+/// What was done to the revision since there was hope, by whom and why; if that can be known.
+async fn left(session: &Session, app: &AppName, watch: &Watch, status: &AppStatus) -> Option<String> {
+    // The receipt follows the state, once every worker has it.
+    for _ in 0..10 {
+        let history: Vec<Receipt> = session.client.get("", &format!("/apps/{app}/history?limit=20")).await.ok()?;
+        if history.first().is_some_and(|newest| newest.generation >= status.generation) {
+            let mut since = history.iter().rev().filter(|receipt| receipt.generation > watch.generation);
+            let receipt = since.find(|receipt| receipt.from == watch.revision)?;
+            let said = format!("{} by {}: {}", receipt.action.as_str(), receipt.by, receipt.reason);
+            return Some(clean(said.trim_end_matches(": ")));
+        }
+        sleep(POLL / 10).await;
     }
-    let history: Vec<Receipt> =
-        session.client.get("", &format!("/apps/{app}/history?limit=20")).await.unwrap_or_default();
-    match history.iter().filter(|receipt| receipt.action == Action::Rollback).max_by_key(|r| r.generation) {
-        Some(receipt) => failure.detail(clean(&format!("by {}: {}", receipt.by, receipt.reason))),
-        None => failure,
-    }
+    None
 }
 
 impl Watch {
     fn new(goal: Goal, revision: Option<String>) -> Self {
-        Self { goal, revision, active_at_start: None, was_candidate: false, was_active: false }
+        Self { goal, revision, active_at_start: None, was_candidate: false, was_active: false, generation: 0 }
     }
 
     /// Takes in a state.
@@ -188,7 +204,7 @@ impl Watch {
             Goal::PreviewReady => is(active) || is(preview) && status.phase == Phase::Previewing,
             Goal::Promoted => is(active),
             Goal::Drained => status.draining.is_empty(),
-            Goal::Steady => status.phase == Phase::Steady && (revision.is_none() || is(active)),
+            Goal::Steady => is_over(status) && (revision.is_none() || is(active)),
         };
         match (reached, self.goal) {
             (false, Goal::Drained) => {
@@ -202,6 +218,12 @@ impl Watch {
             (true, Goal::PreviewReady | Goal::Promoted) => Verdict::Reached(format!("{named} is active")),
         }
     }
+}
+
+/// Whether nothing is left of a rollout, be it that it came to its end or that it was aborted.
+fn is_over(status: &AppStatus) -> bool {
+    let alone = status.preview.is_none() && status.previous.is_none();
+    status.phase == Phase::Steady || (status.phase == Phase::Aborted && alone)
 }
 
 #[cfg(test)]
@@ -284,6 +306,9 @@ mod tests {
         assert_eq!(judged(Watch::new(Goal::Drained, None), &states), [None, Some(0)]);
         let states = [status("promoted", "green", None, 0), status("steady", "green", None, 0)];
         assert_eq!(judged(Watch::new(Goal::Steady, None), &states), [None, Some(0)]);
-        assert_eq!(judged(Watch::new(Goal::Steady, None), &[status("steady", "blue", None, 0)]), [Some(0)]);
+        for phase in ["steady", "aborted"] {
+            assert_eq!(judged(Watch::new(Goal::Steady, None), &[status(phase, "blue", None, 0)]), [Some(0)]);
+        }
+        assert_eq!(judged(Watch::new(Goal::Steady, None), &[status("aborted", "blue", Some("green"), 0)]), [None]);
     }
 }

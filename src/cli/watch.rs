@@ -8,7 +8,7 @@ use tokio::time::{interval, sleep, timeout};
 use super::{
     client::Events,
     failure::{Exit, Failure},
-    output::{Output, control, print},
+    output::{Output, control, print, size},
     render::{Line, status_line},
     session::Session,
     signals::Signals,
@@ -22,10 +22,11 @@ use crate::{
 /// How often what moves without an event is drawn again, and a lost server is asked for.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Shows the apps: a row each, or an only one in full.
+/// Shows the apps: a row each, or an only one in full. Programs get a list in any case, so that they need not change on the
+/// day a second app comes.
 pub(crate) fn show(session: &Session, apps: &Vec<AppStatus>) -> Result<(), Failure> {
     match apps.as_slice() {
-        [only] => session.output.show(only),
+        [only] if session.output.is_text() => session.output.show(only),
         _ => session.output.show(apps),
     }
 }
@@ -153,12 +154,13 @@ impl Apps {
     }
 }
 
-/// The terminal's other screen, without a cursor; both are put back when this is dropped.
+/// The terminal's other screen, without a cursor, where a line too long ends at the edge; all is put back when this is
+/// dropped.
 struct Screen(Output);
 
 impl Screen {
     fn enter(output: Output) -> Result<Self, Failure> {
-        control("\x1b[?1049h\x1b[?25l")?;
+        control("\x1b[?1049h\x1b[?25l\x1b[?7l")?;
         Ok(Self(output))
     }
 
@@ -169,7 +171,9 @@ impl Screen {
         };
         // Home, then each line over the old one and the rest of it cleared: no flicker, as nothing is blank in between.
         control("\x1b[H")?;
-        for line in text.lines() {
+        // More than fits would scroll; two lines are for what stands below.
+        let fitting = size().map_or(usize::MAX, |(_, lines)| usize::from(lines).saturating_sub(2));
+        for line in text.lines().take(fitting) {
             print(line)?;
             control("\x1b[K\n")?;
         }
@@ -180,6 +184,6 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // The terminal is gone if this fails.
-        control("\x1b[?25h\x1b[?1049l").ok();
+        control("\x1b[?7h\x1b[?25h\x1b[?1049l").ok();
     }
 }

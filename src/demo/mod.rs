@@ -9,7 +9,9 @@ mod setup;
 mod upstream;
 
 use std::{
+    env,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -227,6 +229,7 @@ fn invitation(options: &Options, door: &Door, addresses: &Addresses) -> String {
     let preview = address(addresses, "preview", options.preview);
     let tcp = addresses.admin.iter().find(|address| address.starts_with("http:")).cloned().unwrap_or_default();
     let (socket, token, health) = (door.socket.display(), &door.token, addresses.health);
+    let name_it = alias().map(|exe| format!("\n  alias tealgate='{exe}'")).unwrap_or_default();
     let find_it = if door.is_default { String::new() } else { format!("\n  export TEALGATE_SERVER=unix:{socket}") };
     format!(
         "\
@@ -237,7 +240,7 @@ fn invitation(options: &Options, door: &Door, addresses: &Addresses) -> String {
   admin     {tcp}     and unix:{socket}
   health    http://{health}     /livez /readyz /metrics
 
-{BOLD}Try in another terminal{BOLD:#}{find_it}
+{BOLD}Try in another terminal{BOLD:#}{name_it}{find_it}
   tealgate status {APP}
   tealgate promote {APP} --yes           {DIM}# all live traffic to the candidate, at once{DIM:#}
   tealgate rollback {APP} --yes          {DIM}# and back{DIM:#}
@@ -253,6 +256,15 @@ fn invitation(options: &Options, door: &Door, addresses: &Addresses) -> String {
 ctrl-c ends it.
 "
     )
+}
+
+/// This program's file, if a shell would not find it by its name.
+fn alias() -> Option<String> {
+    let exe = env::current_exe().ok()?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|directory| directory.join("tealgate")).find(|file| file.is_file());
+    let is_this = |file: PathBuf| file.canonicalize().ok() == exe.canonicalize().ok();
+    (!found.is_some_and(is_this)).then(|| exe.display().to_string())
 }
 
 fn flipped(flip: &Receipt) -> String {

@@ -54,8 +54,8 @@ impl Screen {
         self.clear()?;
         self.drawn = true;
         print(&format!(
-            "{active_style} {active} {active_style:#} is live {DIM}(generation {generation}){DIM:#}  {BLUE} {blue} {BLUE:#} \
-             {GREEN} {green} {GREEN:#}  {verdict}{failed} failed{verdict:#} {DIM}of {total}, slowest {slowest:.1} ms{DIM:#}"
+            "{active_style} {active} {active_style:#} is live {DIM}(generation {generation}){DIM:#}  {BLUE} blue {blue} {BLUE:#} \
+             {GREEN} green {green} {GREEN:#}  {verdict}{failed} failed{verdict:#} {DIM}of {total}, slowest {slowest:.1} ms{DIM:#}"
         ))
     }
 

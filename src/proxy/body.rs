@@ -88,9 +88,10 @@ impl Download {
             return Poll::Ready(Some(Err(BodyError::Impatience(impatience))));
         }
         match self.exchange.poll_body(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
                 self.patience.client_to_take();
-                Poll::Ready(headers::without_bad_trailers(frame).map(Ok))
+                Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(FailureKind::Body(_)))) => Poll::Ready(Some(Err(BodyError::Request))),
             Poll::Ready(Some(Err(kind))) => Poll::Ready(Some(Err(BodyError::Upstream(kind)))),
@@ -161,6 +162,12 @@ impl Drop for TrackedBody {
         let source = std::mem::replace(&mut self.source, Source::Nothing);
         let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
         let Download { exchange, ticket, patience } = download;
+        serving.client().downloading.set(None);
+        if let Some(whose) = patience.is_over().filter(|_| !exchange.has_ended()) {
+            // It was ended while it waited for its client, and could not say so itself.
+            let (outcome, reason) = BodyError::Impatience(whose).outcome();
+            log.ended(outcome, reason);
+        }
         log.received(patience.upload().map_or(0, Upload::octets));
         if exchange.has_ended() {
             log.ended(Outcome::Answered, "");

@@ -41,6 +41,8 @@ pub(super) struct Client {
     /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
     pub(super) spawning: Cell<Option<TimerKey>>,
     pub(super) task: RefCell<Option<AbortHandle>>,
+    /// The timer of the answer that an HTTP/1 connection is sending.
+    pub(super) downloading: Cell<Option<TimerKey>>,
     in_flight: Cell<u32>,
     /// When the last request ended, or the connection began.
     quiet_since: Cell<Instant>,
@@ -90,6 +92,7 @@ impl Client {
             tunnel: RefCell::default(),
             spawning: Cell::new(None),
             task: RefCell::default(),
+            downloading: Cell::new(None),
             in_flight: Cell::new(0),
             quiet_since: Cell::new(worker.clock.now()),
             head_since: Cell::new(None),
@@ -243,7 +246,9 @@ impl Client {
         if self.head_since.get().is_some_and(|since| now >= since + timeouts.head) && !self.head_is_late.replace(true) {
             self.wake();
         }
-        if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body) {
+        // hyper asks a body for nothing while its client takes nothing, so an answer that was cut cannot end by itself then.
+        let is_cut = || self.downloading.get().is_some_and(|timer| self.clock().is_cut(timer));
+        if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body || is_cut()) {
             self.abort();
         }
         if self.may_end() {

@@ -54,6 +54,9 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let mut response = match forwarded {
         Ok(reply) if reply.status == StatusCode::SWITCHING_PROTOCOLS => return switch(reply, log, serving),
         Ok(reply) => {
+            if version != Version::HTTP_2 {
+                client.downloading.set(Some(reply.patience.timer()));
+            }
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
             let keeps_length = reply.status == StatusCode::NOT_MODIFIED

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     control::{Command, Refusal, RefusalCode},
-    desired::{EndpointSpec, Wanted},
+    desired::EndpointSpec,
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
     status::{Action, Phase, Pin},
@@ -92,14 +92,14 @@ struct Said {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Readiness {
     pub(super) ready: usize,
+    /// Found down by their probes; those that are neither have not been probed yet.
+    pub(super) unhealthy: usize,
     pub(super) total: usize,
 }
 
 /// What the state machine is told.
 #[derive(Clone, Debug)]
 pub(super) enum Input {
-    /// The source's will, whole.
-    Wanted(Wanted),
     /// Somebody's order.
     Order { command: Command, by: String, reason: String, if_generation: Option<u64> },
     /// How many endpoints of a revision are ready.
@@ -118,6 +118,13 @@ pub(super) struct Step {
     pub(super) held_back: Vec<String>,
 }
 
+impl From<Rollout> for Step {
+    /// A beginning: nothing led to it.
+    fn from(next: Rollout) -> Self {
+        Self { next, deeds: Vec::new(), held_back: Vec::new() }
+    }
+}
+
 /// Something done, for the receipt.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Deed {
@@ -134,6 +141,12 @@ impl Deed {
     pub(super) fn is_flip(&self) -> bool {
         matches!(self.action, Action::Promote | Action::Rollback)
             || (self.action == Action::Source && self.from.is_some() && self.from != self.to)
+    }
+
+    /// Whether it goes ahead though it cannot be written down: a rollback, because returning to what worked needs nobody
+    /// (G5), and what the source wants, because the source says it again after a restart.
+    pub(super) fn must_not_wait(&self) -> bool {
+        self.action == Action::Rollback || self.by == source::SOURCE
     }
 }
 
@@ -155,9 +168,8 @@ impl Kept {
 impl Rollout {
     /// The state after `input`, or why not; `self` stays as it is either way.
     pub(super) fn handle(&self, input: Input, now: Timestamp) -> Result<Step, Refusal> {
-        let mut step = Step { next: self.clone(), deeds: Vec::new(), held_back: Vec::new() };
+        let mut step = Step::from(self.clone());
         match input {
-            Input::Wanted(wanted) => step.next.follow(wanted, now, &mut step.deeds, &mut step.held_back),
             Input::Order { command, by, reason, if_generation } => {
                 self.expect_generation(if_generation)?;
                 let (action, reason_given) = (command.action(), reason.clone());
@@ -293,11 +305,13 @@ impl Rollout {
             )),
             (Some(named), _) => self.known(&named).map(|_| named.clone()),
             (None, Some(candidate)) => Ok(candidate.clone()),
-            (None, None) => Err(Refusal::new(
-                RefusalCode::NoCandidate,
-                format!("{app} has no candidate to promote"),
-                "deploy a revision first, or name a known one",
-            )),
+            (None, None) => {
+                let hint = match self.others().as_str() {
+                    "" => "deploy a revision first".to_owned(),
+                    others => format!("deploy a revision first, or name a known one: {others}"),
+                };
+                Err(Refusal::new(RefusalCode::NoCandidate, format!("{app} has no candidate to promote"), hint))
+            }
         }
     }
 
@@ -323,16 +337,20 @@ impl Rollout {
     }
 
     fn previous_revision(&self) -> Result<Revision, Refusal> {
-        let none = || {
-            let app = &self.kept.app;
-            let others: Vec<_> = self.kept.revisions.keys().filter(|r| **r != self.kept.active.revision).collect();
-            let hint = match others.first() {
-                Some(other) => format!("name a known revision, e.g. {other}"),
-                None => "deploy the revision to return to, and promote it".to_owned(),
-            };
-            Refusal::new(RefusalCode::NoPrevious, format!("{app} keeps no previous revision"), hint)
+        if let Some(previous) = &self.kept.previous {
+            return Ok(previous.revision.clone());
+        }
+        let hint = match self.others().as_str() {
+            "" => "deploy the revision to return to, and promote it".to_owned(),
+            others => format!("say which known revision to return to (`to`): {others}"),
         };
-        self.kept.previous.as_ref().map(|previous| previous.revision.clone()).ok_or_else(none)
+        Err(Refusal::new(RefusalCode::NoPrevious, format!("{} keeps no previous revision", self.kept.app), hint))
+    }
+
+    /// The known revisions that are not active, for a hint.
+    fn others(&self) -> String {
+        let others = self.kept.revisions.keys().filter(|revision| **revision != self.kept.active.revision);
+        others.map(Revision::as_str).collect::<Vec<_>>().join(", ")
     }
 
     fn abort(&mut self) -> Result<FromTo, Refusal> {
@@ -394,7 +412,7 @@ impl Rollout {
 
     /// G4: no flip goes to a pool with fewer ready endpoints than this.
     fn expect_ready(&self, revision: &Revision, least: usize) -> Result<(), Refusal> {
-        let Readiness { ready, total } = self.readiness(revision);
+        let Readiness { ready, total, .. } = self.readiness(revision);
         if ready >= least {
             return Ok(());
         }
@@ -526,8 +544,8 @@ impl Rollout {
     }
 
     fn readiness(&self, revision: &Revision) -> Readiness {
-        let unknown =
-            || Readiness { ready: 0, total: self.kept.revisions.get(revision).map_or(0, |k| k.endpoints.len()) };
+        let total = || self.kept.revisions.get(revision).map_or(0, |known| known.endpoints.len());
+        let unknown = || Readiness { total: total(), ..Readiness::default() };
         self.readiness.get(revision).copied().unwrap_or_else(unknown)
     }
 

@@ -39,5 +39,20 @@ mod retries;
 // Suites that others wrote: what they find wrong with us is wrong.
 mod outside_suite;
 
+// The command line, as people and pipelines use it.
+mod cli;
+
+// The admin API over TCP: who gets in, what is guarded, what is told.
+mod admin;
+
+// What is counted and logged, against what clients did.
+mod metrics;
+
+// The demo, as a newcomer runs it.
+mod demo;
+
+// The example files and the schema, and files with mistakes.
+mod config_files;
+
 // What may depend on what.
 mod layers;

@@ -9,9 +9,10 @@ use super::{
 };
 
 impl Rollout {
-    /// Where the app stands, in a sentence, with what it waits for.
+    /// Where the app stands, in a sentence, with what it waits for. What endangers live traffic comes first.
     pub fn message(&self) -> String {
-        let mut message = self.phase_in_words();
+        let mut message = self.alarm_in_words().unwrap_or_default();
+        message.push_str(&self.phase_in_words());
         if let Some(pin) = &self.kept.pin {
             message.push_str(&format!("; pinned by {}: {}", pin.by, pin.reason));
         }
@@ -22,11 +23,19 @@ impl Rollout {
         message
     }
 
+    /// Not said of endpoints that have not been probed yet: a start is no alarm.
+    fn alarm_in_words(&self) -> Option<String> {
+        let active = self.active();
+        let Readiness { unhealthy, total, .. } = self.readiness(active);
+        let down = unhealthy == total && total > 0;
+        down.then(|| format!("live traffic is failing: {active} has 0 of {total} endpoints ready; "))
+    }
+
     fn phase_in_words(&self) -> String {
         let active = self.active();
         match (self.kept.phase, self.preview().map(|(revision, _)| revision)) {
             (Phase::Starting, Some(candidate)) => {
-                let Readiness { ready, total } = self.readiness(candidate);
+                let Readiness { ready, total, .. } = self.readiness(candidate);
                 let least = self.min_ready(candidate);
                 format!("candidate {candidate} has {ready} of {total} endpoints ready; {least} wanted")
             }
@@ -58,7 +67,7 @@ impl Rollout {
 
     pub(super) fn wish_in_words(&self) -> Option<String> {
         let wish = self.kept.wish.as_ref()?;
-        let Readiness { ready, total } = self.readiness(wish);
+        let Readiness { ready, total, .. } = self.readiness(wish);
         let app = &self.kept.app;
         Some(match &self.kept.pin {
             Some(_) => format!("{app}: the source wants {wish} active, which the pin forbids"),
@@ -69,7 +78,7 @@ impl Rollout {
     /// The gates of the candidate's promotion as they stand; none without a candidate.
     pub fn gates(&self) -> Vec<Gate> {
         let Some((candidate, _)) = self.preview() else { return Vec::new() };
-        let Readiness { ready, total } = self.readiness(candidate);
+        let Readiness { ready, total, .. } = self.readiness(candidate);
         let least = self.min_ready(candidate);
         let state = if ready >= least { GateState::Passed } else { GateState::Pending };
         let message = format!("{ready} of {total} endpoints ready, {least} wanted");

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::aws_lc_rs};
+use serde::Serialize;
 use tempfile::TempDir;
 
 /// An authority and the directory its leaves lie in.
@@ -12,8 +13,8 @@ pub struct Authority {
     dir: TempDir,
 }
 
-/// A certificate and its key, as PEM files.
-#[derive(Clone, Debug)]
+/// A certificate and its key, as PEM files; as JSON it is an entry of `certificates`.
+#[derive(Clone, Debug, Serialize)]
 pub struct Leaf {
     pub cert: PathBuf,
     pub key: PathBuf,

@@ -14,6 +14,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw_backend;
 pub mod setup;
+pub mod shell;
 
 use std::{future::Future, time::Duration};
 

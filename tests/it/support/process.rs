@@ -1,10 +1,13 @@
 //! The real binary as a process of its own: for signals, exit codes, and what must survive a kill.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
+    thread,
 };
+
+use serde_json::Value;
 
 use super::{
     admin::Admin,
@@ -17,6 +20,12 @@ use super::{
 
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tealgate");
+
+/// Where its standard output goes.
+const ACCESS_LOG: &str = "access.log";
+
+/// Where its standard error goes: of interest once a test has failed.
+const LOG: &str = "tealgate.log";
 
 /// A running `tealgate serve`, killed when dropped.
 pub struct Process {
@@ -80,6 +89,15 @@ impl Process {
         status.expect("it has ended")
     }
 
+    /// The lines of its access log so far.
+    pub fn access_log(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.setup.path(ACCESS_LOG)).expect("a file");
+        // A last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        whole.lines().map(line).collect()
+    }
+
     /// The file it runs by, to be changed while it runs.
     pub fn setup(&mut self) -> &mut Setup {
         &mut self.setup
@@ -96,7 +114,7 @@ impl Process {
         let health = self.health;
         eventually("/readyz to answer 200", async || {
             if let Some(status) = self.child.try_wait().expect("a child") {
-                panic!("it ended with {status} before it was ready:\n{}", self.setup.yaml());
+                panic!("it ended with {status} before it was ready, of\n{}", self.setup.yaml());
             }
             let Ok(mut client) = Client::connect(Protocol::H1, health).await else { return false };
             within("/readyz", client.get("/readyz")).await.is_ok_and(|answer| answer.status == 200)
@@ -108,6 +126,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        if thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.setup.path(LOG)).unwrap_or_default());
+        }
     }
 }
 
@@ -115,6 +136,7 @@ fn spawn(setup: &Setup) -> Child {
     let path = setup.path("tealgate.yaml");
     fs::write(&path, setup.yaml()).expect("a file");
     let mut command = Command::new(BINARY);
-    command.args(["serve", "-c"]).arg(path).stdin(Stdio::null()).stdout(Stdio::null());
+    let open = |name| OpenOptions::new().create(true).append(true).open(setup.path(name)).expect("a file");
+    command.args(["serve", "-c"]).arg(path).stdin(Stdio::null()).stdout(open(ACCESS_LOG)).stderr(open(LOG));
     command.spawn().expect("the binary runs")
 }

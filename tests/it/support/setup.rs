@@ -1,12 +1,12 @@
 //! A configuration between two upstreams, to be changed before it is used: it is JSON, and so YAML. Whatever runs by it
 //! keeps to a directory of its own.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{admin::Admin, backend::Backend};
+use super::{admin::Admin, backend::Backend, shell::Minted};
 
 /// The one app's name.
 pub const APP: &str = "shop";
@@ -73,6 +73,25 @@ impl Setup {
         self.listener("preview")["bind"] = json!(preview);
         self.config["health"]["bind"] = json!(health);
         [live, preview, health]
+    }
+
+    /// Opens the admin API on TCP as well, to the holders of these tokens.
+    pub fn open_to(&mut self, tokens: &[&Minted]) -> SocketAddr {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let address = free.local_addr().expect("an address");
+        self.write_tokens(tokens);
+        self.config["admin"]["bind"] = json!(address);
+        self.config["admin"]["tokens"] = json!(self.path("tokens.yaml"));
+        address
+    }
+
+    /// Writes the token file, also while the server runs.
+    pub fn write_tokens(&self, tokens: &[&Minted]) {
+        let entries: Vec<_> = tokens.iter().map(|minted| &minted.entry).collect();
+        let (aside, path) = (self.path("tokens.yaml.new"), self.path("tokens.yaml"));
+        fs::write(&aside, json!({ "tokens": entries }).to_string())
+            .and_then(|()| fs::rename(aside, path))
+            .expect("a file");
     }
 
     /// The text of the file.
