@@ -91,7 +91,7 @@ impl Download {
             Poll::Ready(Some(Ok(mut frame))) => {
                 frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
                 self.patience.client_to_take();
-                Poll::Ready(headers::without_bad_trailers(frame).map(Ok))
+                Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(FailureKind::Body(_)))) => Poll::Ready(Some(Err(BodyError::Request))),
             Poll::Ready(Some(Err(kind))) => Poll::Ready(Some(Err(BodyError::Upstream(kind)))),

@@ -60,6 +60,7 @@ pub(super) struct Client {
     /// The last request asks for another protocol, and has not been answered.
     upgrade_pending: Cell<bool>,
     answer: Cell<Answer>,
+    half_closed: Cell<bool>,
 }
 
 /// How the answer to the last request of an HTTP/1 connection gets on.
@@ -103,6 +104,7 @@ impl Client {
             refused: Cell::new(None),
             upgrade_pending: Cell::new(false),
             answer: Cell::new(Answer::NotYet),
+            half_closed: Cell::new(false),
         })
     }
 
@@ -189,7 +191,15 @@ impl Client {
 
     /// The request was answered in the protocol it came in: what follows is another request.
     pub(super) fn decline_upgrade(&self) {
-        self.upgrade_pending.set(false);
+        if self.upgrade_pending.replace(false) {
+            // It may be there already, and hyper does not ask again for what it was once told is not.
+            self.wake();
+        }
+    }
+
+    /// The client has closed its direction: the connection ends with what is in flight.
+    pub(super) fn sends_no_more(&self) {
+        self.half_closed.set(true);
     }
 
     pub(super) fn upgrade_is_pending(&self) -> bool {
@@ -271,5 +281,8 @@ impl Drop for Serving {
     fn drop(&mut self) {
         self.client.in_flight.set(self.client.in_flight.get() - 1);
         self.client.quiet_since.set(self.client.clock().now());
+        if self.client.half_closed.get() {
+            self.client.wake();
+        }
     }
 }

@@ -165,6 +165,7 @@ impl Gate {
             }
             if scanner.is_upgrading() {
                 scanner.resume();
+                self.unseen = !self.held.is_empty();
             }
             if self.unseen {
                 self.scan_held();
@@ -190,6 +191,7 @@ impl Gate {
         if !whole || self.client.in_flight() == 0 {
             return Poll::Ready(Ok(()));
         }
+        self.client.sends_no_more();
         let half_close = self.half_close.get_or_insert_with(HalfClose::new);
         half_close.poll(&mut self.stream.borrow_mut(), &self.client, cx).map(Err)
     }

@@ -3,9 +3,7 @@
 
 use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
-use http_body::Frame;
 
 use super::target::Target;
 use crate::switch::{Role, Ticket};
@@ -124,16 +122,14 @@ impl Seen {
     }
 }
 
-/// `remove` returns the first line only, so that names on a second one would survive: all lines are walked first. What
-/// is for everybody on the way cannot be named (RFC 9110 §7.6.1).
+/// `remove` returns the first line only, so that names on a second one would survive: all lines are walked first.
 fn remove_nominated(headers: &mut HeaderMap) {
-    const EVERYBODYS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID];
     let mut nominated = Vec::new();
     for token in headers.get_all(header::CONNECTION).iter().flat_map(tokens) {
         let known =
             ["keep-alive", "close", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
         if !known {
-            nominated.extend(HeaderName::from_bytes(token).ok().filter(|name| !EVERYBODYS.contains(name)));
+            nominated.extend(HeaderName::from_bytes(token));
         }
     }
     for name in nominated.into_iter().filter(|name| !NEVER_NOMINATED.contains(name)) {
@@ -252,24 +248,6 @@ fn remove_ours(headers: &mut HeaderMap) {
     for name in ours {
         headers.remove(name);
     }
-}
-
-/// Leaves of a trailer section, either way, what may stand there: nothing about framing, routing or who asks, which a
-/// recipient might take into the head it has acted on already (RFC 9110 §6.5.1). `None` if nothing is left.
-pub(super) fn without_bad_trailers(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
-    if frame.is_data() {
-        return Some(frame);
-    }
-    let mut trailers = frame.into_trailers().ok()?;
-    Seen::of(&trailers).remove_hop_by_hop(&mut trailers);
-    for name in [header::HOST, header::CONTENT_LENGTH, header::TRAILER, HTTP2_SETTINGS, X_REQUEST_ID] {
-        trailers.remove(name);
-    }
-    for name in FORWARDING {
-        trailers.remove(name);
-    }
-    remove_ours(&mut trailers);
-    (!trailers.is_empty()).then(|| Frame::trailers(trailers))
 }
 
 /// Makes an upstream's head one for the client. `switched` says that the client asked for another protocol.

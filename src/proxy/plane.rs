@@ -22,7 +22,7 @@ use super::{
 use crate::{switch::Readers, telemetry::request_log::Recorder};
 
 /// How often certificate files are looked at for changes.
-const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(5);
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long workers may take to end after their drain has ended.
 const ENDING: Duration = Duration::from_secs(5);
 

@@ -149,7 +149,7 @@ impl Body for UploadBody {
                     return Poll::Ready(Some(Err(failure)));
                 }
                 upload.turn(if incoming.is_end_stream() { State::Done } else { State::Upstreams });
-                Poll::Ready(headers::without_bad_trailers(frame).map(Ok))
+                Poll::Ready(Some(Ok(frame)))
             }
         }
     }

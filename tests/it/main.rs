@@ -6,9 +6,6 @@ mod support;
 // The tests' own instruments: load that is well sees no failure, load that is not says which.
 mod instruments;
 
-// Fields on their way through: which pass, and which do not.
-mod fields;
-
 // The flip itself, under every kind of load.
 mod flip;
 
@@ -20,6 +17,12 @@ mod http1;
 
 // HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
 mod http2;
+
+// WebSockets and other upgrades.
+mod websocket;
+
+// TLS towards clients, and its certificates.
+mod tls;
 
 // What becomes of fields on their way, both ways.
 mod headers;

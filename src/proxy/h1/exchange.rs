@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,7 +34,8 @@ pub(in super::super) struct Connection<IO> {
 /// A request on its way out: its head as octets, ready to be sent again, and its body.
 pub(in super::super) struct Outgoing<B> {
     method: Method,
-    upgrade: bool,
+    /// The protocols it asks for instead of this one.
+    upgrade: Option<HeaderValue>,
     head: Vec<u8>,
     framing: Framing,
     body: B,
@@ -83,7 +84,7 @@ impl<B> Outgoing<B> {
     ) -> Self {
         let mut head = Vec::with_capacity(1024);
         head::write_request(&mut head, &method, uri, &fields, lines, framing);
-        let upgrade = fields.contains_key(http::header::UPGRADE);
+        let upgrade = fields.get(header::UPGRADE).cloned();
         Self { method, upgrade, head, framing, body, begun: false, fields }
     }
 
@@ -207,7 +208,7 @@ where
                 }
             };
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return if self.request.upgrade { Ok(Some(head)) } else { Err(Malformed::Interim) };
+                return if self.asked_for(&head.headers) { Ok(Some(head)) } else { Err(Malformed::Interim) };
             }
             if !head.status.is_informational() {
                 self.keep_alive = head.keep_alive && !self.doubtful;
@@ -221,6 +222,16 @@ where
                 return Err(Malformed::Interim);
             }
         }
+    }
+
+    /// Whether a 101 with these fields switches to what the request asks for (RFC 9110 §7.8), and to nothing else.
+    fn asked_for(&self, switched: &HeaderMap) -> bool {
+        let members = |list: &HeaderValue| -> Vec<Vec<u8>> {
+            list.as_bytes().split(|octet| *octet == b',').map(|name| name.trim_ascii().to_ascii_lowercase()).collect()
+        };
+        let asked = self.request.upgrade.as_ref().map(members).unwrap_or_default();
+        let mut to = switched.get_all(header::UPGRADE).iter().flat_map(members).peekable();
+        to.peek().is_some() && to.all(|protocol| asked.contains(&protocol))
     }
 
     /// Reads some more. `false` if the upstream has closed its direction in good order; an error is no such end.

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::aws_lc_rs};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -47,10 +47,15 @@ impl Authority {
 
     /// A client's settings that trust this authority and no other.
     pub fn trusted(&self) -> ClientConfig {
+        self.trusted_in(rustls::DEFAULT_VERSIONS)
+    }
+
+    /// The same, for these versions of TLS alone.
+    pub fn trusted_in(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).expect("a root");
         ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth()

@@ -1,0 +1,245 @@
+//! TLS towards clients: the right certificate for each name, new ones without a failed handshake, and nothing but TLS.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{StatusCode, Version};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    backend::Backend,
+    certs::{Authority, Leaf},
+    client::{Client, Protocol, Raw, tls},
+    eventually,
+    proxy::Proxy,
+    setup::Setup,
+    within,
+};
+
+/// A proxy between two upstreams whose live listener speaks TLS like this.
+async fn secure(blue: &Backend, green: &Backend, tls: Value) -> Proxy {
+    let mut setup = Setup::between(blue, green);
+    setup.listener("live")["tls"] = tls;
+    setup.listener("live")["timeouts"] = json!({ "handshake": "400ms" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    proxy
+}
+
+fn files(leaf: &Leaf) -> Value {
+    json!({ "cert": leaf.cert, "key": leaf.key })
+}
+
+fn in_file(leaf: &Leaf) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(&leaf.cert).expect("a certificate")
+}
+
+/// The certificate shown to who asks for this name, `None` if the handshake fails.
+async fn shown(address: SocketAddr, name: &str, config: ClientConfig) -> Option<CertificateDer<'static>> {
+    let stream = within("a handshake", tls(address, name, config)).await.ok()?;
+    let certificates = stream.get_ref().1.peer_certificates()?;
+    Some(certificates.first()?.clone().into_owned())
+}
+
+/// Settings that believe every certificate: for names that are not in it.
+fn gullible(authority: &Authority) -> ClientConfig {
+    let mut config = authority.trusted();
+    config.dangerous().set_certificate_verifier(Arc::new(Gullible));
+    config
+}
+
+#[derive(Debug)]
+struct Gullible;
+
+impl ServerCertVerifier for Gullible {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_name_gets_its_certificate_and_others_the_first() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let first = authority.sign("first", &["first.test"]);
+    let wild = authority.sign("wild", &["*.shop.test"]);
+    let exact = authority.sign("exact", &["a.shop.test"]);
+    let certificates = json!({ "certificates": [files(&first), files(&wild), files(&exact)] });
+    let proxy = secure(&blue, &green, certificates).await;
+    for (name, leaf) in [
+        ("first.test", &first),
+        ("A.Shop.test", &exact),
+        ("b.shop.test", &wild),
+        ("c.b.shop.test", &first),
+        ("shop.test", &first),
+        ("other.test", &first),
+        // An address is never sent as a name.
+        ("127.0.0.1", &first),
+    ] {
+        assert_eq!(shown(proxy.live, name, gullible(&authority)).await, Some(in_file(leaf)), "{name}");
+    }
+    assert_eq!(shown(proxy.live, "b.shop.test", authority.trusted()).await, Some(in_file(&wild)));
+    assert_eq!(shown(proxy.live, "other.test", authority.trusted()).await, None, "a careful client turns away");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_protocol_is_settled_in_the_handshake() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let leaf = authority.sign("live", &["shop.test"]);
+    let proxy = secure(&blue, &green, json!({ "certificates": [files(&leaf)] })).await;
+    for (protocol, version) in [(Protocol::H1, Version::HTTP_11), (Protocol::H2, Version::HTTP_2)] {
+        let client = Client::connect_tls(protocol, proxy.live, "shop.test", authority.trusted()).await;
+        let answer = client.expect("a handshake").get("/").await.expect("an answer");
+        assert_eq!((answer.version, answer.colour()), (version, "blue"));
+        assert_eq!(blue.seen().pop().expect("a request").headers["x-forwarded-proto"], "https");
+    }
+    for (offered, settled) in [
+        (&["h2", "http/1.1"][..], Some(&b"h2"[..])),
+        (&["http/1.1", "h2"], Some(b"h2")),
+        (&["http/1.1"], Some(b"http/1.1")),
+        (&[], None),
+    ] {
+        let mut config = authority.trusted();
+        config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let stream = tls(proxy.live, "shop.test", config).await.expect("a handshake");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), settled, "{offered:?}");
+    }
+    // Whoever offers nothing speaks HTTP/1.1 (RFC 9113 §3.2).
+    let stream = tls(proxy.live, "shop.test", authority.trusted()).await.expect("a handshake");
+    let mut client = Client::over(Protocol::H1, stream).await.expect("a client");
+    assert_eq!(client.get("/").await.expect("an answer").colour(), "blue");
+    let mut foreign = authority.trusted();
+    foreign.alpn_protocols = vec![b"smtp".to_vec()];
+    assert!(tls(proxy.live, "shop.test", foreign).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_version_older_than_the_set_one_is_spoken() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let leaf = authority.sign("live", &["shop.test"]);
+    for (oldest, accepts_12) in [("1.2", true), ("1.3", false)] {
+        let settings = json!({ "certificates": [files(&leaf)], "min_version": oldest });
+        let proxy = secure(&blue, &green, settings).await;
+        for (version, accepted) in [(&rustls::version::TLS12, accepts_12), (&rustls::version::TLS13, true)] {
+            let only = authority.trusted_in(&[version]);
+            let stream = within("a handshake", tls(proxy.live, "shop.test", only)).await;
+            let spoken = stream.ok().and_then(|stream| stream.get_ref().1.protocol_version());
+            assert_eq!(spoken, accepted.then_some(version.version), "{version:?} where {oldest} is the oldest");
+        }
+    }
+    // TLS 1.1 and what is older: a ClientHello as it was then.
+    let proxy = secure(&blue, &green, json!({ "certificates": [files(&leaf)] })).await;
+    for minor in [0, 1, 2] {
+        let mut raw = Raw::connect(proxy.live).await;
+        let hello = [&[3, minor][..], &[0; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
+        let handshake = [&[1, 0, 0, hello.len() as u8][..], &hello].concat();
+        raw.send([&[22, 3, minor, 0, handshake.len() as u8][..], &handshake].concat()).await;
+        let end = raw.read_to_end().await.unwrap_or_else(|so_far| so_far);
+        assert!(end.is_empty() || end[0] == 21, "an alert at most: {end:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_certificate_comes_into_service_without_a_failed_handshake_and_a_broken_one_does_not() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let [broken, renewed] = ["broken", "renewed"].map(|label| authority.sign(label, &["shop.test"]));
+    let mut setup = Setup::between(&blue, &green);
+    setup.listener("live")["tls"] = json!({ "certificates": [files(&broken)] });
+    setup.listener("preview")["tls"] = json!({ "certificates": [files(&renewed)] });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    let connect = |protocol, address| Client::connect_tls(protocol, address, "shop.test", authority.trusted());
+    let mut kept = connect(Protocol::H2, proxy.preview).await.expect("a client");
+
+    let old = in_file(&broken);
+    fs::write(&broken.cert, "no certificate").expect("a file");
+    let renewed = authority.sign("renewed", &["shop.test"]);
+    let mut handshakes = 0;
+    // Files are looked at one listener after the other: once the new one is seen, the broken one has been.
+    eventually("the new certificate", async || {
+        for address in [proxy.live, proxy.preview] {
+            // Each a full handshake, and a request on it.
+            let answer = connect(Protocol::H1, address).await.expect("a handshake").get("/").await;
+            assert_eq!(answer.expect("an answer").status, StatusCode::OK);
+            handshakes += 1;
+        }
+        shown(proxy.preview, "shop.test", authority.trusted()).await == Some(in_file(&renewed))
+    })
+    .await;
+    assert!(handshakes > 10, "{handshakes} handshakes");
+    assert_eq!(shown(proxy.live, "shop.test", authority.trusted()).await, Some(old));
+    assert_eq!(kept.get("/").await.expect("an answer").colour(), "green", "old connections live on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_does_not_come_to_an_end_is_ended() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let leaf = authority.sign("live", &["shop.test"]);
+    let proxy = secure(&blue, &green, json!({ "certificates": [files(&leaf)] })).await;
+    let started = Instant::now();
+    for octets in [&b""[..], b"\x16\x03\x01\x02", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send(octets).await;
+        assert_eq!(raw.read_to_end().await.unwrap_or_else(|so_far| so_far), b"");
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_tls_is_turned_away_and_reaches_nobody() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let leaf = authority.sign("live", &["shop.test"]);
+    let proxy = secure(&blue, &green, json!({ "certificates": [files(&leaf)] })).await;
+    for octets in [&b"GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0xff; 100]]
+    {
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send(octets).await;
+        let end = raw.read_to_end().await.unwrap_or_else(|so_far| so_far);
+        assert!(end.is_empty() || end[0] == 21, "an alert at most: {:?}", String::from_utf8_lossy(&end));
+    }
+    assert!(blue.seen().is_empty());
+}

@@ -1,0 +1,202 @@
+//! WebSockets, and whatever else takes a connection over by `Upgrade`: octets both ways, unaltered, until one side ends it.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::json;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{
+        Message,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
+
+use crate::support::{
+    backend::Backend,
+    certs::Authority,
+    client::{Protocol, Raw, tls},
+    proxy::Proxy,
+    raw_backend::{ByHand, RawBackend, Then, closed},
+    setup::Setup,
+    within,
+};
+
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n";
+const ASK: &str = "GET /chat HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n";
+
+/// All that comes back in a conversation about everything a WebSocket can carry.
+async fn conversation(stream: impl AsyncRead + AsyncWrite + Unpin) -> Vec<Message> {
+    let (mut socket, response) = client_async("ws://shop.test/ws", stream).await.expect("a handshake");
+    assert_eq!(response.status(), 101);
+    let close = CloseFrame { code: CloseCode::from(4001), reason: "enough".into() };
+    let said = [
+        Message::text("grüß dich"),
+        Message::binary(vec![0, 1, 2, 255]),
+        Message::text(""),
+        Message::Ping("are you there?".into()),
+        Message::binary(vec![7; 1024 * 1024]),
+        Message::text("a".repeat(100_000)),
+        Message::Close(Some(close)),
+    ];
+    let mut heard = Vec::new();
+    for message in said {
+        socket.send(message).await.expect("a message taken");
+        // The pings' answers come among the others.
+        heard.push(within("an answer", socket.next()).await.expect("more").expect("no error"));
+    }
+    assert!(within("the end", socket.next()).await.is_none());
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversation_through_the_proxy_is_the_one_without() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let leaf = authority.sign("live", &["shop.test"]);
+    let mut setup = Setup::between(&blue, &green);
+    setup.listener("preview")["tls"] = json!({ "certificates": [{ "cert": leaf.cert, "key": leaf.key }] });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    let direct = conversation(TcpStream::connect(blue.address()).await.expect("it accepts")).await;
+    assert_eq!(direct.len(), 7);
+    assert!(matches!(&direct[6], Message::Close(Some(close)) if u16::from(close.code) == 4001), "{:?}", direct[6]);
+    assert_eq!(conversation(TcpStream::connect(proxy.live).await.expect("it accepts")).await, direct);
+    let secure = tls(proxy.preview, "shop.test", authority.trusted()).await.expect("a handshake");
+    assert_eq!(conversation(secure).await, direct);
+}
+
+/// A WebSocket through the proxy.
+async fn socket(proxy: &Proxy) -> WebSocketStream<TcpStream> {
+    let stream = TcpStream::connect(proxy.live).await.expect("it accepts");
+    client_async("ws://shop.test/ws", stream).await.expect("a handshake").0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_tunnel_ends_and_one_that_talks_does_not() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.app()["timeouts"] = json!({ "upgrade_idle": "400ms" });
+    // A tunnel is not an idle connection, and has no body.
+    setup.listener("live")["timeouts"] = json!({ "idle": "100ms", "body": "100ms", "head": "100ms" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    let (mut silent, mut talking) = (socket(&proxy).await, socket(&proxy).await);
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        talking.send(Message::text("a")).await.expect("it lives");
+        assert_eq!(within("an echo", talking.next()).await.expect("more").expect("no error"), Message::text("a"));
+    }
+    assert!(within("the end", silent.next()).await.is_none_or(|end| end.is_err()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_right_behind_the_heads_is_not_lost() {
+    let upstream = ByHand::listen().await;
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    let mut raw = Raw::connect(proxy.live).await;
+    raw.send(format!("{ASK}\0\r\n\r\nany octets")).await;
+    let (mut connection, head) = upstream.request().await;
+    let head = head.to_lowercase();
+    assert!(head.contains("connection: upgrade\r\n") && head.contains("upgrade: chat\r\n"), "{head}");
+    connection.send(format!("{SWITCH}\x01welcome")).await;
+    let head = raw.read_head().await.to_lowercase();
+    assert!(head.starts_with("http/1.1 101 ") && head.contains("upgrade: chat\r\n"), "{head}");
+    assert!(head.contains("connection: upgrade\r\n"), "{head}");
+    assert_eq!(raw.read(8).await, b"\x01welcome");
+    assert_eq!(connection.read(15).await, b"\0\r\n\r\nany octets");
+    // Each direction ends on its own.
+    raw.stream.shutdown().await.expect("a half-closed connection");
+    assert_eq!(connection.read_to_end().await.expect("a clean end"), b"");
+    connection.send("the rest").await;
+    drop(connection);
+    assert_eq!(raw.read_to_end().await.expect("a clean end"), b"the rest");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_side_learns_that_the_other_has_gone() {
+    let upstream = ByHand::listen().await;
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    for client_goes in [true, false] {
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send(ASK).await;
+        let (mut connection, _) = upstream.request().await;
+        connection.send(SWITCH).await;
+        raw.read_head().await;
+        let (gone, mut left) = if client_goes { (raw, connection) } else { (connection, raw) };
+        drop(gone);
+        closed(&mut left).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_upgrade_passes_and_the_connection_goes_on() {
+    let upstream = RawBackend::script(|head| {
+        let answer = match head.contains("/chat") {
+            true => "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
+            false => "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes",
+        };
+        (answer.into(), Then::Keep)
+    });
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    let mut raw = Raw::connect(proxy.live).await;
+    let next = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
+    // The next request comes after the refusal, or before.
+    for requests in [&[ASK, next][..], &[&[ASK, next].concat()]] {
+        for request in requests {
+            raw.send(request).await;
+            let head = raw.read_head().await;
+            if request.starts_with(ASK) {
+                assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+                assert_eq!(raw.read(2).await, b"no");
+            }
+            if request.ends_with(next) {
+                let head = if request.starts_with(ASK) { raw.read_head().await } else { head };
+                assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+                assert_eq!(raw.read(3).await, b"yes");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_was_asked_for_can_be_switched_to() {
+    for answer in [
+        "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    ] {
+        let upstream = RawBackend::spawn(answer, Then::Keep);
+        let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send(ASK).await;
+        let head = raw.read_head().await;
+        assert!(head.starts_with("HTTP/1.1 502 "), "{answer:?} -> {head}");
+    }
+    // Nobody asked at all.
+    let upstream = RawBackend::spawn(SWITCH, Then::Keep);
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    for ask in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: chat, h2c\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: chat\r\nContent-Length: 1\r\n\r\na",
+    ] {
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send(ask).await;
+        let head = raw.read_head().await;
+        assert!(head[8..].starts_with(" 502 "), "{ask:?} -> {head}");
+        let seen = String::from_utf8(upstream.received().pop().expect("a request")).expect("text").to_lowercase();
+        assert!(!seen.contains("upgrade"), "{ask:?} -> {seen}");
+    }
+    let answer = proxy.client(Protocol::H2).await.get("/").await.expect("an answer");
+    assert_eq!(answer.status, 502);
+}
