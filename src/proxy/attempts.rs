@@ -1,7 +1,7 @@
 //! Trying a request on an endpoint, and judging whether it may be tried again when that came to nothing. A request is
 //! repeated only where nobody can tell: nothing of it was sent, or its method is idempotent and nothing of an answer came.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -78,11 +78,8 @@ impl Attempts {
                 });
             }
         };
+        let within = self.within(traffic, request.is_bodyless());
         let mut exchange = Box::new(connection.exchange(request));
-        let within = match self.may_repeat(traffic) {
-            true => traffic.per_try.min(traffic.response),
-            false => traffic.response,
-        };
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
@@ -94,9 +91,13 @@ impl Attempts {
         Err(Failed { cause, sent: failure.sent, reused, request: failure.request })
     }
 
-    /// Whether another attempt is allowed if this one comes to nothing after it was sent.
-    fn may_repeat(&self, traffic: &Traffic) -> bool {
-        self.idempotent && self.made < traffic.attempts
+    /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent
+    /// again, so a request with one has all its time at once.
+    fn within(&self, traffic: &Traffic, bodyless: bool) -> Duration {
+        match bodyless && self.idempotent && self.made < traffic.attempts {
+            true => traffic.per_try.min(traffic.response),
+            false => traffic.response,
+        }
     }
 
     /// What the client would be told, and the request if it is to be sent once more instead: of any method while nothing
@@ -136,5 +137,20 @@ impl Attempts {
         self.made += 1;
         self.tried.push(ticket.endpoint().id());
         (error, again)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_is_cut_short_only_where_another_may_follow() {
+        let traffic = Traffic { attempts: 2, ..Traffic::default() };
+        let (get, post) = (Attempts::new(&Method::GET), Attempts::new(&Method::POST));
+        assert_eq!(get.within(&traffic, true), traffic.per_try);
+        assert_eq!(Attempts::new(&Method::PUT).within(&traffic, false), traffic.response, "its body is on its way");
+        assert_eq!(post.within(&traffic, true), traffic.response, "it may have been acted upon");
+        assert_eq!(Attempts { made: 2, ..get }.within(&traffic, true), traffic.response, "it is the last");
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Client {
     /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
     pub(super) spawning: Cell<Option<TimerKey>>,
     pub(super) task: RefCell<Option<AbortHandle>>,
+    /// The timer of the answer that an HTTP/1 connection is sending.
+    pub(super) downloading: Cell<Option<TimerKey>>,
     in_flight: Cell<u32>,
     /// When the last request ended, or the connection began.
     quiet_since: Cell<Instant>,
@@ -57,6 +59,20 @@ pub(super) struct Client {
     refused: Cell<Option<(u64, Violation)>>,
     /// The last request asks for another protocol, and has not been answered.
     upgrade_pending: Cell<bool>,
+    answer: Cell<Answer>,
+}
+
+/// How the answer to the last request of an HTTP/1 connection gets on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Its head is not known.
+    NotYet,
+    /// It is being sent, in chunks.
+    InChunks,
+    /// It is being sent, and nothing but the connection's end will tell its own.
+    UntilClose,
+    /// It is being sent in another way, or has been.
+    Otherwise,
 }
 
 impl Client {
@@ -75,6 +91,7 @@ impl Client {
             tunnel: RefCell::default(),
             spawning: Cell::new(None),
             task: RefCell::default(),
+            downloading: Cell::new(None),
             in_flight: Cell::new(0),
             quiet_since: Cell::new(worker.clock.now()),
             head_since: Cell::new(None),
@@ -85,6 +102,7 @@ impl Client {
             calls: Cell::new(0),
             refused: Cell::new(None),
             upgrade_pending: Cell::new(false),
+            answer: Cell::new(Answer::NotYet),
         })
     }
 
@@ -101,6 +119,7 @@ impl Client {
     pub(super) fn begin(self: &Rc<Self>) -> Serving {
         self.in_flight.set(self.in_flight.get() + 1);
         self.calls.set(self.calls.get() + 1);
+        self.answer.set(Answer::NotYet);
         Serving { client: Rc::clone(self) }
     }
 
@@ -148,6 +167,20 @@ impl Client {
             (true, Some(_)) => self.blocked_since.set(None),
             _ => {}
         }
+    }
+
+    /// Whether a write waits for the client to read.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked_since.get().is_some()
+    }
+
+    pub(super) fn answer(&self) -> Answer {
+        self.answer.get()
+    }
+
+    /// Takes note of how the last request is being answered.
+    pub(super) fn answers(&self, answer: Answer) {
+        self.answer.set(answer);
     }
 
     pub(super) fn expect_upgrade(&self) {
@@ -203,7 +236,9 @@ impl Client {
         if self.head_since.get().is_some_and(|since| now >= since + timeouts.head) && !self.head_is_late.replace(true) {
             self.wake();
         }
-        if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body) {
+        // hyper asks a body for nothing while its client takes nothing, so an answer that was cut cannot end by itself then.
+        let is_cut = || self.downloading.get().is_some_and(|timer| self.clock().is_cut(timer));
+        if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body || is_cut()) {
             self.abort();
         }
         if self.may_end() {

@@ -83,6 +83,11 @@ impl Clock {
         }
     }
 
+    /// Whether the tenure that a timer follows was cut.
+    pub(super) fn is_cut(&self, timer: TimerKey) -> bool {
+        self.slots.borrow().get(timer.0).is_some_and(|slot| slot.cut)
+    }
+
     fn cut(&self, tenure: u64) {
         for (_, slot) in self.slots.borrow_mut().iter_mut().filter(|(_, slot)| slot.tenure == tenure) {
             slot.cut = true;
@@ -160,7 +165,7 @@ impl Timer {
     }
 
     pub(super) fn is_cut(&self) -> bool {
-        self.clock.slots.borrow()[self.key].cut
+        self.clock.is_cut(self.key())
     }
 
     /// Ready when the deadline has passed or the tenure was cut; otherwise the task is woken when it does.

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    client::Client,
+    client::{Answer, Client},
     clock::{Alarm, Timer},
     gate::Gate,
     handle,
@@ -49,20 +49,27 @@ pub(super) async fn serve(client: Rc<Client>, socket: Socket, tls: Option<TlsAcc
     timer.set_within(client.options.timeouts.handshake);
     let Ok(Ok((stream, is_h2))) = timer.guard(secure(socket, tls)).await else { return };
     let stream = Rc::new(RefCell::new(stream));
-    match is_h2 {
-        Some(true) => http2(&client, &stream, Vec::new()).await,
-        Some(false) => http1(&client, &stream, Vec::new()).await,
+    let (is_h2, read) = match is_h2 {
+        Some(is_h2) => (is_h2, Vec::new()),
         None => {
             let Some(read) = sniff(&client, &stream, &timer).await else { return };
-            match read.starts_with(H2_PREFACE) {
-                true => http2(&client, &stream, read).await,
-                false => http1(&client, &stream, read).await,
-            }
+            (read.starts_with(H2_PREFACE), read)
         }
-    }
-    if let Some(stream) = Rc::into_inner(stream) {
+    };
+    let may_come = match is_h2 {
+        true => {
+            http2(&client, &stream, read).await;
+            CONNECTION_WINDOW as usize
+        }
+        false => {
+            http1(&client, &stream, read).await;
+            usize::MAX
+        }
+    };
+    // An answer cut off without a sign of its own is reset, not seen out.
+    if let Some(stream) = Rc::into_inner(stream).filter(|_| client.answer() != Answer::UntilClose) {
         timer.set_within(LINGER);
-        drop(timer.guard(linger(stream.into_inner())).await);
+        drop(timer.guard(linger(stream.into_inner(), may_come)).await);
     }
 }
 
@@ -171,10 +178,16 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
 }
 
 /// Closes our direction, and reads on until the client closes the other: to close with octets unread would reset the
-/// connection, and the client might lose our answer (RFC 9112 §9.6).
-async fn linger(mut stream: Stream) -> io::Result<()> {
+/// connection, and the client might lose our answer (RFC 9112 §9.6). More than `most` octets is a flood, and not read on.
+async fn linger(mut stream: Stream, most: usize) -> io::Result<()> {
     stream.shutdown().await?;
     let mut ignored = vec![0; 8 * 1024];
-    while stream.read(&mut ignored).await? > 0 {}
+    let mut octets = 0;
+    while octets <= most {
+        match stream.read(&mut ignored).await? {
+            0 => break,
+            more => octets += more,
+        }
+    }
     Ok(())
 }

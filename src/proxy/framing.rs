@@ -114,6 +114,11 @@ impl Scanner {
         matches!(self.state, State::Head { .. })
     }
 
+    /// Whether more is to come of a body.
+    pub(super) fn in_body(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::Chunk(_))
+    }
+
     /// Whether it stopped behind a request that asks for another protocol.
     pub(super) fn is_upgrading(&self) -> bool {
         matches!(self.state, State::Upgrading)
@@ -148,7 +153,7 @@ impl Scanner {
                     self.heads += 1;
                     return Ok(Some(at));
                 }
-                (0, false) => head.request_line(line),
+                (0, false) => head.request_line(line)?,
                 (_, false) => head.field(line)?,
             }
         }
@@ -258,9 +263,14 @@ struct Head {
 }
 
 impl Head {
-    fn request_line(&mut self, line: &[u8]) {
+    fn request_line(&mut self, line: &[u8]) -> Result<(), Violation> {
+        // RFC 9112 §3.2 has no fragment in a target; hyper would drop it unseen. A method may have such a character.
+        if memchr::memrchr(b'#', line) > memchr::memchr(b' ', line) {
+            return Err(Violation::Malformed("fragment in the target"));
+        }
         self.lines = 1;
         self.is_http_10 = line.ends_with(b"HTTP/1.0");
+        Ok(())
     }
 
     fn field(&mut self, line: &[u8]) -> Result<(), Violation> {
@@ -369,6 +379,8 @@ mod tests {
             let request = format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}");
             assert!(matches!(scan(request.as_bytes()), (0, Some(Violation::Malformed(_)))), "{request:?}");
         }
+        let (_, refused) = scan(b"GET /#a HTTP/1.1\r\n");
+        assert_eq!(refused, Some(Violation::Malformed("fragment in the target")));
         let (_, refused) = scan(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n");
         assert_eq!(refused, Some(Violation::Malformed("Transfer-Encoding in HTTP/1.0")));
     }

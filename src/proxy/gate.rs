@@ -1,6 +1,7 @@
 //! What hyper reads and writes for a client. On HTTP/1 every octet passes the scanner (see `framing`) on its way into
 //! hyper's buffer: only whole heads go on, and in place of a request that is refused goes [`STAND_IN`], so that the refusal
 //! takes the same road as any other answer, with its place in the order of pipelined answers, its log line and its count.
+//! On HTTP/2 it only counts (see `flood`).
 
 use std::{
     cell::RefCell,
@@ -10,11 +11,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use super::{
-    client::Client,
+    client::{Answer, Client},
+    flood::Meter,
     framing::{Scanner, Violation},
+    half_close::HalfClose,
     stream::Stream,
 };
 
@@ -30,12 +36,17 @@ pub(super) struct Gate {
     client: Rc<Client>,
     /// `None` for HTTP/2, whose framing is not ours to check.
     scanner: Option<Scanner>,
+    /// `None` for HTTP/1.
+    meter: Option<Meter>,
+    since: Instant,
     /// Octets read and not handed on, and how many of them may be.
     held: Vec<u8>,
     cleared: usize,
     /// Whether some that are held have not been scanned.
     unseen: bool,
     shut: Option<Shut>,
+    /// The client has closed its direction.
+    half_close: Option<HalfClose>,
 }
 
 /// Why nothing more is handed on.
@@ -50,19 +61,40 @@ enum Shut {
 impl Gate {
     /// Watches over HTTP/1 requests, of which `read` has come already.
     pub(super) fn http1(stream: &Rc<RefCell<Stream>>, client: &Rc<Client>, read: Vec<u8>) -> Self {
-        let scanner = Scanner::new(client.options.limits.head_size);
-        Self { scanner: Some(scanner), cleared: 0, unseen: !read.is_empty(), ..Self::http2(stream, client, read) }
+        let mut gate = Self::new(stream, client, read);
+        gate.scanner = Some(Scanner::new(client.options.limits.head_size));
+        gate.unseen = !gate.held.is_empty();
+        gate
     }
 
-    /// Lets everything through, `read` first.
+    /// Lets all HTTP/2 through that is not a flood; `read` has come already.
     pub(super) fn http2(stream: &Rc<RefCell<Stream>>, client: &Rc<Client>, read: Vec<u8>) -> Self {
-        let (stream, client) = (Rc::clone(stream), Rc::clone(client));
-        Self { stream, client, scanner: None, cleared: read.len(), held: read, unseen: false, shut: None }
+        let mut gate = Self::new(stream, client, read);
+        let mut meter = Meter::new();
+        meter.received(&gate.held);
+        gate.meter = Some(meter);
+        gate.cleared = gate.held.len();
+        gate
+    }
+
+    fn new(stream: &Rc<RefCell<Stream>>, client: &Rc<Client>, read: Vec<u8>) -> Self {
+        Self {
+            stream: Rc::clone(stream),
+            client: Rc::clone(client),
+            scanner: None,
+            meter: None,
+            since: client.clock().now(),
+            cleared: 0,
+            held: read,
+            unseen: false,
+            shut: None,
+            half_close: None,
+        }
     }
 
     /// What was read and not handed on: the first octets of a tunnel.
-    pub(super) fn into_held(self) -> Vec<u8> {
-        self.held
+    pub(super) fn into_held(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held)
     }
 
     fn deliver(&mut self, buf: &mut ReadBuf<'_>) {
@@ -143,6 +175,33 @@ impl Gate {
             }
         }
     }
+
+    /// Takes note of a write.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        self.client.wrote(written.is_ready());
+        if let (Poll::Ready(Ok(octets)), Some(meter)) = (written, &mut self.meter) {
+            meter.sent(*octets);
+        }
+    }
+
+    /// The client sends no more. hyper is told so when nothing is to be answered any more, or never will be.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let whole = self.held.is_empty() && self.scanner.as_ref().is_some_and(|scanner| !scanner.in_body());
+        if !whole || self.client.in_flight() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let half_close = self.half_close.get_or_insert_with(HalfClose::new);
+        half_close.poll(&mut self.stream.borrow_mut(), &self.client, cx).map(Err)
+    }
+}
+
+impl Drop for Gate {
+    /// hyper is done with the connection, or it was aborted.
+    fn drop(&mut self) {
+        if self.client.answer() == Answer::UntilClose {
+            self.stream.borrow().reset_when_closed();
+        }
+    }
 }
 
 impl AsyncRead for Gate {
@@ -157,6 +216,9 @@ impl AsyncRead for Gate {
                 this.deliver(buf);
                 return Poll::Ready(Ok(()));
             }
+            if this.half_close.is_some() {
+                return this.poll_end(cx);
+            }
             let before = buf.filled().len();
             let polled = Pin::new(&mut *this.stream.borrow_mut()).poll_read(cx, buf);
             if polled.is_pending() && this.scanner.is_some() && this.client.may_end() {
@@ -165,9 +227,18 @@ impl AsyncRead for Gate {
             }
             ready!(polled)?;
             let read = &buf.filled()[before..];
-            let Some(scanner) = this.scanner.as_mut().filter(|_| !read.is_empty()) else {
-                return Poll::Ready(Ok(()));
-            };
+            if read.is_empty() {
+                return this.poll_end(cx);
+            }
+            if let Some(meter) = &mut this.meter {
+                meter.received(read);
+                let age = this.client.clock().now().saturating_duration_since(this.since);
+                return Poll::Ready(match meter.is_flooded(age.as_secs()) {
+                    true => Err(io::Error::new(io::ErrorKind::InvalidData, "a flood of useless frames")),
+                    false => Ok(()),
+                });
+            }
+            let Some(scanner) = &mut this.scanner else { return Poll::Ready(Ok(())) };
             if this.held.is_empty() && !this.client.upgrade_is_pending() {
                 let (cleared, violation) = scanner.advance(read);
                 this.held.extend_from_slice(&read[cleared..]);
@@ -188,9 +259,13 @@ impl AsyncRead for Gate {
 impl AsyncWrite for Gate {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let (ahead, buf) = this.half_close.as_ref().map_or(Ok((0, buf)), |half_close| half_close.rest(buf))?;
         let written = Pin::new(&mut *this.stream.borrow_mut()).poll_write(cx, buf);
-        this.client.wrote(written.is_ready());
-        written
+        this.wrote(&written);
+        if let (Poll::Ready(Ok(_)), Some(half_close)) = (&written, &mut this.half_close) {
+            half_close.caught_up();
+        }
+        written.map_ok(|octets| octets + ahead)
     }
 
     fn poll_write_vectored(
@@ -198,9 +273,12 @@ impl AsyncWrite for Gate {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.half_close.is_some() {
+            return self.poll_write(cx, bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| buf));
+        }
         let this = self.get_mut();
         let written = Pin::new(&mut *this.stream.borrow_mut()).poll_write_vectored(cx, bufs);
-        this.client.wrote(written.is_ready());
+        this.wrote(&written);
         written
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{
     attempts::Attempts,
     body::{Download, Record, TrackedBody},
-    client::{Client, Serving},
+    client::{Answer, Client, Serving},
     clock::Timer,
     error::ProxyError,
     h1::{Framing, Outgoing},
@@ -54,14 +54,27 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let mut response = match forwarded {
         Ok(reply) if reply.status == StatusCode::SWITCHING_PROTOCOLS => return switch(reply, log, serving),
         Ok(reply) => {
+            if version != Version::HTTP_2 {
+                client.downloading.set(Some(reply.patience.timer()));
+            }
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
-            let body = TrackedBody::upstream(download, Record { log, serving });
+            let keeps_length = reply.status == StatusCode::NOT_MODIFIED
+                && version != Version::HTTP_2
+                && reply.headers.contains_key(header::CONTENT_LENGTH);
+            let body = TrackedBody::upstream(download, keeps_length, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
         Err(error) => refuse(error, version, Record { log, serving }),
     };
     client.decline_upgrade();
+    let has_length =
+        response.headers().contains_key(header::CONTENT_LENGTH) || response.body().size_hint().exact().is_some();
+    client.answers(match version {
+        Version::HTTP_11 if !has_length => Answer::InChunks,
+        Version::HTTP_10 if !has_length => Answer::UntilClose,
+        _ => Answer::Otherwise,
+    });
     if client.is_closing() && version != Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

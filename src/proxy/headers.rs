@@ -3,7 +3,9 @@
 
 use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
+use http_body::Frame;
 
 use super::target::Target;
 use crate::switch::{Role, Ticket};
@@ -16,6 +18,10 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
 const X_TEALGATE_GENERATION: HeaderName = HeaderName::from_static("x-tealgate-generation");
 const OURS: &str = "x-tealgate-";
+/// End-to-end whatever a `Connection` line says (RFC 9110 §7.6.1 forbids to name such): without these, an upstream would take
+/// the request for another one. The forwarding fields need no protection, being added behind the map.
+const NEVER_NOMINATED: [HeaderName; 5] =
+    [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_LENGTH, X_REQUEST_ID];
 
 /// What a request's head turned out to be, and field lines to send with it. Those never become part of a map: that would
 /// cost a hash, a search and a copy each.
@@ -62,7 +68,7 @@ impl Seen {
             match name.len() {
                 2 if name == "te" => {
                     seen.te = true;
-                    seen.trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case("trailers"));
+                    seen.trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
                 }
                 6 if name == "cookie" => seen.cookies += 1,
                 6 if name == "expect" => seen.expect = true,
@@ -118,27 +124,31 @@ impl Seen {
     }
 }
 
-/// `remove` returns the first line only, so that names on a second one would survive: all lines are walked first.
+/// `remove` returns the first line only, so that names on a second one would survive: all lines are walked first. What
+/// is for everybody on the way cannot be named (RFC 9110 §7.6.1).
 fn remove_nominated(headers: &mut HeaderMap) {
+    const EVERYBODYS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, X_REQUEST_ID];
     let mut nominated = Vec::new();
     for token in headers.get_all(header::CONNECTION).iter().flat_map(tokens) {
-        let known = ["keep-alive", "close", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known));
+        let known =
+            ["keep-alive", "close", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
         if !known {
-            nominated.extend(HeaderName::from_bytes(token.as_bytes()));
+            nominated.extend(HeaderName::from_bytes(token).ok().filter(|name| !EVERYBODYS.contains(name)));
         }
     }
-    for name in nominated {
+    for name in nominated.into_iter().filter(|name| !NEVER_NOMINATED.contains(name)) {
         headers.remove(name);
     }
 }
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+/// The members of a list. Not as text: one that is none must not hide the others.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 fn asks_to_upgrade(headers: &HeaderMap) -> bool {
     let mut nominated = headers.get_all(header::CONNECTION).iter().flat_map(tokens);
-    nominated.any(|token| token.eq_ignore_ascii_case("upgrade"))
+    nominated.any(|token| token.eq_ignore_ascii_case(b"upgrade"))
 }
 
 /// Makes a client's head one for the upstream. `bodyless` says that no body follows it.
@@ -154,7 +164,7 @@ pub(super) fn to_upstream(
     let upgrade = if seen.upgrade && is_h1 && bodyless && asks_to_upgrade(headers) {
         // RFC 9113 §3.1 took h2c by Upgrade out of HTTP/2; to pass it on would let a client past us.
         let wanted = headers.get(header::UPGRADE).cloned();
-        wanted.filter(|wanted| !tokens(wanted).any(|protocol| protocol.eq_ignore_ascii_case("h2c")))
+        wanted.filter(|wanted| !tokens(wanted).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c")))
     } else {
         None
     };
@@ -244,6 +254,24 @@ fn remove_ours(headers: &mut HeaderMap) {
     }
 }
 
+/// Leaves of a trailer section, either way, what may stand there: nothing about framing, routing or who asks, which a
+/// recipient might take into the head it has acted on already (RFC 9110 §6.5.1). `None` if nothing is left.
+pub(super) fn without_bad_trailers(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+    if frame.is_data() {
+        return Some(frame);
+    }
+    let mut trailers = frame.into_trailers().ok()?;
+    Seen::of(&trailers).remove_hop_by_hop(&mut trailers);
+    for name in [header::HOST, header::CONTENT_LENGTH, header::TRAILER, HTTP2_SETTINGS, X_REQUEST_ID] {
+        trailers.remove(name);
+    }
+    for name in FORWARDING {
+        trailers.remove(name);
+    }
+    remove_ours(&mut trailers);
+    (!trailers.is_empty()).then(|| Frame::trailers(trailers))
+}
+
 /// Makes an upstream's head one for the client. `switched` says that the client asked for another protocol.
 pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: bool) {
     let seen = Seen::of(headers);
@@ -261,6 +289,58 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
         headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
         headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));
     }
+}
+
+/// Takes out of a trailer section, whichever way it goes, what no trailer may say (RFC 9110 §6.5.1): fields that frame,
+/// route, authenticate or modify their message, or describe its content. Whoever merged them into the head would act on
+/// what nobody has checked.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    let unfit: Vec<HeaderName> = trailers.keys().filter(|name| is_for_heads(name)).cloned().collect();
+    for name in unfit {
+        trailers.remove(name);
+    }
+}
+
+fn is_for_heads(name: &HeaderName) -> bool {
+    const UNFIT: [HeaderName; 35] = [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::UPGRADE,
+        HTTP2_SETTINGS,
+        header::TE,
+        header::TRAILER,
+        header::HOST,
+        header::VIA,
+        X_REQUEST_ID,
+        header::AUTHORIZATION,
+        header::WWW_AUTHENTICATE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::COOKIE,
+        header::SET_COOKIE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_TYPE,
+        header::CONTENT_RANGE,
+        header::EXPECT,
+        header::MAX_FORWARDS,
+        header::CACHE_CONTROL,
+        header::PRAGMA,
+        header::AGE,
+        header::EXPIRES,
+        header::DATE,
+        header::VARY,
+        header::LOCATION,
+        header::RETRY_AFTER,
+        header::RANGE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_RANGE,
+    ];
+    let text = name.as_str();
+    UNFIT.contains(name) || text == "forwarded" || text.starts_with("x-forwarded-") || text.starts_with(OURS)
 }
 
 /// What upstreams are told about a client, made once for its connection.
@@ -376,6 +456,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_request_is_known_by_is_never_hop_by_hop() {
+        let kept =
+            [("cookie", "a=b"), ("authorization", "Basic eA=="), ("content-length", "0"), ("x-request-id", "mine")];
+        let named = "host, Cookie, authorization, content-length, x-request-id, x-forwarded-for, forwarded";
+        let (headers, _) = sent(Version::HTTP_11, &[&[("connection", named)][..], &kept].concat());
+        assert_eq!(headers["host"], "shop.test:8080");
+        assert_eq!(headers["x-forwarded-for"], "2001:db8::1");
+        assert!(headers.contains_key("forwarded"));
+        for (name, value) in kept {
+            assert_eq!(headers.get(name).map(HeaderValue::as_bytes), Some(value.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
     fn an_upgrade_passes_unless_it_is_h2c() {
         let (headers, _) = sent(Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", "websocket")]);
         assert_eq!(
@@ -410,6 +504,40 @@ mod tests {
     }
 
     #[test]
+    fn a_trailer_says_nothing_that_is_for_heads() {
+        let unfit = [
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "host",
+            "te",
+            "trailer",
+            "authorization",
+            "cookie",
+            "set-cookie",
+            "x-forwarded-for",
+            "x-forwarded-port",
+            "forwarded",
+            "x-tealgate-revision",
+            "x-request-id",
+            "content-type",
+            "expect",
+            "max-forwards",
+            "cache-control",
+        ];
+        let mut trailers = HeaderMap::new();
+        for name in unfit.into_iter().chain(["grpc-status", "server-timing", "digest"]) {
+            trailers.append(name, HeaderValue::from_static("1"));
+            trailers.append(name, HeaderValue::from_static("2"));
+        }
+        clean_trailers(&mut trailers);
+        let mut left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["digest", "grpc-status", "server-timing"]);
+        assert_eq!(trailers.len(), 6, "each with all its lines");
+    }
+
+    #[test]
     fn crumbs_are_joined_and_our_own_names_are_not_for_clients() {
         let (headers, _) =
             sent(Version::HTTP_2, &[("cookie", "a=b"), ("cookie", "c=d"), ("x-tealgate-revision", "green")]);
@@ -421,7 +549,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_connection_names_never_passes(names in proptest::collection::vec("[a-z]{1,12}", 0..6), split in 0..6_usize) {
-            let kept = ["host", "te", "upgrade", "close", "forwarded"];
+            let kept = ["host", "te", "upgrade", "close", "forwarded", "cookie"];
             let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !kept.contains(name)).collect();
             let (first, second) = names.split_at(split.min(names.len()));
             let (first, second) = (first.join(","), second.join(" , "));

@@ -11,7 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    clock::{Alarm, TICK, Timer},
+    clock::{Alarm, TICK, Timer, TimerKey},
     upload::{State, Upload},
 };
 use crate::switch::Tenure;
@@ -47,6 +47,10 @@ impl Patience {
 
     pub(super) fn upload(&self) -> Option<&Upload> {
         self.upload.as_deref()
+    }
+
+    pub(super) fn timer(&self) -> TimerKey {
+        self.timer.key()
     }
 
     /// Ends when this tenure is cut.

@@ -4,8 +4,10 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Empty, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -32,6 +34,30 @@ macro_rules! each {
             Stream::Taken($stream) => $call,
         }
     };
+}
+
+impl Stream {
+    /// What has befallen the socket since it was last asked.
+    pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Self::Tcp(stream) => stream.take_error(),
+            Self::Unix(stream) => stream.take_error(),
+            Self::Tls(stream) => stream.get_ref().0.take_error(),
+            Self::TlsUnix(stream) => stream.get_ref().0.take_error(),
+            Self::Taken(_) => Ok(None),
+        }
+    }
+
+    /// Has the socket reset when it is closed, so that what it carried cannot pass for whole. A Unix socket cannot be.
+    pub(super) fn reset_when_closed(&self) {
+        let socket = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Unix(_) | Self::TlsUnix(_) | Self::Taken(_) => return,
+        };
+        // What cannot be reset any more has no reader.
+        SockRef::from(socket).set_linger(Some(Duration::ZERO)).ok();
+    }
 }
 
 impl AsyncRead for Stream {

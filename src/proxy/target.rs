@@ -25,6 +25,11 @@ impl Target {
             return Err(ProxyError::Connect);
         }
         check_form(request)?;
+        // On HTTP/1 the scanner has seen to it.
+        if request.version == Version::HTTP_2 && request.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+        {
+            return Err(ProxyError::BadRequest("repeated Content-Length"));
+        }
         let (authority, is_from_host) = match (request.uri.authority(), one_host(&request.headers, request.version)?) {
             (None, host) => (host, true),
             (Some(named), host) => {
@@ -53,12 +58,12 @@ fn check_form(request: &Parts) -> Result<(), ProxyError> {
         Some(scheme) if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS => {
             Err(ProxyError::BadRequest("the target has a foreign scheme"))
         }
+        _ if uri.path() == "*" && request.method != Method::OPTIONS => {
+            Err(ProxyError::BadRequest("the target * is for OPTIONS"))
+        }
         Some(_) => Ok(()),
         None if uri.authority().is_some() && request.version < Version::HTTP_2 => {
             Err(ProxyError::BadRequest("the target is not a path"))
-        }
-        None if uri.path() == "*" && request.method != Method::OPTIONS => {
-            Err(ProxyError::BadRequest("the target * is for OPTIONS"))
         }
         None => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! A request's body on its way to the upstream: counted, limited, and watched, so that whoever awaits the answer knows
+//! A request's body on its way to the upstream: cleaned, counted, limited, and watched, so that whoever awaits the answer knows
 //! whether the client stalls, sends too much, or breaks off.
 
 use std::{
@@ -14,9 +14,9 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{clock::Clock, error::ProxyError};
+use super::{clock::Clock, error::ProxyError, headers};
 
-/// The body as hyper's client takes it.
+/// The body as an exchange takes it.
 pub(super) enum UploadBody {
     Empty,
     Streamed { incoming: Incoming, upload: Rc<Upload> },
@@ -143,12 +143,13 @@ impl Body for UploadBody {
                 Poll::Ready(None)
             }
             Some(Err(error)) => Poll::Ready(Some(Err(upload.fail(Failure::of(&error))))),
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
                 if let Err(failure) = upload.count(frame.data_ref().map_or(0, Bytes::len)) {
                     return Poll::Ready(Some(Err(failure)));
                 }
                 upload.turn(if incoming.is_end_stream() { State::Done } else { State::Upstreams });
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(headers::without_bad_trailers(frame).map(Ok))
             }
         }
     }

@@ -91,11 +91,45 @@ impl Upstream {
         *idle = kept;
     }
 
-    /// Closes what has been idle for too long, and what its upstream has closed.
+    /// Closes what has been idle for too long, and what its upstream has closed; the rest keeps its socket and nothing else.
     pub(super) fn sweep(&self) {
         let now = self.clock.now();
         for connections in self.idle.borrow_mut().values_mut() {
-            connections.retain_mut(|idle| now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet());
+            connections.retain_mut(|idle| {
+                idle.connection.release_memory();
+                now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet()
+            });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http::{HeaderMap, Method, Uri};
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_at_rest_keeps_its_socket_and_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+        let ours = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it accepts");
+        let (mut theirs, _) = listener.accept().await.expect("a connection");
+        let uri = Uri::from_static("/");
+        let (none, framing) = (HeaderMap::new(), h1::Framing::Empty);
+        let request = h1::Outgoing::new(Method::GET, &uri, none, [b""; 2], framing, UploadBody::Empty);
+        let mut exchange = h1::Connection::new(ours).exchange(request);
+        theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("it is read");
+        poll_fn(|cx| exchange.poll_head(cx)).await.expect("well-formed");
+
+        let upstream = Upstream::new(&Clock::new());
+        upstream.idle.borrow_mut().insert(1, Vec::new());
+        upstream.keep(1, exchange);
+        let memory = || upstream.idle.borrow()[&1].iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>();
+        assert!(memory()[0] > 0);
+        upstream.sweep();
+        assert_eq!(memory(), [0]);
     }
 }

@@ -191,6 +191,7 @@ impl Worker {
             looks.tick().await;
         }
         let cut = self.clients.borrow().iter().map(|(_, client)| client.in_flight() as usize).sum();
+        self.recorder.cuts_what_is_left();
         self.clients.borrow().iter().for_each(|(_, client)| client.abort());
         // Aborted tasks are dropped when the runtime comes round to them.
         while !self.clients.borrow().is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! **The invariant.** *Once a retired occupancy has been seen empty, no request ever enters it.* [`enter`] takes the
 //! worker's view, adds one to its slot, and then reads the version again; if that moved on, it takes the one back and
-//! goes round. [`Current::publish`] puts the new snapshot in place, then raises the version; only after that may
+//! goes round. [`Current::swap`] puts the new snapshot in place, then raises the version; only after that may
 //! [`Occupancy::retire`] be called, and only after that may a drain sum the slots. A `SeqCst` fence stands on each side
 //! between the write and the read, so in the one order all fences share either the reader sees the new version or the
 //! drain sees the reader (Dekker's argument; C++20 [atomics.order] §4).
@@ -40,7 +40,7 @@ impl<T> Current<T> {
     }
 
     /// Puts `next` before the readers and returns its version. The switchboard is the only caller, so versions do not race.
-    pub(super) fn publish(&self, next: Arc<T>) -> u64 {
+    pub(super) fn swap(&self, next: Arc<T>) -> u64 {
         let replaced = match self.value.write() {
             Ok(mut value) => std::mem::replace(&mut *value, next),
             // Nothing can panic while the lock is held; a poisoned one still holds a whole value.

@@ -64,7 +64,7 @@ fn no_request_enters_a_pool_that_was_seen_empty() {
                 loom::thread::spawn(move || request(&routing, &mut routing.view(), worker))
             })
             .collect();
-        routing.publish(Arc::new(Pool::new()));
+        routing.swap(Arc::new(Pool::new()));
         first.retire_and_look();
         readers.into_iter().for_each(|reader| reader.join().expect("the reader's own assertion holds"));
     });
@@ -83,9 +83,9 @@ fn a_reader_that_kept_its_view_over_two_flips_still_finds_the_newest_pool() {
                 request(&routing, &mut view, 0);
             })
         };
-        routing.publish(Arc::new(Arc::clone(&second)));
+        routing.swap(Arc::new(Arc::clone(&second)));
         first.retire_and_look();
-        routing.publish(Arc::new(Pool::new()));
+        routing.swap(Arc::new(Pool::new()));
         second.retire_and_look();
         reader.join().expect("the reader's own assertion holds");
     });
@@ -103,7 +103,7 @@ fn the_last_to_leave_a_retired_pool_is_heard_or_seen() {
             let routing = Arc::clone(&routing);
             loom::thread::spawn(move || request(&routing, &mut routing.view(), 0))
         };
-        routing.publish(Arc::new(Pool::new()));
+        routing.swap(Arc::new(Pool::new()));
         pool.retire_and_look();
         let seen = pool.drained.load(SeqCst);
         reader.join().expect("the reader's own assertion holds");

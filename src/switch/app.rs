@@ -31,15 +31,29 @@ pub(super) struct App {
 }
 
 impl App {
-    pub(super) fn new(rollout: Rollout, matching: Matching) -> Self {
+    pub(super) fn new(rollout: Rollout) -> Self {
         Self {
             rollout,
-            matching,
+            matching: Matching::default(),
             last_event: Timestamp::now(),
             pools: BTreeMap::new(),
             routed: Vec::new(),
             draining: Vec::new(),
         }
+    }
+
+    /// Takes over which requests are its, if its source has just spoken.
+    pub(super) fn match_by(&mut self, matching: Option<Matching>) {
+        if let Some(matching) = matching {
+            self.matching = matching;
+            self.last_event = Timestamp::now();
+        }
+    }
+
+    /// Makes the pools of a state it was made with.
+    pub(super) fn begin(&mut self, workers: usize) -> Option<Happening> {
+        self.sync_pools(workers);
+        Some(Happening::Added)
     }
 
     /// Takes the next state over and brings the pools in line with it. Says what changed for an onlooker, if anything did.
@@ -56,11 +70,17 @@ impl App {
         let mut before = std::mem::take(&mut self.pools);
         for (revision, specs) in self.rollout.revisions() {
             let old = before.remove(revision);
-            let same = |pool: &Arc<Pool>| pool.balance == balance && pool.endpoints.iter().map(|e| e.spec()).eq(specs);
-            let pool = old.as_ref().filter(|pool| same(pool)).map(Arc::clone).unwrap_or_else(|| {
+            let live = revision == self.rollout.active();
+            let endpoints = renew(old.as_deref(), live, specs, workers);
+            let same = |pool: &&Arc<Pool>| {
+                pool.balance == balance
+                    && pool.endpoints.len() == endpoints.len()
+                    && pool.endpoints.iter().zip(&endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
+            };
+            let pool = old.as_ref().filter(same).map(Arc::clone).unwrap_or_else(|| {
                 Arc::new(Pool {
                     revision: revision.clone(),
-                    endpoints: renew(old.as_deref(), specs, workers),
+                    endpoints,
                     balance,
                     tenure: old.as_ref().map_or_else(|| Tenure::new(workers), |old| Arc::clone(&old.tenure)),
                 })
@@ -68,6 +88,19 @@ impl App {
             self.pools.insert(revision.clone(), pool);
         }
         self.begin_tenures(workers);
+    }
+
+    /// Drops endpoints that were replaced, once one of those that replace them is healthy. Whether there were any.
+    pub(super) fn let_go_of_replaced(&mut self, workers: usize) -> bool {
+        let active = self.rollout.active();
+        let Some(pool) = self.pools.get(active).map(Arc::clone) else { return false };
+        let wanted =
+            self.rollout.revisions().find(|(revision, _)| *revision == active).map_or(0, |(_, specs)| specs.len());
+        if pool.endpoints.len() == wanted {
+            return false;
+        }
+        self.sync_pools(workers);
+        self.pools.get(self.rollout.active()).is_some_and(|now| !Arc::ptr_eq(now, &pool))
     }
 
     /// A revision that changes its role begins a new tenure: what was live traffic drains by its own deadline, also where
@@ -178,10 +211,11 @@ impl App {
 }
 
 /// The endpoints a pool should have, each the same object as before where its spec is the same. One that only changes its
-/// weight keeps its health: it is the same server.
-fn renew(before: Option<&Pool>, specs: &[EndpointSpec], workers: usize) -> Box<[Arc<Endpoint>]> {
-    let before = before.map_or(&[][..], |pool| &pool.endpoints);
-    let renewed = |spec: &EndpointSpec| match before.iter().find(|e| e.address() == spec.address) {
+/// weight keeps its health: it is the same server. Where live traffic would be left with endpoints that nobody has seen
+/// answer, the healthy ones of before stay behind them until one has (G4).
+fn renew(before: Option<&Pool>, live: bool, specs: &[EndpointSpec], workers: usize) -> Box<[Arc<Endpoint>]> {
+    let known = before.map_or(&[][..], |pool| &pool.endpoints);
+    let renewed = |spec: &EndpointSpec| match known.iter().find(|e| e.address() == spec.address) {
         Some(same) if same.spec() == spec => Arc::clone(same),
         known => {
             let endpoint = Endpoint::new(spec.clone(), workers);
@@ -189,5 +223,11 @@ fn renew(before: Option<&Pool>, specs: &[EndpointSpec], workers: usize) -> Box<[
             Arc::new(endpoint)
         }
     };
-    specs.iter().map(renewed).collect()
+    let mut endpoints: Vec<_> = specs.iter().map(renewed).collect();
+    let healthy = |e: &Arc<Endpoint>| e.health() == Health::Healthy;
+    if live && !endpoints.iter().any(healthy) {
+        let replaced = |e: &&Arc<Endpoint>| healthy(e) && specs.iter().all(|spec| spec.address != e.address());
+        endpoints.extend(known.iter().filter(replaced).map(Arc::clone));
+    }
+    endpoints.into()
 }

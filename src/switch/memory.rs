@@ -14,6 +14,9 @@ use super::{
     status::Receipt,
 };
 
+/// An app's receipts, newest last.
+pub(super) type History = VecDeque<Receipt>;
+
 /// How many receipts are kept of each app.
 const HISTORY: usize = 100;
 
@@ -23,7 +26,9 @@ const HISTORY: usize = 100;
 pub(super) enum Record {
     /// An app's whole durable state, with the receipts of what led to it, their measurements still missing.
     State { kept: Box<Kept>, receipts: Vec<Receipt> },
-    /// A receipt, complete. It takes the place of the provisional one.
+    /// An app's whole durable state and all receipts that count: what earlier records say of it is void.
+    Whole { kept: Box<Kept>, receipts: Vec<Receipt> },
+    /// A receipt, complete. It takes the place of the provisional one, which names no replica yet.
     Measured { receipt: Box<Receipt> },
 }
 
@@ -40,7 +45,7 @@ pub(super) struct Memory {
 
 struct Remembered {
     kept: Kept,
-    history: Arc<VecDeque<Receipt>>,
+    history: Arc<History>,
 }
 
 impl Memory {
@@ -51,8 +56,12 @@ impl Memory {
             match serde_json::from_str(record).map_err(|problem| (index, problem))? {
                 Record::State { kept, receipts } => {
                     let name = kept.app().clone();
-                    memory.keep_state(*kept);
+                    memory.keep(*kept);
                     receipts.into_iter().for_each(|receipt| memory.remember(&name, receipt));
+                }
+                Record::Whole { kept, receipts } => {
+                    let app = Remembered { history: Arc::new(receipts.into()), kept: *kept };
+                    memory.apps.insert(app.kept.app().clone(), app);
                 }
                 Record::Measured { receipt } => {
                     if let Ok(name) = receipt.app.parse() {
@@ -64,13 +73,20 @@ impl Memory {
         Ok(memory)
     }
 
-    /// The shortest list of records that adds up to this.
+    /// The shortest list of records that adds up to this, none of them much longer than it must be.
     pub(super) fn records(&self) -> Vec<String> {
-        let record = |app: &Remembered| Record::State {
-            kept: Box::new(app.kept.clone()),
-            receipts: app.history.iter().cloned().collect(),
-        };
-        self.apps.values().map(|app| record(app).to_json()).collect()
+        let records = self.apps.values().flat_map(|app| {
+            let state = Record::Whole { kept: Box::new(app.kept.clone()), receipts: Vec::new() };
+            let receipts = app.history.iter().map(|receipt| Record::Measured { receipt: Box::new(receipt.clone()) });
+            [state].into_iter().chain(receipts)
+        });
+        records.map(|record| record.to_json()).collect()
+    }
+
+    /// All there is of an app, as one record.
+    pub(super) fn whole(&self, name: &AppName) -> Option<Record> {
+        let app = self.apps.get(name)?;
+        Some(Record::Whole { kept: Box::new(app.kept.clone()), receipts: app.history.iter().cloned().collect() })
     }
 
     /// Whether this state is what is kept already, but for what probes will tell anew.
@@ -83,11 +99,11 @@ impl Memory {
     }
 
     /// An app's receipts, newest last.
-    pub(super) fn history(&self, name: &AppName) -> Arc<VecDeque<Receipt>> {
+    pub(super) fn history(&self, name: &AppName) -> Arc<History> {
         self.apps.get(name).map(|app| Arc::clone(&app.history)).unwrap_or_default()
     }
 
-    pub(super) fn keep_state(&mut self, kept: Kept) {
+    pub(super) fn keep(&mut self, kept: Kept) {
         match self.apps.get_mut(kept.app()) {
             Some(app) => app.kept = kept,
             None => {
@@ -99,10 +115,10 @@ impl Memory {
     /// Adds a receipt; a complete one replaces its provisional self.
     pub(super) fn remember(&mut self, name: &AppName, receipt: Receipt) {
         let Some(app) = self.apps.get_mut(name) else { return };
-        let same =
-            |r: &Receipt| (r.generation, r.action) == (receipt.generation, receipt.action) && r.barrier_micros == 0;
+        let (generation, action) = (receipt.generation, receipt.action);
+        let provisional = |r: &Receipt| (r.generation, r.action) == (generation, action) && r.replicas.is_empty();
         let history = Arc::make_mut(&mut app.history);
-        history.retain(|known| !same(known));
+        history.retain(|known| !provisional(known));
         history.push_back(receipt);
         while history.len() > HISTORY {
             history.pop_front();

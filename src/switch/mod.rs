@@ -18,6 +18,7 @@ mod admission;
 #[cfg(test)]
 mod admission_model;
 mod app;
+mod archive;
 mod balance;
 mod barrier;
 mod control;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     control::{Command, Refusal, RefusalCode},
-    desired::{EndpointSpec, Wanted},
+    desired::EndpointSpec,
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
     status::{Action, Phase, Pin},
@@ -100,8 +100,6 @@ pub(super) struct Readiness {
 /// What the state machine is told.
 #[derive(Clone, Debug)]
 pub(super) enum Input {
-    /// The source's will, whole.
-    Wanted(Wanted),
     /// Somebody's order.
     Order { command: Command, by: String, reason: String, if_generation: Option<u64> },
     /// How many endpoints of a revision are ready.
@@ -120,6 +118,13 @@ pub(super) struct Step {
     pub(super) held_back: Vec<String>,
 }
 
+impl From<Rollout> for Step {
+    /// A beginning: nothing led to it.
+    fn from(next: Rollout) -> Self {
+        Self { next, deeds: Vec::new(), held_back: Vec::new() }
+    }
+}
+
 /// Something done, for the receipt.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Deed {
@@ -136,6 +141,12 @@ impl Deed {
     pub(super) fn is_flip(&self) -> bool {
         matches!(self.action, Action::Promote | Action::Rollback)
             || (self.action == Action::Source && self.from.is_some() && self.from != self.to)
+    }
+
+    /// Whether it goes ahead though it cannot be written down: a rollback, because returning to what worked needs nobody
+    /// (G5), and what the source wants, because the source says it again after a restart.
+    pub(super) fn must_not_wait(&self) -> bool {
+        self.action == Action::Rollback || self.by == source::SOURCE
     }
 }
 
@@ -157,9 +168,8 @@ impl Kept {
 impl Rollout {
     /// The state after `input`, or why not; `self` stays as it is either way.
     pub(super) fn handle(&self, input: Input, now: Timestamp) -> Result<Step, Refusal> {
-        let mut step = Step { next: self.clone(), deeds: Vec::new(), held_back: Vec::new() };
+        let mut step = Step::from(self.clone());
         match input {
-            Input::Wanted(wanted) => step.next.follow(wanted, now, &mut step.deeds, &mut step.held_back),
             Input::Order { command, by, reason, if_generation } => {
                 self.expect_generation(if_generation)?;
                 let (action, reason_given) = (command.action(), reason.clone());

@@ -1,40 +1,35 @@
 //! The one writer. It takes one message at a time: lets the app's [`Rollout`] decide, makes the decision durable, builds
 //! the new snapshot whole, publishes it, and sees the retired tenure out. Nothing in its loop waits on traffic, and on the
-//! disk only within bounds: a promotion that cannot be made durable is refused, a rollback goes ahead (G5) and is written
-//! when the disk is back.
+//! disk only within the bounds that `archive` keeps.
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use super::{
     admission::Current,
     app::App,
+    archive::Archive,
     barrier::Barrier,
     control::{Applied, Board, Command, Control, Feed, Message, Order, Refusal, RefusalCode, Viewer},
-    desired::{Desired, Wanted},
+    desired::{Desired, Matching, Wanted},
     drain::drain,
     journal::{Journal, Recovered},
-    memory::{Memory, Record},
+    memory::Memory,
     name::{AppName, Revision},
     pool::{Pool, Tenure},
     reader::{Reader, Shared},
     rollout::{Deed, Input, Rollout, Step},
     snapshot::Snapshot,
-    status::{Action, Event, Happening, Receipt, ReplicaReceipt},
+    status::{Event, Happening, Receipt, ReplicaReceipt},
 };
 
 /// How many messages may wait; senders then wait too.
@@ -47,10 +42,6 @@ const DISK_PATIENCE: Duration = Duration::from_secs(2);
 const ROLLBACK_DISK_PATIENCE: Duration = Duration::from_millis(250);
 /// How long an answer waits for workers to confirm. Admission is right without it (see `admission`).
 const BARRIER_PATIENCE: Duration = Duration::from_secs(1);
-/// The journal is left to grow to this many octets before it is rewritten.
-const COMPACT_FROM: u64 = 1 << 20;
-/// How long until what could not be written is tried again.
-const RETRY_UNSAVED: Duration = Duration::from_secs(1);
 
 /// The handles of a running switch.
 pub struct Switch {
@@ -114,11 +105,8 @@ impl Switch {
         let events = broadcast::Sender::new(EVENTS);
         let switchboard = Switchboard {
             apps: BTreeMap::new(),
-            memory,
-            journal,
-            compact_at: COMPACT_FROM,
-            unsaved: BTreeSet::new(),
-            retry_at: None,
+            archive: Archive::new(memory, journal),
+            confirming: 0,
             replica: options.replica,
             shared: Arc::clone(&shared),
             board,
@@ -138,13 +126,9 @@ impl Switch {
 struct Switchboard {
     apps: BTreeMap<AppName, App>,
     /// What is kept of every app ever seen, so that one that comes back goes on where it was.
-    memory: Memory,
-    journal: Option<Journal>,
-    /// The size, in octets, at which the journal is rewritten to what still matters.
-    compact_at: u64,
-    /// Apps whose last state is not known to be on disk.
-    unsaved: BTreeSet<AppName>,
-    retry_at: Option<Instant>,
+    archive: Archive,
+    /// Receipts that wait for the workers' word.
+    confirming: usize,
     replica: String,
     shared: Arc<Shared>,
     board: watch::Sender<Arc<Board>>,
@@ -168,12 +152,25 @@ impl Switchboard {
             };
             match message {
                 Some(Message::Stop { reply }) => {
-                    self.save_unsaved().await;
+                    self.wind_up(&mut inbox).await;
+                    self.archive.close().await;
                     reply.send(()).ok();
                     return;
                 }
                 Some(message) => self.take(message).await,
                 None => return,
+            }
+        }
+    }
+
+    /// Answers what was carried out and refuses the rest.
+    async fn wind_up(&mut self, inbox: &mut mpsc::Receiver<Message>) {
+        while self.confirming > 0 {
+            match inbox.recv().await {
+                Some(Message::Measured { receipt, reply }) => self.measured(*receipt, reply),
+                Some(Message::Order { reply, .. }) => drop(reply.send(Err(Refusal::stopping()))),
+                Some(_) => {}
+                None => break,
             }
         }
     }
@@ -206,15 +203,11 @@ impl Switchboard {
         let instant = |at| Instant::now() + until(at).min(Duration::from_secs(3600));
         let apps = self.apps.values().filter_map(|app| app.rollout.deadline()).min().map(instant);
         // While the disk fails, what is due waits for its next turn instead of spinning.
-        match (apps, self.retry_at) {
-            (Some(due), Some(retry)) => Some(due.max(retry)),
-            (due, retry) => due.or(retry),
-        }
+        self.archive.retry_at().or(apps)
     }
 
     async fn clock(&mut self) {
-        self.retry_at = None;
-        self.save_unsaved().await;
+        self.archive.retry().await;
         let due: Vec<_> = self.apps.keys().cloned().collect();
         for name in due {
             self.advance(&name, Input::Clock).await;
@@ -222,22 +215,29 @@ impl Switchboard {
         }
     }
 
-    /// Applies the whole of what the source wants.
+    /// Applies the whole of what the source wants: all of it is written first, and then published at once, so that a host
+    /// which moves from one app to another is never without either.
     async fn desire(&mut self, desired: Desired) -> Applied {
         let mut applied = Applied::default();
         let gone: Vec<_> = self.apps.keys().filter(|name| !desired.apps.contains_key(*name)).cloned().collect();
+        let mut changes = Vec::with_capacity(desired.apps.len());
         for (name, wanted) in desired.apps {
-            match self.apps.contains_key(&name) {
-                true => self.change(&name, wanted, &mut applied).await,
-                false => self.add(name, wanted, &mut applied).await,
-            }
+            let matching = wanted.matching.clone();
+            let step = self.follow(&name, wanted, &mut applied);
+            let mut receipts = self.receipts(&name, &step);
+            // Written or not, it goes on: the source will say the same after a restart.
+            self.make_durable(&step, &mut receipts, true).await.ok();
+            changes.push(Change { name, matching: Some(matching), step, receipts, reply: None });
         }
-        for name in gone {
-            self.remove(&name);
+        let removed: Vec<_> = gone.iter().filter_map(|name| self.apps.remove(name).map(|app| (name, app))).collect();
+        self.commit(changes);
+        for (name, app) in removed {
+            self.show(name);
+            self.tell(name, Happening::Removed);
             applied.removed.push(name.to_string());
+            let within = app.rollout.policy().drain.timeout;
+            app.retire_all().into_iter().for_each(|tenure| self.see_out(name, tenure, within));
         }
-        self.publish();
-        // Names are known from the first message on; health follows.
         let names: Vec<_> = self.apps.keys().cloned().collect();
         for name in names {
             self.refresh(&name).await;
@@ -245,46 +245,23 @@ impl Switchboard {
         applied
     }
 
-    async fn add(&mut self, name: AppName, wanted: Wanted, applied: &mut Applied) {
+    /// Where an app goes by what its source wants: on from where it is, from where it once was, or from the start.
+    fn follow(&self, name: &AppName, wanted: Wanted, applied: &mut Applied) -> Step {
         let now = Timestamp::now();
-        let matching = wanted.matching.clone();
-        let step = match self.memory.rollout(&name) {
-            Some(rollout) => rollout.handle(Input::Wanted(wanted), now).ok(),
-            None => {
-                Some(Step { next: Rollout::first(name.clone(), wanted, now), deeds: Vec::new(), held_back: Vec::new() })
-            }
+        let running = self.apps.get(name);
+        let before = running.map(|app| app.rollout.clone()).or_else(|| self.archive.rollout(name));
+        let rematched = running.is_some_and(|app| app.matching != wanted.matching);
+        let step = match &before {
+            Some(before) => before.follow(wanted, now),
+            None => Rollout::first(name.clone(), wanted, now).into(),
         };
-        let Some(step) = step else { return };
-        let app = App::new(step.next.clone(), matching);
-        self.apps.insert(name.clone(), app);
-        applied.held_back.extend(step.held_back.iter().cloned());
-        self.carry_out(&name, step, None).await.ok();
-        self.tell(&name, Happening::Added);
-        applied.added.push(name.to_string());
-    }
-
-    async fn change(&mut self, name: &AppName, wanted: Wanted, applied: &mut Applied) {
-        let Some(app) = self.apps.get_mut(name) else { return };
-        let rematched = app.matching != wanted.matching;
-        app.matching = wanted.matching.clone();
-        app.last_event = Timestamp::now();
-        let before = app.rollout.clone();
-        let Ok(step) = app.rollout.handle(Input::Wanted(wanted), Timestamp::now()) else { return };
-        if rematched || step.next != before {
-            applied.changed.push(name.to_string());
+        match running {
+            None => applied.added.push(name.to_string()),
+            Some(_) if rematched || before.as_ref() != Some(&step.next) => applied.changed.push(name.to_string()),
+            Some(_) => {}
         }
         applied.held_back.extend(step.held_back.iter().cloned());
-        self.carry_out(name, step, None).await.ok();
-    }
-
-    fn remove(&mut self, name: &AppName) {
-        self.tell(name, Happening::Removed);
-        let Some(app) = self.apps.remove(name) else { return };
-        self.publish();
-        let within = app.rollout.policy().drain.timeout;
-        for tenure in app.retire_all() {
-            self.see_out(name, tenure, within);
-        }
+        step
     }
 
     async fn order(&mut self, order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>>) {
@@ -293,7 +270,7 @@ impl Switchboard {
         let decided = self.decide(order);
         let refusal = match decided {
             Ok(step) if dry_run => {
-                reply.send(Ok(self.receipt(&name, &step, &step.deeds[0], true))).ok();
+                reply.send(Ok(Receipt { dry_run: true, ..self.receipt(&name, &step, &step.deeds[0]) })).ok();
                 return;
             }
             Ok(step) => match self.carry_out(&name, step, Some(reply)).await {
@@ -339,10 +316,15 @@ impl Switchboard {
     }
 
     async fn observe(&mut self, name: &AppName, revision: &Revision, address: SocketAddr, healthy: bool) {
+        let workers = self.shared.barrier.workers();
         let Some(app) = self.apps.get_mut(name) else { return };
-        if app.observe(revision, address, healthy) {
-            self.refresh(name).await;
+        if !app.observe(revision, address, healthy) {
+            return;
         }
+        if app.let_go_of_replaced(workers) {
+            self.publish();
+        }
+        self.refresh(name).await;
     }
 
     /// Tells the app's rollout how many endpoints are ready, until nothing new follows, and shows the result.
@@ -368,37 +350,30 @@ impl Switchboard {
     /// Durable first, then published, then confirmed: the one road of every change. Without `reply` nobody waits for the
     /// receipt.
     async fn carry_out(&mut self, name: &AppName, step: Step, reply: Reply) -> Result<(), (Refusal, Reply)> {
-        let mut receipts: Vec<_> = step.deeds.iter().map(|deed| self.receipt(name, &step, deed, false)).collect();
-        if !self.memory.amounts_to(step.next.kept())
-            && let Err(refusal) = self.make_durable(&step, &mut receipts).await
-        {
-            return Err((refusal, reply));
+        let mut receipts = self.receipts(name, &step);
+        let must_not_wait = step.deeds.is_empty() || step.deeds.iter().any(Deed::must_not_wait);
+        match self.make_durable(&step, &mut receipts, must_not_wait).await {
+            Ok(()) => {
+                self.commit(vec![Change { name: name.clone(), matching: None, step, receipts, reply }]);
+                Ok(())
+            }
+            Err(refusal) => Err((refusal, reply)),
         }
-        self.commit(name, step, receipts, reply);
-        Ok(())
     }
 
     /// Writes the next state down. Where it cannot be written, only what must not wait goes on, and says so.
-    async fn make_durable(&mut self, step: &Step, receipts: &mut [Receipt]) -> Result<(), Refusal> {
-        let must_not_wait = step.deeds.iter().all(|deed| matches!(deed.action, Action::Rollback | Action::Source));
+    async fn make_durable(
+        &mut self,
+        step: &Step,
+        receipts: &mut [Receipt],
+        must_not_wait: bool,
+    ) -> Result<(), Refusal> {
         let patience = if must_not_wait { ROLLBACK_DISK_PATIENCE } else { DISK_PATIENCE };
-        let record = Record::State { kept: Box::new(step.next.kept().clone()), receipts: receipts.to_vec() };
-        let name = step.next.app();
-        let Err(problem) = self.write(&record, patience).await else {
-            self.unsaved.remove(name);
-            return Ok(());
-        };
-        tracing::error!(app = %name, %problem, "the journal cannot be written");
-        // Whatever the disk made of it, the state that stands in the end is written over it.
-        self.unsaved.insert(name.clone());
-        self.retry_at = Some(Instant::now() + RETRY_UNSAVED);
+        let Err(problem) = self.archive.save(step.next.kept(), receipts, patience).await else { return Ok(()) };
         if !must_not_wait {
             let detail = format!("the change could not be written to disk: {problem}");
-            return Err(Refusal::new(
-                RefusalCode::NotDurable,
-                detail,
-                "see to the disk of state.dir; nothing has changed",
-            ));
+            let hint = "traffic has not changed; see to the disk of state.dir, and look again before you repeat it";
+            return Err(Refusal::new(RefusalCode::NotDurable, detail, hint));
         }
         for receipt in receipts {
             receipt.warnings.push(format!("not on disk yet: {problem}; it is tried again every second"));
@@ -406,58 +381,41 @@ impl Switchboard {
         Ok(())
     }
 
-    async fn write(&self, record: &Record, patience: Duration) -> Result<(), String> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        match timeout(patience, journal.append(record.to_json(), true)).await {
-            Ok(Ok(written)) => written.map_err(|problem| problem.to_string()),
-            Ok(Err(_)) => Err("its writer has ended".to_owned()),
-            Err(_) => Err(format!("no answer from the disk within {patience:?}")),
+    /// Puts the next states in place and, all at once, before the workers; and starts whatever outlasts this message.
+    fn commit(&mut self, changes: Vec<Change>) {
+        let workers = self.shared.barrier.workers();
+        let mut done = Vec::with_capacity(changes.len());
+        for Change { name, matching, step, receipts, reply } in changes {
+            self.archive.keep(step.next.kept().clone());
+            let known = self.apps.contains_key(&name);
+            let app = self.apps.entry(name.clone()).or_insert_with(|| App::new(step.next.clone()));
+            app.match_by(matching);
+            let news = if known { app.adopt(step.next, workers) } else { app.begin(workers) };
+            done.push((name, news, step.deeds, receipts, reply));
         }
-    }
-
-    async fn save_unsaved(&mut self) {
-        for name in std::mem::take(&mut self.unsaved) {
-            let Some(app) = self.apps.get(&name) else { continue };
-            let record = Record::State { kept: Box::new(app.rollout.kept().clone()), receipts: Vec::new() };
-            match self.write(&record, ROLLBACK_DISK_PATIENCE).await {
-                Ok(()) => tracing::info!(app = %name, "the journal is whole again"),
-                Err(problem) => {
-                    tracing::error!(app = %name, %problem, "the journal still cannot be written");
-                    self.unsaved.insert(name);
-                    self.retry_at = Some(Instant::now() + RETRY_UNSAVED);
-                }
-            }
-        }
-    }
-
-    /// Puts the next state in place and before the workers, and starts whatever outlasts this message.
-    fn commit(&mut self, name: &AppName, step: Step, mut receipts: Vec<Receipt>, mut reply: Reply) {
-        let Some(app) = self.apps.get_mut(name) else { return };
-        self.memory.keep_state(step.next.kept().clone());
-        let news = app.adopt(step.next, self.shared.barrier.workers());
         let published = Instant::now();
         let version = self.publish();
-        let retired = self.retire(name);
-        for (deed, mut receipt) in step.deeds.iter().zip(receipts.drain(..)) {
-            receipt.published_at = Timestamp::now();
-            receipt.replicas[0].published_at = receipt.published_at;
-            // A flip may retire the candidate's tenure as well; live traffic is what was on `from`.
-            let left = retired.iter().find(|pool| deed.is_flip() && deed.from.as_ref() == Some(pool.revision()));
-            let left = left.map(|pool| Arc::clone(pool.tenure()));
-            receipt.in_flight_on_old = left.as_ref().map_or(0, |tenure| tenure.in_flight());
-            self.confirm(Confirmation { version, published, receipt, left, reply: reply.take() });
-        }
-        // Shown before it is told: whoever hears of it finds it on the board.
-        self.show(name);
-        if let Some(news) = news {
-            self.tell(name, news);
+        for (name, news, deeds, receipts, mut reply) in done {
+            let retired = self.retire(&name);
+            self.show(&name);
+            for (deed, mut receipt) in deeds.iter().zip(receipts) {
+                receipt.published_at = Timestamp::now();
+                // A flip may retire the candidate's tenure as well; live traffic is what was on `from`.
+                let left = retired.iter().find(|pool| deed.is_flip() && deed.from.as_ref() == Some(pool.revision()));
+                let left = left.map(|pool| Arc::clone(pool.tenure()));
+                receipt.in_flight_on_old = left.as_ref().map_or(0, |tenure| tenure.in_flight());
+                self.confirm(Confirmation { version, published, receipt, left, reply: reply.take() });
+            }
+            if let Some(news) = news {
+                self.tell(&name, news);
+            }
         }
     }
 
     /// Builds the snapshot of all apps and puts it before the readers: the only place that does.
     fn publish(&self) -> u64 {
         let snapshot = Snapshot::build(self.apps.values().map(|app| (app.route(), &app.matching)).collect());
-        let version = self.shared.current.publish(Arc::new(snapshot));
+        let version = self.shared.current.swap(Arc::new(snapshot));
         self.shared.barrier.ring();
         version
     }
@@ -484,13 +442,16 @@ impl Switchboard {
     }
 
     /// Answers once every worker has adopted the publication, in a task of its own.
-    fn confirm(&self, confirmation: Confirmation) {
+    fn confirm(&mut self, confirmation: Confirmation) {
         let Some(messages) = self.messages.upgrade() else { return };
-        let shared = Arc::clone(&self.shared);
+        self.confirming += 1;
+        let (shared, replica) = (Arc::clone(&self.shared), self.replica.clone());
         tokio::spawn(async move {
             let Confirmation { version, published, mut receipt, left, reply } = confirmation;
             let late = shared.barrier.passed(version, BARRIER_PATIENCE).await;
             receipt.barrier_micros = u64::try_from(published.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let (generation, published_at) = (receipt.generation, receipt.published_at);
+            receipt.replicas.push(ReplicaReceipt { id: replica, generation, published_at });
             for worker in late {
                 receipt.warnings.push(format!("published, not yet confirmed by worker {worker}"));
             }
@@ -501,28 +462,14 @@ impl Switchboard {
 
     /// A receipt is complete: into the history, out to whoever listens, and to the asker.
     fn measured(&mut self, receipt: Receipt, reply: Reply) {
+        self.confirming -= 1;
         let Ok(name) = receipt.app.parse::<AppName>() else { return };
-        self.memory.remember(&name, receipt.clone());
-        if let Some(journal) = &self.journal {
-            // Nobody waits: should it be lost, the history shows the receipt without its measurements.
-            drop(journal.append(Record::Measured { receipt: Box::new(receipt.clone()) }.to_json(), false));
-        }
-        self.compact_if_grown();
+        self.archive.remember(&name, receipt.clone());
         self.show(&name);
         self.tell(&name, Happening::Acted { receipt: Box::new(receipt.clone()) });
         if let Some(reply) = reply {
             reply.send(Ok(receipt)).ok();
         }
-    }
-
-    /// Rewrites the journal once it has outgrown what it says, so that it stays small and the cost is seldom paid.
-    fn compact_if_grown(&mut self) {
-        let Some(journal) = self.journal.as_ref().filter(|journal| journal.size() > self.compact_at) else { return };
-        let records = self.memory.records();
-        let size: usize = records.iter().map(String::len).sum();
-        self.compact_at = COMPACT_FROM.max(4 * size as u64);
-        // The writer takes it in its turn; should it fail, the longer journal says the same.
-        drop(journal.compact(records));
     }
 
     fn drained(&mut self, name: &AppName, tenure: u64, cut: u64, took: Duration) {
@@ -533,8 +480,12 @@ impl Switchboard {
         self.tell(name, Happening::Drained { revision, seconds: took.as_secs_f64(), cut });
     }
 
-    fn receipt(&self, name: &AppName, step: &Step, deed: &Deed, dry_run: bool) -> Receipt {
-        let now = Timestamp::now();
+    /// The receipts of a step's deeds, what is measured still missing.
+    fn receipts(&self, name: &AppName, step: &Step) -> Vec<Receipt> {
+        step.deeds.iter().map(|deed| self.receipt(name, step, deed)).collect()
+    }
+
+    fn receipt(&self, name: &AppName, step: &Step, deed: &Deed) -> Receipt {
         let before = self.apps.get(name).map(|app| &app.rollout);
         Receipt {
             app: name.to_string(),
@@ -544,17 +495,13 @@ impl Switchboard {
             to: deed.to.as_ref().map(Revision::to_string),
             by: deed.by.clone(),
             reason: deed.reason.clone(),
-            published_at: now,
+            published_at: Timestamp::now(),
             barrier_micros: 0,
             in_flight_on_old: 0,
             gates: before.unwrap_or(&step.next).gates(),
-            replicas: vec![ReplicaReceipt {
-                id: self.replica.clone(),
-                generation: deed.generation.0,
-                published_at: now,
-            }],
+            replicas: Vec::new(),
             warnings: Vec::new(),
-            dry_run,
+            dry_run: false,
         }
     }
 
@@ -562,21 +509,26 @@ impl Switchboard {
     fn show(&self, name: &AppName) {
         let mut board = Board { apps: self.board.borrow().apps.clone() };
         match self.apps.get(name) {
-            Some(app) => board.apps.insert(name.clone(), app.board(self.memory.history(name))),
+            Some(app) => board.apps.insert(name.clone(), app.board(self.archive.history(name))),
             None => board.apps.remove(name),
         };
         self.board.send_replace(Arc::new(board));
     }
 
     fn tell(&self, name: &AppName, what: Happening) {
-        if matches!(what, Happening::Removed) {
-            let mut board = Board { apps: self.board.borrow().apps.clone() };
-            board.apps.remove(name);
-            self.board.send_replace(Arc::new(board));
-        }
         // Nobody listening is no failure.
         self.events.send(Arc::new(Event { at: Timestamp::now(), app: name.to_string(), what })).ok();
     }
+}
+
+/// What is to be done to one app.
+struct Change {
+    name: AppName,
+    /// Which requests are its, where the source has just said so.
+    matching: Option<Matching>,
+    step: Step,
+    receipts: Vec<Receipt>,
+    reply: Reply,
 }
 
 type Reply = Option<oneshot::Sender<Result<Receipt, Refusal>>>;

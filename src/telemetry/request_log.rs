@@ -44,6 +44,8 @@ pub struct Recorder {
     /// The wall clock as last read, in milliseconds since 1970. A line's time is inferred from it: one look at a clock
     /// less a request.
     wall: Cell<(Instant, i64)>,
+    /// Whether requests that nobody speaks for were cut by us.
+    cutting: Cell<bool>,
     /// Records to be used again, so that the access log allocates only while traffic grows.
     #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the records")]
     spare: RefCell<Vec<Box<Words>>>,
@@ -95,7 +97,8 @@ impl Outcome {
     }
 }
 
-/// One request's record. If nobody says how the request ended, the client went away.
+/// One request's record. If nobody says how the request ended, the client went away, or the worker cut it
+/// ([`Recorder::cuts_what_is_left`]).
 pub struct RequestLog {
     recorder: Rc<Recorder>,
     began: Instant,
@@ -123,6 +126,7 @@ impl Recorder {
             poolless: RefCell::default(),
             pen: access.map(|access| access.pen(worker)),
             wall: Cell::new((Instant::now(), Timestamp::now().as_millisecond())),
+            cutting: Cell::new(false),
             spare: RefCell::default(),
         })
     }
@@ -142,6 +146,12 @@ impl Recorder {
             counters: None,
             words: self.pen.as_ref().map(|_| self.note(&head)),
         }
+    }
+
+    /// The worker is about to cut what is in flight: a request that nobody speaks for from now on was not left by its
+    /// client, but cut by us.
+    pub fn cuts_what_is_left(&self) {
+        self.cutting.set(true);
     }
 
     fn note(&self, head: &Head<'_>) -> Box<Words> {
@@ -168,8 +178,10 @@ impl Recorder {
         if let Some(counters) = among.get(key).filter(|counters| !counters.series.is_retired()) {
             return Rc::clone(counters);
         }
-        among.retain(|_, counters| !counters.series.is_retired());
         let counters = Rc::new(Counters { worker: self.worker, series: self.book.series(place()) });
+        // A tenure that is new to its series is in place of the one before: flips to and fro leave nothing behind.
+        let is_over = |old: &Counters| old.series.is_retired() || Arc::ptr_eq(&old.series, &counters.series);
+        among.retain(|_, old| !is_over(old));
         among.insert(key.clone(), Rc::clone(&counters));
         counters
     }
@@ -332,6 +344,15 @@ impl RequestLog {
         }
     }
 
+    /// How it ended.
+    fn outcome(&self) -> (Outcome, &'static str) {
+        self.outcome.unwrap_or(match (self.recorder.cutting.get(), self.status) {
+            (false, _) => (Outcome::ClientGone, ""),
+            (true, None) => (Outcome::UpstreamFailedBefore, "drained"),
+            (true, Some(_)) => (Outcome::UpstreamFailedAfter, "drained"),
+        })
+    }
+
     fn current(&self) -> &Counters {
         self.counters.as_ref().unwrap_or(&self.recorder.unrouted)
     }
@@ -340,7 +361,7 @@ impl RequestLog {
 impl Drop for RequestLog {
     fn drop(&mut self) {
         let took = self.began.elapsed();
-        let ended @ (outcome, reason) = self.outcome.unwrap_or((Outcome::ClientGone, ""));
+        let ended @ (outcome, reason) = self.outcome();
         let counters = self.current();
         counters.cells().finished(self.method, self.status, took);
         counters.ledger().ended(outcome);
@@ -473,6 +494,25 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_a_shutdown_cuts_was_not_left_by_its_client() {
+        let book = Arc::new(Book::new(1));
+        let recorder = recorder(&book);
+        let [mut waiting, mut answered, mut whole] = [(); 3].map(|()| open(&recorder));
+        for log in [&mut waiting, &mut answered, &mut whole] {
+            enter(log, 1, "blue");
+        }
+        answered.answered(StatusCode::OK);
+        whole.answered(StatusCode::OK);
+        whole.ended(Outcome::Answered, "");
+        recorder.cuts_what_is_left();
+        drop((waiting, answered, whole));
+        let expected = [Outcome::Answered, Outcome::UpstreamFailedBefore, Outcome::UpstreamFailedAfter]
+            .map(|outcome| (outcome, 1));
+        assert_eq!(shop(&book), expected);
+        assert_eq!(book.series(place("blue")).ledger().lost_by_reason(), [("drained", 2)].into());
+    }
+
+    #[test]
     fn the_first_word_on_how_it_ended_counts() {
         let book = Arc::new(Book::new(1));
         let recorder = recorder(&book);
@@ -592,14 +632,14 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_comes_back_keeps_its_series() {
+    fn a_revision_that_comes_back_keeps_its_series_and_takes_no_more_room() {
         let book = Arc::new(Book::new(1));
         let recorder = recorder(&book);
         for tenure in [1, 2, 3] {
             enter(&mut open(&recorder), tenure, "blue");
         }
         assert_eq!(book.series(place("blue")).answers()[&("GET", None)], 3);
-        assert_eq!(recorder.known.borrow().len(), 3);
+        assert_eq!(recorder.known.borrow().len(), 1);
     }
 
     #[test]

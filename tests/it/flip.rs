@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{
     backend::Backend,
-    client::{Client, Protocol},
+    client::{Client, HOST, Protocol, Raw},
     eventually, full,
     load::{Lane, Load},
     proxy::Proxy,
@@ -202,4 +202,29 @@ async fn what_is_left_at_the_drain_deadline_is_cut_visibly() {
     assert!(report.lanes.values().all(|tally| tally.broken >= 1), "{report}");
     let draining = proxy.admin.status(APP).await["draining"].clone();
     assert_eq!(draining, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_drain_deadline_reaches_an_answer_that_its_client_does_not_take() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    // By then the proxy has long filled what buffers there are.
+    setup.app()["drain"] = json!({ "timeout": "2s" });
+    // Longer than the test waits for anything.
+    setup.listener("live")["timeouts"] = json!({ "body": "120s" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    let mut h1 = Raw::connect(proxy.live).await;
+    h1.send(format!("GET /bytes/100000000 HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await;
+    assert!(h1.read_head().await.starts_with("HTTP/1.1 200"));
+    let mut client = proxy.client(Protocol::H2).await;
+    let h2 = client.request("GET", "/bytes/100000000").body(full("")).expect("a request");
+    let h2 = within("a head", client.send(h2)).await.expect("an answer begins");
+    proxy.admin.promote(APP).await;
+    eventually("both to be cut", async || {
+        let cut = [r#"outcome="upstream_failed_after""#];
+        proxy.metric("tealgate_requests_ended_total", &cut).await == 2.0
+    })
+    .await;
+    drop((h1, h2));
 }

@@ -6,11 +6,35 @@ mod support;
 // The tests' own instruments: load that is well sees no failure, load that is not says which.
 mod instruments;
 
+// Fields on their way through: which pass, and which do not.
+mod fields;
+
 // The flip itself, under every kind of load.
 mod flip;
 
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
+
+// HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
+mod http1;
+
+// HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
+mod http2;
+
+// What becomes of fields on their way, both ways.
+mod headers;
+
+// What two parsers could read in two ways reaches neither side.
+mod smuggling;
+
+// How much, how many and how long.
+mod limits;
+
+// What is tried again, where, and how often.
+mod retries;
+
+// Suites that others wrote: what they find wrong with us is wrong.
+mod outside_suite;
 
 // The command line, as people and pipelines use it.
 mod cli;

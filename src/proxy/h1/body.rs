@@ -8,7 +8,7 @@ use super::head::{self, Malformed};
 /// The longest line that names a chunk's size, its extensions included, in octets.
 const MAX_CHUNK_LINE: usize = 1024;
 
-/// How a message's body is delimited.
+/// How a message's body is delimited. A response has one way more: by the end of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Framing {
     /// There is none.
@@ -17,8 +17,6 @@ pub(in super::super) enum Framing {
     Length(u64),
     /// By chunks (RFC 9112 §7.1).
     Chunked,
-    /// By the end of the connection; responses only.
-    UntilClose,
 }
 
 /// What the next octets of a body are.
@@ -52,12 +50,13 @@ pub(super) enum Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new(framing: Framing) -> Self {
+    /// Of a body that is delimited like this, or else by the end of the connection.
+    pub(super) fn new(framing: Option<Framing>) -> Self {
         match framing {
-            Framing::Empty | Framing::Length(0) => Self::Ended,
-            Framing::Length(length) => Self::Length(length),
-            Framing::Chunked => Self::ChunkLine,
-            Framing::UntilClose => Self::UntilClose,
+            Some(Framing::Empty | Framing::Length(0)) => Self::Ended,
+            Some(Framing::Length(length)) => Self::Length(length),
+            Some(Framing::Chunked) => Self::ChunkLine,
+            None => Self::UntilClose,
         }
     }
 
@@ -180,8 +179,12 @@ mod tests {
     use super::*;
 
     /// Decodes `octets` fed in pieces of `step`, and says the content, the trailers and what was left over.
-    fn decode(framing: Framing, octets: &[u8], step: usize) -> Result<(Vec<u8>, HeaderMap, Vec<u8>), Malformed> {
-        let (mut decoder, mut buffer, mut content) = (Decoder::new(framing), BytesMut::new(), Vec::new());
+    fn decode(
+        framing: impl Into<Option<Framing>>,
+        octets: &[u8],
+        step: usize,
+    ) -> Result<(Vec<u8>, HeaderMap, Vec<u8>), Malformed> {
+        let (mut decoder, mut buffer, mut content) = (Decoder::new(framing.into()), BytesMut::new(), Vec::new());
         let mut trailers = HeaderMap::new();
         for piece in octets.chunks(step) {
             buffer.extend_from_slice(piece);
@@ -206,7 +209,7 @@ mod tests {
             assert_eq!((&content[..], trailers["x-sum"].as_bytes()), (&b"Wikipedia"[..], &b"1"[..]));
             assert!(b"surplus".starts_with(&left[..]) || left == b"surplus");
             assert_eq!(decode(Framing::Length(9), b"Wikipedia", step).expect("well-formed").0, b"Wikipedia");
-            assert_eq!(decode(Framing::UntilClose, b"Wikipedia", step).expect("well-formed").0, b"Wikipedia");
+            assert_eq!(decode(None, b"Wikipedia", step).expect("well-formed").0, b"Wikipedia");
         }
     }
 
@@ -243,18 +246,18 @@ mod tests {
     fn a_cut_body_is_never_taken_for_a_whole_one() {
         let whole = b"4\r\nWiki\r\n0\r\n\r\n";
         for cut in 0..whole.len() {
-            let (mut decoder, mut buffer) = (Decoder::new(Framing::Chunked), BytesMut::from(&whole[..cut]));
+            let (mut decoder, mut buffer) = (Decoder::new(Some(Framing::Chunked)), BytesMut::from(&whole[..cut]));
             while let Some(Piece::Data(_)) = decoder.decode(&mut buffer).expect("well-formed") {}
             assert!(!decoder.close(), "{cut}");
         }
-        assert!(!Decoder::new(Framing::Length(1)).close());
-        assert!(Decoder::new(Framing::UntilClose).close());
+        assert!(!Decoder::new(Some(Framing::Length(1))).close());
+        assert!(Decoder::new(None).close());
     }
 
     proptest! {
         #[test]
         fn any_octets_end_in_a_body_or_an_error_and_never_in_a_panic(octets: Vec<u8>, step in 1_usize..64) {
-            let (mut decoder, mut buffer) = (Decoder::new(Framing::Chunked), BytesMut::new());
+            let (mut decoder, mut buffer) = (Decoder::new(Some(Framing::Chunked)), BytesMut::new());
             'fed: for piece in octets.chunks(step) {
                 buffer.extend_from_slice(piece);
                 loop {

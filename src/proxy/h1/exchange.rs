@@ -86,6 +86,11 @@ impl<B> Outgoing<B> {
         let upgrade = fields.contains_key(http::header::UPGRADE);
         Self { method, upgrade, head, framing, body, begun: false, fields }
     }
+
+    /// Whether no body goes with it: then it can be sent again, however much of it was sent.
+    pub(in super::super) fn is_bodyless(&self) -> bool {
+        matches!(self.framing, Framing::Empty | Framing::Length(0))
+    }
 }
 
 /// A request being sent and its answer being received.
@@ -101,6 +106,8 @@ pub(in super::super) struct Exchange<IO, B> {
     content_end: &'static [u8],
     sent: bool,
     interim: u8,
+    /// An interim answer leaves it in doubt where the next begins, or announced a close.
+    doubtful: bool,
     answering: bool,
     keep_alive: bool,
     decoder: Decoder,
@@ -129,11 +136,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Pin::new(&mut self.io).poll_read(&mut nobody, &mut ReadBuf::new(&mut octet)).is_pending()
     }
 
+    /// Gives back the memory of its last use. What is used again at once is better off with it.
+    pub(in super::super) fn release_memory(&mut self) {
+        self.received = BytesMut::new();
+    }
+
+    /// Octets of memory it holds beside its socket.
+    #[cfg(test)]
+    pub(in super::super) fn memory(&self) -> usize {
+        self.received.capacity()
+    }
+
     pub(in super::super) fn exchange<B>(self, mut request: Outgoing<B>) -> Exchange<IO, B> {
         let upload = match request.framing {
             Framing::Empty | Framing::Length(0) => Upload::Staged,
             Framing::Length(length) => Upload::Going(Some(length)),
-            Framing::Chunked | Framing::UntilClose => Upload::Going(None),
+            Framing::Chunked => Upload::Going(None),
         };
         Exchange {
             connection: self,
@@ -145,6 +163,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             content_end: b"",
             sent: false,
             interim: 0,
+            doubtful: false,
             answering: false,
             keep_alive: false,
             decoder: Decoder::Ended,
@@ -170,7 +189,7 @@ where
             if let Some(head) = self.read_head()? {
                 return Poll::Ready(Ok((head.status, head.headers)));
             }
-            if !ready!(self.poll_receive(cx)) {
+            if !matches!(ready!(self.poll_receive(cx)), Ok(true)) {
                 return Poll::Ready(Err(FailureKind::Closed { answering: self.answering }));
             }
         }
@@ -191,11 +210,12 @@ where
                 return if self.request.upgrade { Ok(Some(head)) } else { Err(Malformed::Interim) };
             }
             if !head.status.is_informational() {
-                self.keep_alive = head.keep_alive;
+                self.keep_alive = head.keep_alive && !self.doubtful;
                 self.decoder = Decoder::new(head.framing);
                 return Ok(Some(head));
             }
             self.request.fields = head.headers;
+            self.doubtful |= !head.keep_alive;
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Err(Malformed::Interim);
@@ -203,16 +223,15 @@ where
         }
     }
 
-    /// Reads some more. `false` if the connection has ended.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Reads some more. `false` if the upstream has closed its direction in good order; an error is no such end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let received = &mut self.connection.received;
         if received.capacity() - received.len() < READ / 2 {
             received.reserve(READ);
         }
-        let read = ready!(poll_read_buf(Pin::new(&mut self.connection.io), cx, received));
-        let some = matches!(read, Ok(octets) if octets > 0);
+        let some = ready!(poll_read_buf(Pin::new(&mut self.connection.io), cx, received))? > 0;
         self.answering |= some;
-        Poll::Ready(some)
+        Poll::Ready(Ok(some))
     }
 
     /// Sends what there is to send. Ready when all is sent, or nothing more will be taken.
@@ -335,7 +354,11 @@ where
                 Ok(None) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(malformed.into()))),
             }
-            if !ready!(self.poll_receive(cx)) && !self.decoder.close() {
+            let goes_on = match ready!(self.poll_receive(cx)) {
+                Ok(more) => more || self.decoder.close(),
+                Err(_) => false,
+            };
+            if !goes_on {
                 return Poll::Ready(Some(Err(FailureKind::Closed { answering: true })));
             }
         }
@@ -388,6 +411,7 @@ mod tests {
 
     use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio_util::io::StreamReader;
 
     use super::*;
 
@@ -469,6 +493,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_that_must_not_be_costs_the_connection_before_it_comes() {
+        for answer in [
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ] {
+            let (result, exchange) = answered(answer.as_bytes()).await;
+            assert!(result.is_ok() && exchange.into_connection().is_none(), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_cut_answer_is_an_error_wherever_it_is_cut() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         for cut in 0..whole.len() {
@@ -477,6 +513,20 @@ mod tests {
             assert_eq!(answering, cut > 0);
             assert!(exchange.into_connection().is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_no_end_of_an_answer_that_ends_with_its_connection() {
+        let answer = Bytes::from_static(b"HTTP/1.1 200 OK\r\n\r\nhalf of i");
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let received = StreamReader::new(futures_util::stream::iter([Ok(answer), Err(reset)]));
+        let mut exchange = Connection::new(tokio::io::join(received, tokio::io::sink())).exchange(get());
+        poll_fn(|cx| exchange.poll_head(cx)).await.expect("well-formed");
+        let first = poll_fn(|cx| exchange.poll_body(cx)).await.expect("there is content").expect("it came");
+        assert_eq!(first.into_data().expect("content"), "half of i");
+        let then = poll_fn(|cx| exchange.poll_body(cx)).await;
+        assert!(matches!(then, Some(Err(FailureKind::Closed { answering: true }))), "{then:?}");
+        assert!(!exchange.has_ended());
     }
 
     #[tokio::test]

@@ -44,13 +44,14 @@ pub(in super::super) enum Malformed {
 pub(super) struct ResponseHead {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    pub(super) framing: Framing,
+    /// `None`: by the end of the connection.
+    pub(super) framing: Option<Framing>,
     /// Whether the connection may serve another request once this answer is complete.
     pub(super) keep_alive: bool,
 }
 
-/// Writes a request's head; `lines` are whole field lines to go with it. `Content-Length` and `Transfer-Encoding` are the codec's own, by `framing`: what the map has
-/// of them is left out.
+/// Writes a request's head; `lines` are whole field lines to go with it. `Content-Length` and `Transfer-Encoding` are the
+/// codec's own, by `framing`: what the map has of them is left out.
 pub(super) fn write_request(
     into: &mut Vec<u8>,
     method: &Method,
@@ -79,7 +80,7 @@ pub(super) fn write_request(
             write_decimal(into, length);
             into.extend_from_slice(b"\r\n");
         }
-        Framing::Chunked | Framing::UntilClose => into.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Chunked => into.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
     into.extend_from_slice(b"\r\n");
 }
@@ -120,7 +121,9 @@ pub(super) fn read_response(
         return Err(Malformed::TooLarge);
     }
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
+    // RFC 9110 §15: there are no others.
+    let code = parsed.code.filter(|code| (100..600).contains(code));
+    let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
     let places = Places::of(octets, parsed.headers);
     let head = octets.split_to(length).freeze();
     refuse_bare_line_feeds(&head)?;
@@ -128,7 +131,7 @@ pub(super) fn read_response(
     let mut said = Said::default();
     places.fill(&head, &mut fields, |name, value| said.note(name, value.as_bytes()))?;
     let framing = said.framing(status, version, to)?;
-    let keep_alive = said.keeps_alive(version) && framing != Framing::UntilClose;
+    let keep_alive = said.keeps_alive(version) && framing.is_some() && !said.is_doubtful(status);
     Ok(Ok(ResponseHead { status, headers: fields, framing, keep_alive }))
 }
 
@@ -236,8 +239,8 @@ impl Said {
         Ok(())
     }
 
-    /// How the body that follows is delimited: RFC 9112 §6.3, read strictly.
-    fn framing(&self, status: StatusCode, version: Version, to: &Method) -> Result<Framing, Malformed> {
+    /// How the body that follows is delimited: RFC 9112 §6.3, read strictly. `None`: by the end of the connection.
+    fn framing(&self, status: StatusCode, version: Version, to: &Method) -> Result<Option<Framing>, Malformed> {
         let chunked = match self.codings {
             0 => false,
             1 if self.chunked && version == Version::HTTP_11 => true,
@@ -248,11 +251,22 @@ impl Said {
         }
         let bodiless = status.is_informational() || matches!(status.as_u16(), 204 | 304) || to == Method::HEAD;
         Ok(match self.length {
-            _ if bodiless => Framing::Empty,
-            _ if chunked => Framing::Chunked,
-            Some(length) => Framing::Length(length),
-            None => Framing::UntilClose,
+            _ if bodiless => Some(Framing::Empty),
+            _ if chunked => Some(Framing::Chunked),
+            Some(length) => Some(Framing::Length(length)),
+            None => None,
         })
+    }
+
+    /// Whether the answer has none, and yet its head speaks of a body (RFC 9112 §6.1, RFC 9110 §8.6 forbid it): whoever sent
+    /// one may send it, and the next answer would begin in its midst. A 304's length is that of another answer.
+    fn is_doubtful(&self, status: StatusCode) -> bool {
+        let has_length = self.length.is_some_and(|length| length > 0);
+        match status.as_u16() {
+            304 => self.codings > 0,
+            100..200 | 204 => self.codings > 0 || has_length,
+            _ => false,
+        }
     }
 
     /// Whether the connection stays open after the answer (RFC 9112 §9.3).
@@ -277,24 +291,30 @@ mod tests {
 
     #[test]
     fn how_a_body_is_delimited_is_never_guessed() {
-        use Framing::{Chunked, Empty, Length, UntilClose};
+        use Framing::{Chunked, Empty, Length};
         for (head, to, expected) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Length(12), true))),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Method::HEAD, Ok((Empty, true))),
-            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Empty, true))),
-            ("HTTP/1.1 204\r\n\r\n", Method::GET, Ok((Empty, true))),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Method::GET, Ok((Chunked, true))),
-            ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, Ok((UntilClose, false))),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Some(Length(12)), true))),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Method::HEAD, Ok((Some(Empty), true))),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Some(Empty), true))),
+            ("HTTP/1.1 204\r\n\r\n", Method::GET, Ok((Some(Empty), true))),
+            ("HTTP/1.1 204\r\nContent-Length: 0\r\n\r\n", Method::GET, Ok((Some(Empty), true))),
+            ("HTTP/1.1 204\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Some(Empty), false))),
+            ("HTTP/1.1 204\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, Ok((Some(Empty), false))),
+            ("HTTP/1.1 304\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, Ok((Some(Empty), false))),
+            ("HTTP/1.1 103\r\nContent-Length: 12\r\n\r\n", Method::GET, Ok((Some(Empty), false))),
+            ("HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n", Method::HEAD, Ok((Some(Empty), true))),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Method::GET, Ok((Some(Chunked), true))),
+            ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, Ok((None, false))),
             (
                 "HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n",
                 Method::GET,
-                Ok((Length(0), false)),
+                Ok((Some(Length(0)), false)),
             ),
-            ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", Method::GET, Ok((Length(1), false))),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", Method::GET, Ok((Some(Length(1)), false))),
             (
                 "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n",
                 Method::GET,
-                Ok((Length(1), true)),
+                Ok((Some(Length(1)), true)),
             ),
             ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, Err(Malformed::TransferEncoding)),
             (
@@ -325,6 +345,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", Method::GET, Err(Malformed::Head)),
             ("HTTP/2 200 OK\r\n\r\n", Method::GET, Err(Malformed::Head)),
             ("HTTP/1.1 099 Low\r\n\r\n", Method::GET, Err(Malformed::Head)),
+            ("HTTP/1.1 600 High\r\n\r\n", Method::GET, Err(Malformed::Head)),
         ] {
             let found = read(head.as_bytes(), to).map(|head| head.map(|h| (h.framing, h.keep_alive)).ok());
             assert_eq!(found, expected.map(Some), "{head:?}");

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::JournalError;
 
 /// The longest line read or written, in octets with its end: what bounds memory against a file that is none of ours.
-const MAX_LINE: usize = 1024 * 1024;
+const MAX_LINE: usize = 16 * 1024 * 1024;
 /// The room a line needs around its record: the keys, the checksum, and a number of up to 20 digits.
 const ENVELOPE: usize = 64;
 
@@ -223,7 +223,7 @@ mod tests {
     fn a_line_without_end_does_not_fill_the_memory() {
         let endless = io::BufReader::new(io::repeat(b'x'));
         let Err(Unreadable::Damaged { offset: 0, line: 1, reason }) = read_all(endless) else { panic!() };
-        assert_eq!(reason, "no end within 1048576 octets");
+        assert_eq!(reason, "no end within 16777216 octets");
     }
 
     #[test]

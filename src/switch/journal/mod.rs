@@ -20,6 +20,7 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -121,7 +122,7 @@ impl Journal {
         Ok((Self { inner: Arc::new(inner) }, recovered))
     }
 
-    /// Appends one record, `payload` being a JSON value on one line, at most 1 MiB of it. The answer comes once it is
+    /// Appends one record, `payload` being a JSON value on one line, at most 16 MiB of it. The answer comes once it is
     /// written, so that it outlives the process; with `durable`, once it is on disk, so that it outlives the machine. After
     /// an error the record is not in the journal, and the next append tries to mend what the failure left behind.
     pub fn append(&self, payload: String, durable: bool) -> oneshot::Receiver<Result<(), JournalError>> {
@@ -142,6 +143,19 @@ impl Journal {
             Err(unfit) => _ = reply.send(Err(unfit)),
         }
         answer
+    }
+
+    /// Lets go of it once all that is queued is written, in a thread of its own: a disk that hangs holds up its caller no
+    /// longer than `within`, and the process not at all.
+    pub async fn close(self, within: Duration) {
+        let (closed, answer) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            drop(self);
+            drop(closed);
+        });
+        if tokio::time::timeout(within, answer).await.is_err() {
+            tracing::error!("the disk did not take the last of the journal in time");
+        }
     }
 
     /// How many octets of good records the file holds: what tells when to [`Self::compact`].

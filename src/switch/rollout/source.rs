@@ -12,11 +12,11 @@ use super::{
         policy::Policy,
         status::{Action, Phase},
     },
-    Deed, Held, Kept, Known, Origin, Rollout, Said,
+    Deed, Held, Kept, Known, Origin, Rollout, Said, Step,
 };
 
 /// Who a deed is ascribed to when the source asked for it.
-const SOURCE: &str = "source";
+pub(super) const SOURCE: &str = "source";
 
 impl Rollout {
     /// An app seen for the first time: it starts where the source says.
@@ -45,13 +45,15 @@ impl Rollout {
         Self { kept, policy: Arc::new(Policy::default()), readiness: BTreeMap::new(), gates_since: None }
     }
 
-    pub(super) fn follow(
-        &mut self,
-        wanted: Wanted,
-        now: Timestamp,
-        deeds: &mut Vec<Deed>,
-        held_back: &mut Vec<String>,
-    ) {
+    /// The state after its source has spoken. A source is never refused: what cannot be done yet is held back.
+    pub(in super::super) fn follow(&self, wanted: Wanted, now: Timestamp) -> Step {
+        let mut step = Step::from(self.clone());
+        step.next.take_over(wanted, now, &mut step.deeds, &mut step.held_back);
+        step.next.settle(now, &mut step.deeds);
+        step
+    }
+
+    fn take_over(&mut self, wanted: Wanted, now: Timestamp, deeds: &mut Vec<Deed>, held_back: &mut Vec<String>) {
         let said = Said { active: wanted.active.clone(), preview: wanted.preview.clone() };
         self.policy = Arc::clone(&wanted.policy);
         self.follow_revisions(wanted, held_back);

@@ -63,6 +63,12 @@ impl Life {
         Ok(step)
     }
 
+    fn follows(&mut self, wanted: Wanted) -> Step {
+        let step = self.rollout.follow(wanted, at(self.now));
+        self.rollout = step.next.clone();
+        step
+    }
+
     fn obeys(&mut self, command: Command) -> Result<Step, RefusalCode> {
         let order = Input::Order { command, by: "ann".to_owned(), reason: "because".to_owned(), if_generation: None };
         self.takes(order).map_err(|refusal| refusal.code)
@@ -267,7 +273,7 @@ fn a_source_that_repeats_itself_leaves_what_people_did() {
     let mut life = Life::begins(will.clone());
     life.sees("green", 2, 2);
     life.promotes().expect("ready");
-    let step = life.takes(Input::Wanted(will)).expect("a source is never refused");
+    let step = life.follows(will);
     assert_eq!((step.deeds, step.held_back), (vec![], vec![]));
     life.is(Phase::Promoted, "green", None, Some("blue"), 2);
     assert!(life.rollout.drift().is_some_and(|drift| drift.contains("active blue")));
@@ -276,7 +282,7 @@ fn a_source_that_repeats_itself_leaves_what_people_did() {
 #[test]
 fn a_source_that_changes_its_mind_flips_once_the_target_is_ready() {
     let mut life = Life::begins(wanted("blue", None, &["blue", "green"]));
-    let step = life.takes(Input::Wanted(wanted("green", None, &["blue", "green"]))).expect("taken");
+    let step = life.follows(wanted("green", None, &["blue", "green"]));
     assert!(step.held_back[0].contains("green"), "{:?}", step.held_back);
     life.is(Phase::Steady, "blue", None, None, 1);
     let step = life.sees("green", 1, 2);
@@ -290,7 +296,7 @@ fn the_active_pool_never_loses_its_last_endpoint_to_the_source() {
     let mut emptied = wanted("blue", None, &["blue", "green"]);
     emptied.revisions.insert(rev("blue"), Vec::new());
     for will in [emptied, wanted("green", None, &["green"])] {
-        let step = life.takes(Input::Wanted(will)).expect("taken");
+        let step = life.follows(will);
         assert!(!step.held_back.is_empty());
         let (_, endpoints) = life.rollout.revisions().find(|(r, _)| *r == life.rollout.active()).expect("known");
         assert_eq!(endpoints.len(), 2);
@@ -305,7 +311,7 @@ fn a_restart_finds_the_roles_and_nothing_of_the_health() {
     life.deploys("teal").expect("deployed");
     let json = serde_json::to_string(life.rollout.kept()).expect("serialises");
     life.rollout = Rollout::restored(serde_json::from_str(&json).expect("reads back"));
-    life.takes(Input::Wanted(wanted("blue", Some("green"), &["blue", "green"]))).expect("taken");
+    life.follows(wanted("blue", Some("green"), &["blue", "green"]));
     life.is(Phase::Starting, "green", Some("teal"), Some("blue"), 3);
     assert_eq!(life.promotes(), Err(RefusalCode::NotReady));
 }
@@ -339,13 +345,17 @@ fn the_invariants_hold_on_random_walks() {
         let mut ready = BTreeMap::new();
         for step in 0..100 {
             let input = random_input(&mut rng);
-            if let Input::Readiness { revision, readiness } = &input {
+            if let Random::Input(Input::Readiness { revision, readiness }) = &input {
                 ready.insert(revision.clone(), *readiness);
             }
             life.now += rng.i64(0..200);
             let before = life.rollout.clone();
             let told = format!("seed {seed}, walk {walk}, step {step}: {input:?}\nbefore {before:?}");
-            match life.takes(input.clone()) {
+            let taken = match input {
+                Random::Input(input) => life.takes(input),
+                Random::Wanted(wanted) => Ok(life.follows(wanted)),
+            };
+            match taken {
                 Err(_) => assert_eq!(life.rollout, before, "a refusal changes nothing\n{told}"),
                 Ok(done) => {
                     check(&before, &done, &ready, &told);
@@ -390,7 +400,14 @@ fn random_policy(rng: &mut fastrand::Rng) -> Arc<Policy> {
     policy(auto[rng.usize(0..3)], min_ready[rng.usize(0..4)])
 }
 
-fn random_input(rng: &mut fastrand::Rng) -> Input {
+/// What may come next in a walk.
+#[derive(Debug)]
+enum Random {
+    Input(Input),
+    Wanted(Wanted),
+}
+
+fn random_input(rng: &mut fastrand::Rng) -> Random {
     let names = ["r0", "r1", "r2", "r3"];
     let one = |rng: &mut fastrand::Rng| names[rng.usize(0..4)];
     let maybe = |rng: &mut fastrand::Rng| rng.bool().then(|| rev(names[rng.usize(0..4)]));
@@ -400,12 +417,12 @@ fn random_input(rng: &mut fastrand::Rng) -> Input {
             let total = rng.usize(0..4);
             let ready = rng.usize(0..=total);
             let readiness = Readiness { ready, unhealthy: rng.usize(0..=total - ready), total };
-            return Input::Readiness { revision: rev(one(rng)), readiness };
+            return Random::Input(Input::Readiness { revision: rev(one(rng)), readiness });
         }
-        2 => return Input::Clock,
+        2 => return Random::Input(Input::Clock),
         3 => {
             let will = wanted(names[rng.usize(0..2)], rng.bool().then(|| names[rng.usize(0..2)]), &["r0", "r1"]);
-            return Input::Wanted(Wanted { policy: random_policy(rng), ..will });
+            return Random::Wanted(Wanted { policy: random_policy(rng), ..will });
         }
         4 | 5 => Command::Deploy {
             revision: rev(one(rng)),
@@ -419,5 +436,5 @@ fn random_input(rng: &mut fastrand::Rng) -> Input {
         _ if rng.bool() => Command::Unpin,
         _ => Command::Pin { revision: rev(one(rng)), expires: rng.bool().then(|| at(rng.i64(0..20_000))) },
     };
-    Input::Order { command, by: "walk".to_owned(), reason: String::new(), if_generation: None }
+    Random::Input(Input::Order { command, by: "walk".to_owned(), reason: String::new(), if_generation: None })
 }

@@ -13,9 +13,10 @@ use std::{
 use super::{
     super::{
         control::{Command, Order, RefusalCode},
-        desired::{Desired, Matching, Wanted},
+        desired::{Desired, HostPattern, Matching, Wanted},
         journal::{Journal, faults::journal_that_works_while},
         policy::Policy,
+        pool::Stage,
         reader::{NotAdmitted, Reader, RequestKey},
         status::{AppStatus, Happening, Phase, Receipt},
     },
@@ -137,6 +138,9 @@ async fn what_is_in_flight_stays_on_its_pool_until_it_ends_or_the_deadline_cuts_
     assert_eq!(status(&switch).draining[0].in_flight, 2);
     drop(first);
     let mut stage = second.tenure().stage();
+    stage.wait_for(|stage| *stage == Stage::Cut).await.expect("its deadline comes");
+    assert_eq!(status(&switch).draining[0].in_flight, 1, "it is drained when the last has left, not before");
+    drop(second);
     let cut = loop {
         match &events.recv().await.expect("it runs").what {
             Happening::Drained { cut, revision, .. } if revision == "blue" => break *cut,
@@ -144,7 +148,6 @@ async fn what_is_in_flight_stays_on_its_pool_until_it_ends_or_the_deadline_cuts_
         }
     };
     assert_eq!(cut, 1);
-    assert_eq!(*stage.borrow_and_update(), super::super::pool::Stage::Cut);
     assert_eq!(status(&switch).draining, []);
 }
 
@@ -159,8 +162,9 @@ async fn after_a_rollback_live_traffic_drains_though_its_revision_stays_the_cand
     let state = status(&switch);
     assert_eq!((receipt.in_flight_on_old, state.draining[0].revision.as_str()), (1, "green"));
     assert_eq!(state.preview.map(|pool| (pool.revision, pool.in_flight)), Some(("green".to_owned(), 0)));
+    ticket.tenure().stage().wait_for(|stage| *stage == Stage::Cut).await.expect("its deadline comes");
+    drop(ticket);
     while !matches!(&events.recv().await.expect("it runs").what, Happening::Drained { cut: 1, .. }) {}
-    assert_eq!(*ticket.tenure().stage().borrow(), super::super::pool::Stage::Cut);
 }
 
 #[tokio::test]
@@ -258,6 +262,59 @@ async fn an_acknowledged_flip_and_its_history_outlive_the_switch() {
 }
 
 #[tokio::test]
+async fn a_host_that_moves_to_another_app_is_never_without_one() {
+    let switch = switch(None);
+    let two = |shop_hosts: &[&str], other_hosts: &[&str]| {
+        let hosts = |hosts: &[&str]| hosts.iter().map(|host| HostPattern::Exact((*host).to_owned())).collect();
+        let mut desired = shop(Policy::default());
+        let app = desired.apps.values().next().cloned().expect("one");
+        let other = Wanted { matching: Matching { hosts: hosts(other_hosts), ..Matching::default() }, ..app };
+        desired.apps.values_mut().for_each(|app| app.matching.hosts = hosts(shop_hosts));
+        desired.apps.insert("other".parse().expect("a name"), other);
+        desired
+    };
+    let (one, another) = (two(&["shop.test"], &["x"]), two(&["x"], &["shop.test"]));
+    switch.feed.desired(one.clone()).await.expect("it runs");
+    let reader = switch.readers.reader(0);
+    for _ in 0..50 {
+        for desired in [&another, &one] {
+            let mut applied = std::pin::pin!(switch.feed.desired(desired.clone()));
+            // Whenever it lets others run, a request comes.
+            while futures_util::poll!(&mut applied).is_pending() {
+                reader.admit(&Key, &[]).expect("one of the two has the host");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_app_whose_state_cannot_be_written_serves_all_the_same_and_is_written_when_it_can() {
+    let works = Arc::new(AtomicBool::new(true));
+    let journal = journal_that_works_while(Arc::clone(&works));
+    works.store(false, SeqCst);
+    let switch = ready(Some(journal)).await;
+    assert_eq!(admitted_to(&switch.readers.reader(0)), "blue");
+    works.store(true, SeqCst);
+    ask(&switch, promote()).await.expect("the disk works");
+}
+
+#[tokio::test]
+async fn endpoints_that_replace_all_live_ones_take_no_traffic_before_they_answer() {
+    let switch = ready(None).await;
+    let reader = switch.readers.reader(0);
+    let mut desired = shop(Policy::default());
+    let blue = || "blue".parse().expect("a name");
+    desired.apps.values_mut().for_each(|app| drop(app.revisions.insert(blue(), vec![address(9002).into()])));
+    switch.feed.desired(desired.clone()).await.expect("it runs");
+    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), address(9001));
+    switch.feed.observed("shop".parse().expect("a name"), blue(), address(9002), true).await;
+    // Messages are taken in order: when this one is answered, the one before has been seen.
+    switch.feed.desired(desired).await.expect("it runs");
+    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), address(9002));
+}
+
+#[tokio::test]
 async fn an_app_that_leaves_and_returns_goes_on_where_it_was() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
@@ -285,13 +342,26 @@ async fn a_changed_policy_keeps_endpoints_and_what_is_in_flight() {
     assert_eq!((status(&switch).active.map(|pool| pool.in_flight), status(&switch).draining.len()), (Some(2), 0));
 }
 
-#[tokio::test]
-async fn every_order_is_answered_while_the_switch_stops() {
+#[tokio::test(start_paused = true)]
+async fn what_was_carried_out_is_answered_though_the_switch_stops() {
     let switch = ready(None).await;
+    // A worker that does not confirm: the stop comes while the receipt waits for it.
+    let _reader = switch.readers.reader(0);
     let (answer, ()) = tokio::join!(ask(&switch, promote()), switch.control.stop());
+    assert_eq!(answer.map(|receipt| receipt.generation).map_err(|refusal| refusal.code), Ok(2));
     let after = ask(&switch, rollback()).await;
-    assert!(answer.is_ok() || answer.is_err_and(|refusal| refusal.code == RefusalCode::Stopping));
     assert_eq!(after.map_err(|refusal| refusal.code), Err(RefusalCode::Stopping));
+}
+
+#[tokio::test]
+async fn what_the_source_wants_is_done_though_the_disk_fails() {
+    let works = Arc::new(AtomicBool::new(true));
+    let switch = ready(Some(journal_that_works_while(Arc::clone(&works)))).await;
+    works.store(false, SeqCst);
+    let mut desired = shop(Policy::default());
+    desired.apps.values_mut().for_each(|app| app.preview = None);
+    switch.feed.desired(desired).await.expect("it runs");
+    assert_eq!(status(&switch).preview, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,6 +71,13 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "SIG{name} not sent");
     }
 
+    /// The most memory it has held so far, in octets.
+    pub fn peak_memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running process");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.and_then(|kib| kib.parse::<usize>().ok()).expect("VmHWM in kB") * 1024
+    }
+
     /// Waits for its own end.
     pub async fn ended(&mut self) -> ExitStatus {
         let mut status = None;

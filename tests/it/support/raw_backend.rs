@@ -1,5 +1,5 @@
-//! An upstream without manners: it sends the very octets it was given, whatever they mean, and keeps the octets it received.
-//! For what a well-behaved HTTP library would refuse to send.
+//! Upstreams without manners. One sends the very octets it was given, whatever they mean, and keeps the octets it received:
+//! for what a well-behaved HTTP library would refuse to send. The other is played by the test itself.
 
 use std::{
     io::{Read, Write},
@@ -10,6 +10,9 @@ use std::{
 };
 
 use socket2::SockRef;
+use tokio::io::AsyncReadExt;
+
+use super::{client::Raw, within};
 
 /// A running scripted upstream. It serves until the process ends; connections idle for 20 s are closed.
 pub struct RawBackend {
@@ -31,14 +34,20 @@ pub enum Then {
 impl RawBackend {
     /// Answers every request head with these octets.
     pub fn spawn(answer: impl Into<Vec<u8>>, then: Then) -> Self {
+        let answer = answer.into();
+        Self::script(move |_| (answer.clone(), then))
+    }
+
+    /// Answers each request head as the script says.
+    pub fn script(script: impl Fn(&str) -> (Vec<u8>, Then) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("an address");
         let received = Arc::default();
-        let (answer, heads) = (Arc::new(answer.into()), Arc::clone(&received));
+        let (script, heads) = (Arc::new(script), Arc::clone(&received));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (answer, heads) = (Arc::clone(&answer), Arc::clone(&heads));
-                thread::spawn(move || serve(stream, &answer, then, &heads));
+                let (script, heads) = (Arc::clone(&script), Arc::clone(&heads));
+                thread::spawn(move || serve(stream, &*script, &heads));
             }
         });
         Self { address, received }
@@ -54,11 +63,12 @@ impl RawBackend {
     }
 }
 
-fn serve(mut stream: TcpStream, answer: &[u8], then: Then, heads: &Mutex<Vec<Vec<u8>>>) {
+fn serve(mut stream: TcpStream, script: &dyn Fn(&str) -> (Vec<u8>, Then), heads: &Mutex<Vec<Vec<u8>>>) {
     stream.set_read_timeout(Some(Duration::from_secs(20))).ok();
     while let Some(head) = read_head(&mut stream) {
+        let (answer, then) = script(&String::from_utf8_lossy(&head));
         heads.lock().unwrap().push(head);
-        if stream.write_all(answer).is_err() {
+        if stream.write_all(&answer).is_err() {
             return;
         }
         match then {
@@ -83,4 +93,46 @@ fn read_head(stream: &mut TcpStream) -> Option<Vec<u8>> {
         }
     }
     Some(head)
+}
+
+/// An upstream that does nothing but what the test makes it do.
+pub struct ByHand {
+    listener: tokio::net::TcpListener,
+}
+
+impl ByHand {
+    pub async fn listen() -> Self {
+        Self { listener: tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port") }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("an address")
+    }
+
+    /// The next connection that has something to say: probes connect and leave.
+    pub async fn accept(&self) -> Raw {
+        within("a connection at the upstream", async {
+            loop {
+                let (stream, _) = self.listener.accept().await.expect("a connection");
+                if matches!(stream.peek(&mut [0]).await, Ok(1)) {
+                    return Raw { stream };
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next connection, and the head of the first request on it.
+    pub async fn request(&self) -> (Raw, String) {
+        let mut raw = self.accept().await;
+        let head = raw.read_head().await;
+        (raw, head)
+    }
+}
+
+/// Waits until the other side closes or resets, whatever it sends before.
+pub async fn closed(raw: &mut Raw) {
+    let mut buffer = [0; 4096];
+    within("the connection to be closed", async { while matches!(raw.stream.read(&mut buffer).await, Ok(1..)) {} })
+        .await;
 }

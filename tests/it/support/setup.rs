@@ -20,9 +20,25 @@ pub struct Setup {
 impl Setup {
     /// `blue` active, `green` the candidate; two workers, a live and a preview listener, quick probes.
     pub fn between(blue: &Backend, green: &Backend) -> Self {
+        let endpoints = |backend: &Backend| json!({ "endpoints": [backend.address()] });
+        let mut setup = Self::of(json!({
+            "active": blue.colour(),
+            "preview": green.colour(),
+            "revisions": { blue.colour(): endpoints(blue), green.colour(): endpoints(green) },
+        }));
+        setup.app()["health"] =
+            json!({ "path": "/healthz", "interval": "50ms", "timeout": "2s", "rise": 1, "fall": 2 });
+        setup
+    }
+
+    /// One active revision, `blue`, with these endpoints, of which a probe wants no more than that they accept.
+    pub fn before(endpoints: &[SocketAddr]) -> Self {
+        Self::of(json!({ "active": "blue", "revisions": { "blue": { "endpoints": endpoints } } }))
+    }
+
+    fn of(source: Value) -> Self {
         let dir = TempDir::new().expect("a directory");
         let any = "127.0.0.1:0";
-        let endpoints = |backend: &Backend| json!({ "endpoints": [backend.address()] });
         let config = json!({
             "version": 1,
             "workers": 2,
@@ -31,14 +47,7 @@ impl Setup {
             "admin": { "socket": dir.path().join("admin.sock") },
             "health": { "bind": any },
             "state": { "dir": dir.path().join("state") },
-            "apps": { APP: {
-                "source": { "static": {
-                    "active": blue.colour(),
-                    "preview": green.colour(),
-                    "revisions": { blue.colour(): endpoints(blue), green.colour(): endpoints(green) },
-                } },
-                "health": { "path": "/healthz", "interval": "50ms", "timeout": "2s", "rise": 1, "fall": 2 },
-            } },
+            "apps": { APP: { "source": { "static": source } } },
         });
         Self { config, dir }
     }

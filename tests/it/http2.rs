@@ -1,0 +1,417 @@
+//! HTTP/2 from clients: many streams, long bodies, what has to be translated for an HTTP/1.1 upstream, and clients that
+//! would wear the proxy out.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future;
+use http::header;
+use http_body_util::BodyExt;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{
+    backend::Backend,
+    client::{Protocol, Raw, at_once},
+    full,
+    proxy::Proxy,
+    raw_backend::{ByHand, closed},
+    setup::Setup,
+    within,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_streams_share_a_connection() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    let mut client = proxy.client(Protocol::H2).await;
+    let started = std::time::Instant::now();
+    let answers = at_once(&mut client, "/slow?ms=20&chunks=5", 300).await;
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.text() == "a piece\n".repeat(5))));
+    // One after the other they would take half a minute.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_bodies_flow_both_ways_side_by_side_and_a_stalled_one_holds_up_no_other() {
+    const MIB: usize = 1024 * 1024;
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    let mut client = proxy.client(Protocol::H2).await;
+    let request = client.request("GET", "/bytes/100000000").body(full("")).expect("a request");
+    let stalled = client.send(request).await.expect("an answer");
+    let sent = Bytes::from((0..5 * MIB).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>());
+    let transfers = (0..6).map(|n| {
+        let (method, path) = if n % 2 == 0 { ("POST", "/echo") } else { ("GET", "/bytes/5242880") };
+        let body = if n % 2 == 0 { full(sent.clone()) } else { full("") };
+        let response = client.send(client.request(method, path).body(body).expect("a request"));
+        let expected = if n % 2 == 0 { sent.clone() } else { Bytes::from(vec![b'x'; 5 * MIB]) };
+        async move {
+            let body = response.await.expect("an answer").into_body().collect().await.expect("all of it").to_bytes();
+            assert!(body == expected, "{method} {path}");
+        }
+    });
+    within("all transfers", future::join_all(transfers.collect::<Vec<_>>())).await;
+    drop(stalled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_http2_may_split_or_leave_out_is_whole_for_the_upstream() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    let mut client = proxy.client(Protocol::H2).await;
+    let request = client.request("GET", "/a?b=c").header("cookie", "a=1").header("cookie", "b=2; c=3");
+    let request = request.header(header::TE, "trailers").body(full("")).expect("a request");
+    client.fetch(request).await.expect("an answer");
+    let seen = blue.seen().pop().expect("a request");
+    let cookies: Vec<_> = seen.headers.get_all("cookie").iter().collect();
+    assert_eq!(cookies, ["a=1; b=2; c=3"]);
+    assert_eq!((&*seen.target, &seen.headers["host"]), ("/a?b=c", &"shop.test".parse().unwrap()));
+    assert_eq!(seen.headers["te"], "trailers");
+    assert!(!seen.headers.contains_key(header::CONTENT_LENGTH));
+    assert!(!seen.headers.contains_key(header::TRANSFER_ENCODING));
+}
+
+/// A client that speaks in frames (RFC 9113 §4.1).
+struct Frames {
+    raw: Raw,
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Frames {
+    async fn connect(proxy: &Proxy) -> Self {
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        let mut frames = Self { raw };
+        frames.send(SETTINGS, 0, 0, &[]).await;
+        frames
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        assert!(self.try_send(&frame(kind, flags, stream, payload)).await, "the connection is closed");
+    }
+
+    /// Whether it was taken.
+    async fn try_send(&mut self, octets: &[u8]) -> bool {
+        within("octets to be taken", self.raw.stream.write_all(octets)).await.is_ok()
+    }
+
+    async fn request(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) {
+        let pseudo = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "shop.test")];
+        let pseudo = pseudo.iter().filter(|(name, _)| fields.iter().all(|(given, _)| given != name));
+        // Pseudo-fields come first; an empty value leaves one out.
+        let (own, rest): (Vec<&(&str, &str)>, Vec<_>) = fields.iter().partition(|(name, _)| name.starts_with(':'));
+        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        let block: Vec<u8> = pseudo.chain(own).chain(rest).flat_map(|(name, value)| literal(name, value)).collect();
+        self.send(HEADERS, END_HEADERS | flags, stream, &block).await;
+    }
+
+    /// `None` at the end of the connection.
+    async fn next(&mut self) -> Option<Frame> {
+        use tokio::io::AsyncReadExt;
+        let mut head = [0; 9];
+        within("a frame", self.raw.stream.read_exact(&mut head)).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        within("a payload", self.raw.stream.read_exact(&mut payload)).await.ok()?;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// The first frame of one of these kinds; `None` if the connection ends before.
+    async fn first(&mut self, kinds: &[u8]) -> Option<Frame> {
+        loop {
+            let frame = self.next().await?;
+            if kinds.contains(&frame.kind) {
+                return Some(frame);
+            }
+        }
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// RFC 7541 §6.2.2: a field as it is, without an index.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let string = |text: &str| match u8::try_from(text.len()) {
+        Ok(short @ ..127) => [&[short], text.as_bytes()].concat(),
+        _ => {
+            let mut octets = vec![127];
+            let mut rest = text.len() - 127;
+            while rest >= 128 {
+                octets.push((rest % 128) as u8 | 128);
+                rest /= 128;
+            }
+            octets.push(rest as u8);
+            [&octets, text.as_bytes()].concat()
+        }
+    };
+    [vec![0], string(name), string(value)].concat()
+}
+
+/// RFC 7541 Appendix A: the status codes of the static table, which is what the proxy's encoder uses; others follow
+/// index 8 as three literal digits or as Huffman code.
+fn is_refusal(frame: &Frame) -> bool {
+    // 400 is index 12; 405, 421 and 431 are literals on the name of index 8.
+    frame.kind == RST_STREAM || frame.payload.first().is_some_and(|octet| matches!(octet, 0x8c | 0x48 | 0x08))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_read_otherwise_in_http1_is_refused_and_the_other_streams_go_on() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    let mut wrong = Vec::new();
+    for fields in [
+        &[("host", "other.test")][..],
+        &[(":authority", "user@shop.test")],
+        &[(":authority", "shop.test/a")],
+        &[(":authority", "shop.test, other.test")],
+        &[(":authority", "shop test")],
+        &[("host", "shop.test"), ("host", "shop.test")],
+        &[("host", "shop.test"), ("host", "other.test")],
+        &[(":path", "")],
+        &[(":path", "a")],
+        &[(":path", "*")],
+        &[(":path", "/a b")],
+        &[(":path", "/a\r\nx: y")],
+        &[(":path", "/a HTTP/1.1\r\nhost: other.test\r\n\r\n")],
+        &[(":path", "/a\0")],
+        &[(":path", "http://other.test/")],
+        &[(":method", "GET / HTTP/1.1\r\nx: y\r\n\r\nGET")],
+        &[(":method", "G T")],
+        &[(":method", "CONNECT")],
+        &[(":scheme", "ftp")],
+        &[(":scheme", "http://other.test/?")],
+        &[(":protocol", "websocket")],
+        &[("connection", "close")],
+        &[("connection", "x"), ("x", "y")],
+        &[("keep-alive", "timeout=5")],
+        &[("proxy-connection", "keep-alive")],
+        &[("transfer-encoding", "chunked")],
+        &[("transfer-encoding", "identity")],
+        &[("upgrade", "h2c")],
+        &[("te", "gzip")],
+        &[("x", "a\r\nb: c")],
+        &[("x", "a\nb")],
+        &[("x", "a\0b")],
+        &[("x y", "a")],
+        &[("x:", "a")],
+        &[("x\r\ny", "a")],
+        &[("X-Upper", "a")],
+        &[("content-length", "5")],
+        &[("content-length", "+0")],
+        &[("content-length", "0"), ("content-length", "0")],
+        &[("content-length", "0, 0")],
+        &[("content-length", "0"), ("content-length", "5")],
+    ] {
+        let mut frames = Frames::connect(&proxy).await;
+        frames.request(1, END_STREAM, fields).await;
+        let refusal = frames.first(&[HEADERS, RST_STREAM, GOAWAY]).await;
+        let refused = refusal.as_ref().is_none_or(|frame| frame.kind == GOAWAY || is_refusal(frame));
+        let seen = blue.seen().len();
+        if !refused || seen > wrong.len() {
+            wrong.push(format!("{fields:?}: {refusal:?}, the upstream saw {seen}"));
+            continue;
+        }
+        if refusal.is_some_and(|frame| frame.kind != GOAWAY) {
+            // It was that stream's fault alone.
+            frames.send(PING, 0, 0, &[7; 8]).await;
+            assert!(frames.first(&[PING]).await.is_some_and(|pong| pong.payload == [7; 8]), "{fields:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn host_and_authority_may_stand_for_each_other_where_they_agree() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    for fields in [
+        &[("host", "shop.test")][..],
+        &[(":authority", ""), ("host", "shop.test")],
+        &[(":authority", "shop.test:8080"), ("host", "shop.test:8080")],
+    ] {
+        let mut frames = Frames::connect(&proxy).await;
+        frames.request(1, END_STREAM, fields).await;
+        let answer = frames.first(&[HEADERS, RST_STREAM, GOAWAY]).await.expect("an answer");
+        assert_eq!((answer.kind, answer.payload.first()), (HEADERS, Some(&0x88)), "{fields:?}: {answer:?}");
+        let seen = blue.seen().pop().expect("a request");
+        assert!(seen.headers["host"].as_bytes().starts_with(b"shop.test"), "{seen:?}");
+        assert_eq!(seen.headers.get_all("host").iter().count(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_says_goaway_and_lets_the_streams_there_are_finish() {
+    let upstream = ByHand::listen().await;
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    let mut frames = Frames::connect(&proxy).await;
+    frames.request(1, END_STREAM, &[]).await;
+    let (mut connection, _) = upstream.request().await;
+    let draining = tokio::spawn(proxy.shutdown(Duration::from_secs(10)));
+    assert!(frames.first(&[GOAWAY]).await.is_some());
+    let ping = frames.first(&[PING]).await.expect("a PING, to know when the client has read that");
+    frames.send(PING, ACK, 0, &ping.payload).await;
+    let last = frames.first(&[GOAWAY]).await.expect("the stream that was the last");
+    assert_eq!(last.payload, [0, 0, 0, 1, 0, 0, 0, 0], "stream 1, no error");
+    connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let answer = frames.first(&[DATA]).await.expect("an answer");
+    assert_eq!((answer.flags, &*answer.payload), (END_STREAM, &b"ok"[..]));
+    drop(frames);
+    assert_eq!(draining.await.expect("a task"), 0, "nothing was cut");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_not_as_long_as_it_says_never_ends_well_at_the_upstream() {
+    let upstream = ByHand::listen().await;
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    for (length, body, flags) in [("10", "hello", END_STREAM), ("3", "hello", END_STREAM), ("3", "hello", 0)] {
+        let mut frames = Frames::connect(&proxy).await;
+        frames.request(1, 0, &[(":method", "POST"), ("content-length", length)]).await;
+        let (mut connection, _) = upstream.request().await;
+        frames.send(DATA, flags, 1, body.as_bytes()).await;
+        closed(&mut connection).await;
+        let told = frames.first(&[RST_STREAM, GOAWAY, HEADERS]).await;
+        assert!(told.is_none_or(|frame| frame.kind == GOAWAY || is_refusal(&frame)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_answer_resets_its_stream_and_no_other() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    let mut client = proxy.client(Protocol::H2).await;
+    let whole = client.get_later("/slow?ms=100&chunks=5");
+    for _ in 0..3 {
+        assert!(client.get("/reset").await.is_err());
+    }
+    assert_eq!(whole.await.expect("a task").expect("an answer").text(), "a piece\n".repeat(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_end_the_connection_and_nothing_else() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    let block: Vec<u8> = [(":method", "GET"), (":scheme", "http"), (":path", "/hang"), (":authority", "shop.test")]
+        .iter()
+        .flat_map(|(name, value)| literal(name, value))
+        .collect();
+    let field = literal("x", &"a".repeat(1000));
+    let opened = [frame(HEADERS, END_HEADERS, 1, &block)].concat();
+    type Nth<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+    let floods: [(&str, Vec<u8>, Nth<'_>); 7] = [
+        ("resets", Vec::new(), &|n| {
+            let stream = 2 * n + 1;
+            [frame(HEADERS, END_HEADERS | END_STREAM, stream, &block), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])]
+                .concat()
+        }),
+        ("continuations", frame(HEADERS, 0, 1, &block), &|_| frame(CONTINUATION, 0, 1, &field)),
+        ("empty continuations", frame(HEADERS, 0, 1, &block), &|_| frame(CONTINUATION, 0, 1, &[])),
+        ("settings", Vec::new(), &|n| frame(SETTINGS, 0, 0, &[&[0, 3][..], &n.to_be_bytes()].concat())),
+        ("pings", Vec::new(), &|n| frame(PING, 0, 0, &[&[0; 4][..], &n.to_be_bytes()].concat())),
+        ("empty data", opened.clone(), &|_| frame(DATA, 0, 1, &[])),
+        ("window updates", opened, &|_| frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 0])),
+    ];
+    for (name, begin, nth) in floods {
+        let mut frames = Frames::connect(&proxy).await;
+        assert!(frames.try_send(&begin).await);
+        let flooding = async {
+            let mut n = 0;
+            // What is answered is not read: whoever floods does not wait.
+            loop {
+                let batch: Vec<u8> = (0..100)
+                    .flat_map(|_| {
+                        n += 1;
+                        nth(n)
+                    })
+                    .collect();
+                if frames.raw.stream.write_all(&batch).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(5), flooding).await;
+        assert!(ended.is_ok(), "{name} go on and on");
+        assert_eq!(proxy.client(Protocol::H2).await.get("/").await.expect("an answer").text(), "blue", "after {name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_streams_than_allowed_are_refused() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    let mut frames = Frames::connect(&proxy).await;
+    let settings = frames.first(&[SETTINGS]).await.expect("settings").payload;
+    let most = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).expect("a limit of streams");
+    assert_eq!(most[2..], [0, 0, 0, 128]);
+    for n in 0..130 {
+        frames.request(2 * n + 1, END_STREAM, &[(":path", "/hang")]).await;
+    }
+    let refused = frames.first(&[RST_STREAM, GOAWAY]).await.expect("a refusal");
+    assert_eq!((refused.kind, refused.payload.last()), (RST_STREAM, Some(&7)), "REFUSED_STREAM: {refused:?}");
+    assert!(refused.stream > 2 * 128, "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_do_not_get_on_end_at_the_limit() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.listener("live")["timeouts"] = json!({ "body": "300ms" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    // An upload that stalls is told so, or reset.
+    let mut frames = Frames::connect(&proxy).await;
+    frames.request(1, 0, &[(":method", "POST"), (":path", "/echo"), ("content-length", "10")]).await;
+    frames.send(DATA, 0, 1, b"half").await;
+    let mut end = frames.first(&[HEADERS, RST_STREAM]).await.expect("an end");
+    if end.kind == HEADERS && end.payload.first() == Some(&0x88) {
+        // The upstream had begun to echo.
+        end = frames.first(&[RST_STREAM]).await.expect("an end");
+    }
+    assert_eq!(end.stream, 1);
+    // So is a download whose window stays shut; the connection itself is well.
+    let mut frames = Frames::connect(&proxy).await;
+    frames.request(1, END_STREAM, &[(":path", "/bytes/1000000")]).await;
+    let end = frames.first(&[RST_STREAM]).await.expect("an end");
+    assert_eq!((end.stream, end.flags), (1, 0));
+    frames.send(PING, 0, 0, &[7; 8]).await;
+    assert!(frames.first(&[PING]).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_over_the_limit_is_refused_on_its_stream() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.listener("live")["limits"] = json!({ "head_size": "4KiB" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    let mut client = proxy.client(Protocol::H2).await;
+    let request = client.request("GET", "/").header("x", "a".repeat(5000)).body(full("")).expect("a request");
+    let answer = client.fetch(request).await;
+    assert!(answer.as_ref().map_or(true, |answer| answer.status == 431), "{answer:?}");
+    assert!(blue.seen().is_empty());
+    assert_eq!(proxy.client(Protocol::H2).await.get("/").await.expect("an answer").text(), "blue");
+}
