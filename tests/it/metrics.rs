@@ -237,6 +237,8 @@ async fn each_request_is_a_line_of_json_that_says_how_it_ended() {
     eventually("it to begin", async || blue.seen().iter().any(|seen| seen.target == "/hang")).await;
     waiting.abort();
     drop(leaver);
+    // Only then the upstream: who leaves first is what is told.
+    logged("/hang").await;
     blue.stop();
     assert_eq!(h2.get("/gone").await.expect("an answer").status, 502);
     for (path, status, flags, app) in [
