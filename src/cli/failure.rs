@@ -118,7 +118,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.what)?;
         for line in self.detail.lines() {
-            write!(f, "\n  {line}")?;
+            write!(f, "\n{}", format!("  {line}").trim_end())?;
         }
         if !self.hint.is_empty() {
             write!(f, "\nhint: {}", self.hint)?;

@@ -28,7 +28,7 @@ use tokio::runtime;
 pub(crate) use self::{
     client::{Address, Call, Client},
     failure::{Exit, Failure},
-    output::{BAD, BOLD, DIM, GOOD, Output, control, print},
+    output::{BAD, BOLD, DIM, GOOD, Output, control, print_next},
     parse::duration,
     serve::{start, use_crypto},
     signals::Signals,
@@ -57,7 +57,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.run() {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            report(&failure);
+            if failure.exit != Exit::Done {
+                report(&failure);
+            }
             failure.exit.into()
         }
     }

@@ -91,7 +91,7 @@ impl Output {
 
     /// Prints `value` as one of many that follow each other: JSON on one line, YAML as a document of its own.
     pub(crate) fn show_next(self, value: &impl Show) -> Result<(), Failure> {
-        print(&self.render(value, true)?)
+        print_next(&self.render(value, true)?)
     }
 
     /// The text that [`Output::show`] prints.
@@ -119,11 +119,25 @@ impl Output {
 
 /// Prints a text. A reader that has gone away (`| head`) has had enough: that is no failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = anstream::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match write(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Prints a text that others would follow. When the reader has gone away, that is the end, and a good one: nobody is left
+/// to go on for.
+pub(crate) fn print_next(text: &str) -> Result<(), Failure> {
+    write(text).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::new(Exit::Done, "the reader has gone away"),
+        _ => error.into(),
+    })
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = anstream::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Writes a control sequence past the colour filter, which would drop it under `NO_COLOR`.

@@ -217,6 +217,7 @@ impl Show for Checked {
             [listener.name.clone(), listener.bind.clone(), listener.role.to_owned(), tls.to_owned()]
         });
         page.table(["LISTENER", "BIND", "ROLE", "TLS"], listeners.collect());
+        page.line("");
         let apps = self.apps.iter().map(|app| {
             let hosts = if app.hosts.is_empty() { "(any)".to_owned() } else { app.hosts.join(", ") };
             let preview = app.preview.clone().unwrap_or_else(|| "-".to_owned());

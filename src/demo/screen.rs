@@ -5,7 +5,7 @@ use std::{mem, time::Duration};
 use clap::builder::styling::{AnsiColor, Color, Style};
 
 use super::{load::Counts, news::Roles};
-use crate::cli::{BAD, DIM, Failure, GOOD, Output, control, print};
+use crate::cli::{BAD, DIM, Failure, GOOD, Output, control, print_next};
 
 const BLUE: Style = AnsiColor::BrightWhite.on_default().bg_color(Some(Color::Ansi(AnsiColor::Blue))).bold();
 const GREEN: Style = AnsiColor::BrightWhite.on_default().bg_color(Some(Color::Ansi(AnsiColor::Green))).bold();
@@ -34,7 +34,7 @@ impl Screen {
     /// Prints lines that stay.
     pub(super) fn news(&mut self, text: &str) -> Result<(), Failure> {
         self.clear()?;
-        print(&format!("{text}\n"))
+        print_next(&format!("{text}\n"))
     }
 
     /// Shows how it goes.
@@ -44,7 +44,7 @@ impl Screen {
         let Roles { generation, active } = roles;
         let slowest = slowest.as_secs_f64() * 1000.0;
         if !self.is_live() {
-            return print(&format!(
+            return print_next(&format!(
                 "t={seconds:.1}s requests={total} blue={blue} green={green} failed={failed} slowest={slowest:.1}ms \
                  generation={generation} active={active}\n"
             ));
@@ -53,7 +53,7 @@ impl Screen {
         let active_style = if active == "green" { GREEN } else { BLUE };
         self.clear()?;
         self.drawn = true;
-        print(&format!(
+        print_next(&format!(
             "{active_style} {active} {active_style:#} is live {DIM}(generation {generation}){DIM:#}  {BLUE} blue {blue} {BLUE:#} \
              {GREEN} green {green} {GREEN:#}  {verdict}{failed} failed{verdict:#} {DIM}of {total}, slowest {slowest:.1} ms{DIM:#}"
         ))

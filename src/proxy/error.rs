@@ -12,7 +12,7 @@ use super::{
     upload::{self, Upload},
 };
 use crate::{
-    switch::{AppName, NotAdmitted},
+    switch::{AppName, NotAdmitted, Role},
     telemetry::request_log::Outcome,
 };
 
@@ -58,6 +58,12 @@ pub(super) enum ProxyError {
         /// The app.
         app: AppName,
     },
+    /// There is no candidate to preview.
+    #[error("{app} has no candidate to preview just now")]
+    NoCandidate {
+        /// The app.
+        app: AppName,
+    },
     /// The pool it ran on was drained, and the drain's deadline came first.
     #[error("the revision that served this has been drained")]
     Drained,
@@ -99,9 +105,10 @@ impl ProxyError {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnknownHost(status) => *status,
             Self::PreviewForbidden => StatusCode::FORBIDDEN,
-            Self::ConnectionLimitReached | Self::DestinationUnavailable { .. } | Self::Drained => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ConnectionLimitReached
+            | Self::DestinationUnavailable { .. }
+            | Self::NoCandidate { .. }
+            | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectionRefused(_)
             | Self::DestinationIpUnroutable(_)
             | Self::ConnectionFailed(_)
@@ -124,9 +131,10 @@ impl ProxyError {
             Self::UnknownHost(_) => "destination_not_found",
             Self::PreviewForbidden => "http_request_denied",
             Self::ConnectionLimitReached => "connection_limit_reached",
-            Self::DestinationUnavailable { .. } | Self::Drained | Self::ConnectionFailed(_) => {
-                "destination_unavailable"
-            }
+            Self::DestinationUnavailable { .. }
+            | Self::NoCandidate { .. }
+            | Self::Drained
+            | Self::ConnectionFailed(_) => "destination_unavailable",
             Self::ConnectionRefused(_) => "connection_refused",
             Self::DestinationIpUnroutable(_) => "destination_ip_unroutable",
             Self::ConnectionTimeout => "connection_timeout",
@@ -150,6 +158,7 @@ impl ProxyError {
             Self::PreviewForbidden => "preview_forbidden",
             Self::ConnectionLimitReached => "connection_limit",
             Self::DestinationUnavailable { .. } => "no_endpoint",
+            Self::NoCandidate { .. } => "no_candidate",
             Self::Drained => "drained",
             Self::ConnectionRefused(_) | Self::DestinationIpUnroutable(_) | Self::ConnectionFailed(_) => "connect",
             Self::ConnectionTimeout => "connect_timeout",
@@ -237,6 +246,7 @@ impl ProxyError {
                 Self::UnknownHost(StatusCode::from_u16(unknown_host).unwrap_or(StatusCode::MISDIRECTED_REQUEST))
             }
             NotAdmitted::PreviewForbidden { .. } => Self::PreviewForbidden,
+            NotAdmitted::NoPool { app, role: Role::Preview } => Self::NoCandidate { app },
             NotAdmitted::NoPool { app, .. } | NotAdmitted::NoEndpoint { app, .. } => {
                 Self::DestinationUnavailable { app }
             }

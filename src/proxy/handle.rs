@@ -140,7 +140,10 @@ async fn forward(
             client: client.peer.map(|peer| peer.ip()),
         };
         let admitted = client.worker.reader.admit(&key, tried);
-        let ticket = admitted.map_err(|error| ProxyError::of_admission(error, client.options.unknown_host))?;
+        let ticket = admitted.map_err(|error| {
+            error.app().into_iter().for_each(|app| log.turned_away(app));
+            ProxyError::of_admission(error, client.options.unknown_host)
+        })?;
         log.admitted(&ticket);
         if ticket.tenure().is_late(arrived) {
             log.late_start();

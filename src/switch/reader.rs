@@ -59,6 +59,16 @@ pub enum NotAdmitted {
     },
 }
 
+impl NotAdmitted {
+    /// The app it was for, if one answers to it.
+    pub fn app(&self) -> Option<&AppName> {
+        match self {
+            Self::UnknownHost => None,
+            Self::PreviewForbidden { app } | Self::NoPool { app, .. } | Self::NoEndpoint { app, .. } => Some(app),
+        }
+    }
+}
+
 /// What readers and the one writer share.
 pub(super) struct Shared {
     pub(super) current: Current<Snapshot>,

@@ -138,10 +138,10 @@ impl Running {
         (rest, within("its end", self.child.wait()).await.expect("a child"))
     }
 
-    /// Reads no more, and waits for its end.
-    pub async fn leave(self) -> ExitStatus {
+    /// Reads no more; waits for its end when awaited.
+    pub fn leave(self) -> impl Future<Output = ExitStatus> {
         let Self { lines, mut child } = self;
         drop(lines);
-        within("its end", child.wait()).await.expect("a child")
+        async move { within("its end", child.wait()).await.expect("a child") }
     }
 }
