@@ -80,14 +80,14 @@ async fn socket(proxy: &Proxy) -> WebSocketStream<TcpStream> {
 async fn a_silent_tunnel_ends_and_one_that_talks_does_not() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let mut setup = Setup::between(&blue, &green);
-    setup.app()["timeouts"] = json!({ "upgrade_idle": "400ms" });
+    setup.app()["timeouts"] = json!({ "upgrade_idle": "1s" });
     // A tunnel is not an idle connection, and has no body.
     setup.listener("live")["timeouts"] = json!({ "idle": "100ms", "body": "100ms", "head": "100ms" });
     let proxy = Proxy::start(setup).await;
     proxy.is_ready_to_promote().await;
     let (mut silent, mut talking) = (socket(&proxy).await, socket(&proxy).await);
     for _ in 0..10 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(180)).await;
         talking.send(Message::text("a")).await.expect("it lives");
         assert_eq!(within("an echo", talking.next()).await.expect("more").expect("no error"), Message::text("a"));
     }
