@@ -139,6 +139,8 @@ async fn the_counts_are_what_clients_did() {
     assert_eq!(busy.at("http_requests_in_flight{app=shop,pool=active,revision=blue}"), 1.0);
     hanging.abort();
     drop(h2);
+    let gone = async || Scrape::of(&process).await.sum("requests_ended_total", &["client_gone"]) == 1.0;
+    eventually("the client to be gone", gone).await;
     process.admin.promote(APP).await;
     ask(&mut h1, "/", 4).await;
     assert_eq!(tester.get("/").await.expect("an answer").text(), "503 shop has no candidate to preview just now\n");

@@ -1,7 +1,15 @@
 //! A configuration between two upstreams, to be changed before it is used: it is JSON, and so YAML. Whatever runs by it
 //! keeps to a directory of its own.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -66,9 +74,7 @@ impl Setup {
     /// Puts ports the system has free now in the place of those it would choose, and answers the live, the preview and the
     /// health address: for a process, which cannot be asked what it was given.
     pub fn settle(&mut self) -> [SocketAddr; 3] {
-        // All at once, so that they differ.
-        let free = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port"));
-        let [live, preview, health] = free.map(|listener| listener.local_addr().expect("an address"));
+        let [live, preview, health] = [(); 3].map(|()| free());
         self.listener("live")["bind"] = json!(live);
         self.listener("preview")["bind"] = json!(preview);
         self.config["health"]["bind"] = json!(health);
@@ -77,8 +83,7 @@ impl Setup {
 
     /// Opens the admin API on TCP as well, to the holders of these tokens.
     pub fn open_to(&mut self, tokens: &[&Minted]) -> SocketAddr {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-        let address = free.local_addr().expect("an address");
+        let address = free();
         self.write_tokens(tokens);
         self.config["admin"]["bind"] = json!(address);
         self.config["admin"]["tokens"] = json!(self.path("tokens.yaml"));
@@ -106,5 +111,17 @@ impl Setup {
 
     pub fn admin(&self) -> Admin {
         Admin { socket: self.path("admin.sock") }
+    }
+}
+
+/// An address that nobody listens on, given out once. Its port lies below those that the system gives to connections: one
+/// of those could be in use by the time a process comes to listen on it.
+fn free() -> SocketAddr {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], 10_000 + NEXT.fetch_add(1, Relaxed) % 20_000));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
     }
 }
