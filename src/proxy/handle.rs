@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
+    admit::Visitor,
     attempts::Attempts,
     body::{Download, Record, TrackedBody},
     client::{Answer, Client, Serving},
@@ -16,7 +17,7 @@ use super::{
     h1::{Framing, Outgoing},
     headers::{self, Going, RequestId},
     patience::Patience,
-    target::{Key, Target},
+    target::Target,
     tunnel,
     upload::UploadBody,
     upstream::Exchange,
@@ -131,26 +132,7 @@ async fn forward(
     arrived: Instant,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let admit = |parts: &Parts, tried: &[u64], log: &mut RequestLog| {
-        let key = Key {
-            host: &target.host,
-            // `*` is about the whole server (RFC 9110 §9.3.7): whoever has its root.
-            path: Some(path(parts)).filter(|path| *path != "*").unwrap_or("/"),
-            on_preview_listener: client.sees_previews(),
-            client: client.peer.map(|peer| peer.ip()),
-        };
-        let admitted = client.worker.reader.admit(&key, tried);
-        let ticket = admitted.map_err(|error| {
-            error.app().into_iter().for_each(|app| log.turned_away(app));
-            ProxyError::of_admission(error, client.options.unknown_host)
-        })?;
-        log.admitted(&ticket);
-        if ticket.tenure().is_late(arrived) {
-            log.late_start();
-        }
-        Ok::<_, ProxyError>(ticket)
-    };
-    let mut ticket = admit(&parts, &[], log)?;
+    let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
     let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
     let mut attempts = Attempts::new(&parts.method);
     loop {
@@ -162,8 +144,12 @@ async fn forward(
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        ticket = admit(&parts, attempts.tried(), log)?;
+        ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
     }
+}
+
+fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
+    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived }
 }
 
 /// Makes the client's request the upstream's.

@@ -6,7 +6,7 @@
 //! [`connection`] shakes hands where TLS is spoken, finds out the protocol, and gives hyper's server the stream, behind a
 //! [`gate`] that lets only well-framed HTTP/1 requests through. hyper calls [`handle`] with each request, whatever its
 //! version. There the request's [`target`] is read, its log line opened, and [`Reader::admit`](crate::switch::Reader::admit)
-//! asked for a ticket: the pool and endpoint it is for, on one snapshot. The head is made the upstream's in [`headers`];
+//! asked, in [`admit`], for a ticket: the pool and endpoint it is for, on one snapshot. The head is made the upstream's in [`headers`];
 //! [`attempts`] takes an idle connection or a new one from [`upstream`], and [`h1`] sends the one and receives the other head.
 //! That is made the client's, and the answer leaves in a [`body::TrackedBody`], which carries ticket and log. When the body
 //! ends, or is dropped, both close. After a 101 a [`tunnel`] takes over both streams, and ticket and log with them.
@@ -20,6 +20,7 @@
 //! makes hyper drop the request's future, and with it the upstream connection: every count, slot and line is released by a
 //! `Drop`.
 
+mod admit;
 mod attempts;
 mod body;
 mod client;

@@ -1,11 +1,8 @@
 //! What a request is for: the host and path it is routed by, and the checks that there is only one way to read them.
 
-use std::net::IpAddr;
-
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
 
 use super::error::ProxyError;
-use crate::switch::RequestKey;
 
 /// What a request is for.
 #[derive(Debug)]
@@ -111,32 +108,6 @@ fn host_of(authority: &[u8]) -> Option<&str> {
 /// RFC 3986 §3.2.2 `reg-name`, without the percent-encoding that no registry uses.
 fn is_reg_name(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'')
-}
-
-/// What the switch asks of a request.
-pub(super) struct Key<'a> {
-    pub(super) host: &'a str,
-    pub(super) path: &'a str,
-    pub(super) on_preview_listener: bool,
-    pub(super) client: Option<IpAddr>,
-}
-
-impl RequestKey for Key<'_> {
-    fn host(&self) -> &str {
-        self.host
-    }
-
-    fn path(&self) -> &str {
-        self.path
-    }
-
-    fn on_preview_listener(&self) -> bool {
-        self.on_preview_listener
-    }
-
-    fn client(&self) -> Option<IpAddr> {
-        self.client
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub trait RequestKey {
     fn on_preview_listener(&self) -> bool;
     /// The client's address; `None` on a Unix socket.
     fn client(&self) -> Option<IpAddr>;
+    /// The value of its first field line of this name, given in lower case.
+    fn field(&self, name: &str) -> Option<&[u8]>;
 }
 
 /// Why a request was not admitted.

@@ -311,6 +311,10 @@ mod tests {
         fn client(&self) -> Option<IpAddr> {
             None
         }
+
+        fn field(&self, _: &str) -> Option<&[u8]> {
+            None
+        }
     }
 
     fn name(text: &str) -> Revision {

@@ -151,6 +151,10 @@ impl RequestKey for Key {
     fn client(&self) -> Option<IpAddr> {
         None
     }
+
+    fn field(&self, _: &str) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// What a worker does beside its requests, until `asked` is answered.

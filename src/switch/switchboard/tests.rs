@@ -38,6 +38,10 @@ impl RequestKey for Key {
     fn client(&self) -> Option<IpAddr> {
         None
     }
+
+    fn field(&self, _: &str) -> Option<&[u8]> {
+        None
+    }
 }
 
 fn address(port: u16) -> SocketAddr {

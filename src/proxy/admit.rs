@@ -1,0 +1,75 @@
+//! The one door to the switch: whatever a request came in by, it is admitted here, once for each attempt, so that a retry
+//! reads the current snapshot. What makes a request wait before it is let in belongs here too.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderValue};
+use tokio::time::Instant;
+
+use super::{client::Client, error::ProxyError};
+use crate::{
+    switch::{RequestKey, Ticket},
+    telemetry::request_log::RequestLog,
+};
+
+/// A request before the door: what the switch may ask of it.
+pub(super) struct Visitor<'a> {
+    pub(super) client: &'a Client,
+    /// In lower case, without port.
+    pub(super) host: &'a str,
+    /// With its query.
+    pub(super) path: &'a str,
+    pub(super) fields: &'a dyn Fields,
+    /// When its head was whole.
+    pub(super) arrived: Instant,
+}
+
+/// A head's field lines, however they are kept.
+pub(super) trait Fields {
+    /// The value of the first line of this name, given in lower case.
+    fn first(&self, name: &str) -> Option<&[u8]>;
+}
+
+impl Fields for HeaderMap {
+    fn first(&self, name: &str) -> Option<&[u8]> {
+        self.get(name).map(HeaderValue::as_bytes)
+    }
+}
+
+impl Visitor<'_> {
+    /// Admits it to an endpoint, one not yet `tried` if there is one.
+    pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
+        let ticket = self.client.worker.reader.admit(self, tried).map_err(|error| {
+            error.app().into_iter().for_each(|app| log.turned_away(app));
+            ProxyError::of_admission(error, self.client.options.unknown_host)
+        })?;
+        log.admitted(&ticket);
+        if ticket.tenure().is_late(self.arrived) {
+            log.late_start();
+        }
+        Ok(ticket)
+    }
+}
+
+impl RequestKey for Visitor<'_> {
+    fn host(&self) -> &str {
+        self.host
+    }
+
+    fn path(&self) -> &str {
+        // `*` is about the whole server (RFC 9110 §9.3.7): whoever has its root.
+        if self.path == "*" { "/" } else { self.path }
+    }
+
+    fn on_preview_listener(&self) -> bool {
+        self.client.sees_previews()
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.client.peer.map(|peer| peer.ip())
+    }
+
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.first(name)
+    }
+}
