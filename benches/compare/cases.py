@@ -36,6 +36,7 @@ class Case:
             "rate": rate,
             "held": None if asked is None else rate >= 0.97 * asked,
             "requests": result["requests"],
+            "failed": result["failed"],
         } | {key: result[key] for key in ("p50", "p99", "p999")}
 
     def run(self, proxy, how):

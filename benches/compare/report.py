@@ -17,6 +17,7 @@ def load_tables(case, names, rounds, notes):
             continue
         cpu, rate = (spread([r[key] for r in own], digits) for key, digits in (("cpu", 1), ("rate", 0)))
         rate += " (asked for more)" if any(r["held"] is False for r in own) else ""
+        rate += f" ({failed:,} failed)" if (failed := sum(r["failed"] for r in own)) else ""
         latencies = [spread([r[key] for r in own], 0) if own[0][key] is not None else "–" for key in ("p50", "p99", "p999")]
         ratios = to_base(name, rounds)
         rows.append([name, cpu, rate, *latencies, spread(ratios, 2) if ratios else "–"])

@@ -110,7 +110,9 @@ class Tealgate(Switch):
 
     def prepare(self):
         self.barriers = []
-        self.admin = OverUnix(self.field.dir / "admin.sock")
+        path = self.field.dir / "admin.sock"
+        wait_for("Tealgate's admin socket", path.exists)
+        self.admin = OverUnix(path)
         wait_for("Tealgate's preview", lambda: self.ask("GET", "")["phase"] == "previewing")
 
     def to(self, colour):

@@ -26,7 +26,7 @@ CIPHER = "TLS_AES_128_GCM_SHA256"
 
 
 class Failed(Exception):
-    """A run with errors in it: figures of failed requests mean nothing."""
+    """A run with errors in it, whose figures mean nothing."""
 
 
 def wrk(url, seconds, connections, core=None, hosts=1, post=0, close=False, env=None):
@@ -38,9 +38,9 @@ def wrk(url, seconds, connections, core=None, hosts=1, post=0, close=False, env=
     if not found:
         raise Failed(f"wrk said no result: {out[-300:]}")
     result = json.loads(found[1])
-    if result["errors"] or not result["requests"]:
-        raise Failed(f"{result['errors']} errors in {result['requests']} requests")
+    few(result["errors"], result["requests"])
     return {
+        "failed": result["errors"],
         "requests": result["requests"],
         "octets": result["bytes"],
         "seconds": result["micros"] / 1e6,
@@ -55,7 +55,8 @@ def paced(url, seconds, connections, rate, core=None):
     options, asked = pace(seconds, connections, rate)
     summary, log = h2load(url, options, seconds + 30, core)
     lasted = (max(start + took for start, _, took in log) - min(start for start, _, _ in log)) / 1e6
-    return summary | {"seconds": lasted, "asked": asked}
+    # The last connection to start is the last to end.
+    return summary | {"seconds": lasted - connections / 1e3, "asked": asked}
 
 
 def paced_log(url, seconds, connections, rate, core=None):
@@ -95,10 +96,11 @@ def h2load(url, options, patience, core=None, authority=HOST, fields=None):
         raise Failed(f"h2load said no result: {out[-300:]}")
     succeeded, *bad = map(int, done.groups())
     good = int(re.search(r"status codes: (\d+) 2xx", out)[1])
-    if sum(bad) or not succeeded or good < succeeded:
-        raise Failed(f"{sum(bad)} of {succeeded} requests failed, {succeeded - good} were answered otherwise than 2xx")
+    failed = sum(bad) + succeeded - good
+    few(failed, succeeded)
     took = sorted(latency for _, status, latency in lines if status == 200)
     return {
+        "failed": failed,
         "requests": succeeded,
         "octets": int(octets[2]),
         "p50": percentile(took, 0.5),
@@ -129,9 +131,14 @@ def handshakes(port, seconds, clients, core=None):
             raise Failed(f"s_time said no result: {out.strip()[-200:]}")
         total += int(found[1])
         octets += int(found[1]) * int(found[2])
-    if not total:
-        raise Failed("no handshake was done")
-    return {"requests": total, "octets": octets, "seconds": lasted, "p50": None, "p99": None, "p999": None}
+    few(0, total)
+    return {"failed": 0, "requests": total, "octets": octets, "seconds": lasted, "p50": None, "p99": None, "p999": None}
+
+
+def few(failed, requests):
+    """A failure in a thousand is told beside the figures; more make them worthless."""
+    if not requests or failed * 1000 > requests:
+        raise Failed(f"{failed} of {requests + failed} requests failed")
 
 
 def run(command, patience, env=None):
