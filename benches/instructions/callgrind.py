@@ -1,0 +1,71 @@
+"""Reads what callgrind wrote: instructions by function and by the crate whose source they come from."""
+
+import re
+
+MEMORY = re.compile(r"mem(cpy|move|set|cmp|chr)|bcmp|strlen", re.I)
+ALLOCATOR = re.compile(r"^(malloc|free|calloc|realloc|cfree|aligned_alloc|posix_memalign|_int_|unlink_chunk|tcache|sysmalloc|__rust_(alloc|dealloc|realloc)|__rustc::__rust)|^mi_")
+
+
+def read(path):
+    """Instructions by (owner, function) of one run."""
+    costs, names = {}, {"fl": {}, "fn": {}, "ob": {}}
+    file = function = thing = "???"
+    skip = False
+    for line in open(path, errors="replace"):
+        line = line.rstrip("\n")
+        if line and line[0] in "0123456789+-*":
+            # The cost of a call is its callee's; it follows the `calls=` line.
+            if not skip:
+                key = (owner(file, function, thing), short(function))
+                costs[key] = costs.get(key, 0) + int(line.split()[1])
+            skip = False
+            continue
+        kind, _, value = line.partition("=")
+        if kind == "calls":
+            skip = True
+        elif kind in ("fl", "fi", "fe"):
+            file = named(names["fl"], value)
+        elif kind == "fn":
+            function = named(names["fn"], value)
+        elif kind == "ob":
+            thing = named(names["ob"], value)
+        # Names may be given at their first use as a callee.
+        elif kind in ("cfi", "cfl"):
+            named(names["fl"], value)
+        elif kind == "cfn":
+            named(names["fn"], value)
+        elif kind == "cob":
+            named(names["ob"], value)
+    return costs
+
+
+def named(table, value):
+    """`(12) name` gives a name to a number, `(12)` stands for it."""
+    number, _, name = value.partition(" ")
+    if name:
+        table[number] = name
+    return table.get(number, value)
+
+
+def owner(file, function, thing):
+    """The crate whose source the instruction comes from, also where it was inlined elsewhere."""
+    if MEMORY.search(function) and "::" not in function:
+        return "mem*"
+    if ALLOCATOR.search(function):
+        return "allocator"
+    if found := re.search(r"/registry/src/[^/]+/([^/]+?)-\d", file):
+        return found[1]
+    if "/rustc/" in file or "/library/" in file:
+        return "std"
+    if file.startswith("src/") or "/src/" in file and file.endswith(".rs"):
+        return "tealgate"
+    return thing.rsplit("/", 1)[-1] if file == "???" else "libc"
+
+
+def short(function):
+    """Without the hash at its end, and what generics hold left out past the first levels."""
+    function = re.sub(r"::h[0-9a-f]{16}", "", function)
+    function = re.sub(r"'\d+$", "", function)
+    while len(function) > 110 and (cut := re.sub(r"<[^<>]{12,}>", "<…>", function)) != function:
+        function = cut
+    return function
