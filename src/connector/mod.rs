@@ -1,0 +1,24 @@
+//! REACHING ENDPOINTS: the one way a connection to an endpoint is opened, for requests and for probes alike, so that a probe
+//! finds out what a request would.
+
+mod socket;
+
+use std::io;
+
+use tokio::net::TcpStream;
+
+pub(crate) use self::socket::Socket;
+use crate::switch::Endpoint;
+
+/// Opens connections to endpoints. Its clones are one.
+#[derive(Clone, Default)]
+pub struct Connector {}
+
+impl Connector {
+    /// Opens a connection, ready for the first octet of a request. There is no deadline in here.
+    pub(crate) async fn connect(&self, endpoint: &Endpoint) -> io::Result<Socket> {
+        let socket = TcpStream::connect(endpoint.address()).await?;
+        socket.set_nodelay(true)?;
+        Ok(Socket::Tcp(socket))
+    }
+}
