@@ -72,10 +72,9 @@ impl Upstream {
         None
     }
 
-    /// Keeps the connection of an exchange that went well to its end.
-    pub(super) fn keep(&self, endpoint: u64, exchange: Exchange) {
-        if let Some(connection) = exchange.into_connection()
-            && let Some(connections) = self.idle.borrow_mut().get_mut(&endpoint)
+    /// Keeps a connection whose last exchange went well to its end.
+    pub(super) fn keep(&self, endpoint: u64, connection: Connection) {
+        if let Some(connections) = self.idle.borrow_mut().get_mut(&endpoint)
             && connections.len() < MAX_IDLE
         {
             connections.push(Idle { connection, since: self.clock.now() });
@@ -131,7 +130,7 @@ mod tests {
 
         let upstream = Upstream::new(&Clock::new(), Connector::default());
         upstream.idle.borrow_mut().insert(1, Vec::new());
-        upstream.keep(1, exchange);
+        upstream.keep(1, exchange.into_connection().expect("clean"));
         let memory = || upstream.idle.borrow()[&1].iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>();
         assert!(memory()[0] > 0);
         upstream.sweep();

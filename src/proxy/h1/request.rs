@@ -122,7 +122,7 @@ fn why(error: httparse::Error, octets: &[u8], limit: usize) -> Violation {
         httparse::Error::TooManyHeaders => Violation::HeadTooLarge,
         // What is over the limit is refused for that, whatever else is wrong with it.
         _ if octets.len() > limit => within(octets, limit).err().unwrap_or(Violation::HeadTooLarge),
-        httparse::Error::Version => Violation::Malformed("neither HTTP/1.1 nor HTTP/1.0"),
+        httparse::Error::Version => Violation::Malformed("a protocol that is not HTTP/1"),
         httparse::Error::HeaderName => Violation::Malformed("a field name that is none, or a folded line"),
         httparse::Error::HeaderValue => Violation::Malformed("a character that no field may have"),
         _ => Violation::Malformed("it does not parse"),
