@@ -13,11 +13,11 @@ use thiserror::Error;
 
 use super::{
     client::{Answer, Serving},
+    exchange::Exchange,
     h1::FailureKind,
     headers,
     patience::{Impatience, Patience},
     upload::Upload,
-    upstream::Exchange,
 };
 use crate::{
     switch::Ticket,
@@ -67,7 +67,8 @@ pub(super) enum BodyError {
 impl TrackedBody {
     /// A short text of ours. The log has been told how the request ended.
     pub(super) fn text(text: Bytes, record: Record) -> Self {
-        Self { source: Source::Text(Some(text)), record: Some(record), conceals_end: false }
+        let text = Some(text).filter(|text| !text.is_empty());
+        Self { source: Source::Text(text), record: Some(record), conceals_end: false }
     }
 
     /// An answer of an upstream. `conceals_end` is for an HTTP/1 answer that has a length and no body.

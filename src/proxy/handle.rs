@@ -2,9 +2,11 @@
 
 use std::{convert::Infallible, rc::Rc};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{
@@ -14,13 +16,17 @@ use super::{
     client::{Answer, Client, Serving},
     clock::Timer,
     error::ProxyError,
-    h1::{Framing, Outgoing},
+    exchange::Exchange,
+    grpc,
+    h1::Framing,
     headers::{self, Going, RequestId},
+    outgoing::{Lines, Message, Outgoing},
     patience::Patience,
+    replay::Replay,
     target::Target,
     tunnel,
     upload::UploadBody,
-    upstream::Exchange,
+    websocket::Ask,
 };
 use crate::{
     switch::{Ticket, Traffic},
@@ -44,8 +50,10 @@ pub(super) fn call(
 async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> Response<TrackedBody> {
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
     let version = parts.version;
+    let is_grpc = version == Version::HTTP_2 && grpc::is_request(&parts.headers);
+    let stream = parts.extensions.remove::<OnUpgrade>();
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
@@ -53,7 +61,7 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
         Err(error) => Err(error),
     };
     let mut response = match forwarded {
-        Ok(reply) if reply.status == StatusCode::SWITCHING_PROTOCOLS => return switch(reply, log, serving),
+        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
         Ok(reply) => {
             if version != Version::HTTP_2 {
                 client.downloading.set(Some(reply.patience.timer()));
@@ -66,7 +74,7 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
             let body = TrackedBody::upstream(download, keeps_length, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, version, Record { log, serving }),
+        Err(error) => refuse(error, version, is_grpc, Record { log, serving }),
     };
     client.decline_upgrade();
     let has_length =
@@ -116,6 +124,8 @@ fn path(parts: &Parts) -> &str {
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,
+    /// A tunnel follows.
+    switched: bool,
     exchange: Box<Exchange>,
     ticket: Ticket,
     patience: Patience,
@@ -133,13 +143,20 @@ async fn forward(
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
     let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
-    let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let ask = message.ask.clone();
+    let mut request = Outgoing::Any(Box::new(message));
     let mut attempts = Attempts::new(&parts.method);
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
+                let settled = match &ask {
+                    Some(ask) => ask.settle(exchange.is_h2(), status, &mut headers),
+                    None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
+                };
+                let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, exchange, ticket, patience });
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
@@ -161,8 +178,8 @@ fn prepare(
     timer: Timer,
     ticket: &Ticket,
     log: &mut RequestLog,
-) -> Result<(Outgoing<UploadBody>, Patience), ProxyError> {
-    let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
+) -> Result<(Message<Replay<UploadBody>>, Patience), ProxyError> {
+    let Traffic { body_size, request: whole, upgrade_idle, .. } = ticket.policy().traffic;
     let length = incoming.size_hint();
     if body_size.is_some_and(|limit| length.lower() > limit) {
         return Err(ProxyError::BodyTooLarge);
@@ -187,19 +204,48 @@ fn prepare(
             (body, Some(upload))
         }
     };
-    let fields = std::mem::take(&mut parts.headers);
-    let lines = [&*forwarded, request_id.as_ref().map_or(&[], RequestId::line)];
-    let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, lines, framing, body);
-    Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
+    let grpc = grpc::is_request(&parts.headers);
+    let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
+    let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
+    let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };
+    let ask = match parts.method == Method::CONNECT {
+        true => Some(Ask::by_connect()),
+        false => Ask::by_upgrade(&parts.headers),
+    };
+    let message = Message {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        authority: target.authority.clone(),
+        fields: std::mem::take(&mut parts.headers),
+        lines: Lines { forwarded, request_id },
+        framing,
+        body: Replay::new(body),
+        ask,
+    };
+    Ok((message, patience))
 }
 
-/// The 101: the tunnel begins when it is written (see `connection`).
-fn switch(reply: Reply, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
-    log.answered(reply.status);
+/// The tunnel begins when the client has been told: after a 101 it takes over the connection (see `connection`), after an
+/// extended CONNECT its stream, in a task of its own.
+fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
+    let Reply { status, headers, exchange, ticket, .. } = reply;
+    let Some((upstream, early)) = exchange.into_tunnel() else {
+        let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
+        return refuse(error, Version::HTTP_2, false, Record { log, serving });
+    };
+    log.answered(status);
     let client = Rc::clone(serving.client());
-    let (upstream, early) = reply.exchange.into_tunnel();
-    client.tunnel.replace(Some(tunnel::Opening { upstream, early, ticket: reply.ticket, log, serving }));
-    respond(reply.status, reply.headers, TrackedBody::nothing())
+    let opening = tunnel::Opening { upstream, early, ticket, log, serving };
+    match stream.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS) {
+        None => drop(client.tunnel.replace(Some(opening))),
+        Some(stream) => drop(tokio::task::spawn_local(async move {
+            // If it comes to nothing, the client has gone, and the log says so.
+            if let Ok(stream) = stream.await {
+                tunnel::run(opening, TokioIo::new(stream), Bytes::new()).await;
+            }
+        })),
+    }
+    respond(status, headers, TrackedBody::nothing())
 }
 
 fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {
@@ -210,11 +256,15 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
 }
 
 /// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, version: Version, mut record: Record) -> Response<TrackedBody> {
+fn refuse(error: ProxyError, version: Version, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
     let closes = error.closes() && version != Version::HTTP_2;
     record.log.ended(error.outcome(), error.label());
-    let (parts, text) = error.into_parts();
-    record.log.answered(parts.status);
+    // Whatever words it is told in, this is what it is counted as.
+    record.log.answered(error.status());
+    let (parts, text) = match is_grpc {
+        true => grpc::refusal(error),
+        false => error.into_parts(),
+    };
     let mut response = Response::from_parts(parts, TrackedBody::text(text, record));
     if closes {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -42,7 +42,10 @@ pub use self::{
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     journal::{Journal, JournalError},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
-    policy::{AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Streams, Traffic},
+    policy::{
+        AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Protocol, Streams,
+        Traffic,
+    },
     pool::{Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
     rollout::{Previous, Rollout},

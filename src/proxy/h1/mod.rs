@@ -12,6 +12,6 @@ mod head;
 
 pub(super) use self::{
     body::Framing,
-    exchange::{Connection, Exchange, FailureKind, Outgoing},
+    exchange::{Connection, Exchange, Failure, FailureKind, Outgoing},
     head::Malformed,
 };
