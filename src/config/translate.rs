@@ -224,6 +224,7 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.attempts, &app.retries.attempts);
         self.set(&mut policy.traffic.per_try, &app.retries.per_try);
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
+        self.set(&mut policy.traffic.protocol, &app.upstream.protocol);
         policy
     }
 

@@ -13,11 +13,11 @@ use thiserror::Error;
 
 use super::{
     client::Serving,
+    exchange::Exchange,
     h1::FailureKind,
     headers,
     patience::{Impatience, Patience},
     upload::Upload,
-    upstream::Exchange,
 };
 use crate::{
     switch::Ticket,
@@ -64,7 +64,13 @@ pub(super) enum BodyError {
 impl TrackedBody {
     /// A short text of ours. The log has been told how the request ended.
     pub(super) fn text(text: Bytes, record: Record) -> Self {
-        Self { source: Source::Text(Some(text)), record: Some(record) }
+        let text = Some(text).filter(|text| !text.is_empty());
+        Self { source: Source::Text(text), record: Some(record) }
+    }
+
+    /// What stands before a tunnel.
+    pub(super) fn nothing() -> Self {
+        Self { source: Source::Nothing, record: None }
     }
 
     /// An answer of an upstream.

@@ -1,10 +1,12 @@
-//! One HTTP/2 request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+//! One request of HTTP/2, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
 use std::{convert::Infallible, rc::Rc};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{
@@ -14,19 +16,24 @@ use super::{
     client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
-    h1::{Framing, Outgoing},
+    exchange::Exchange,
+    grpc,
+    h1::Framing,
     headers::{self, Going, RequestId},
+    outgoing::{Lines, Message, Outgoing},
     patience::Patience,
+    replay::Replay,
     target::Target,
+    tunnel,
     upload::UploadBody,
-    upstream::Exchange,
+    websocket::Ask,
 };
 use crate::{
     switch::{Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
 
-/// What hyper calls with every request of HTTP/2.
+/// What hyper calls with every request.
 pub(super) fn call(
     client: &Rc<Client>,
     request: Request<Incoming>,
@@ -41,7 +48,9 @@ pub(super) fn call(
 async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> Response<TrackedBody> {
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    let is_grpc = grpc::is_request(&parts.headers);
+    let stream = parts.extensions.remove::<OnUpgrade>();
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
@@ -49,13 +58,14 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
         Err(error) => Err(error),
     };
     match forwarded {
+        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
         Ok(reply) => {
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
             let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, Record { log, serving }),
+        Err(error) => refuse(error, is_grpc, Record { log, serving }),
     }
 }
 
@@ -90,6 +100,8 @@ fn path(parts: &Parts) -> &str {
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,
+    /// A tunnel follows.
+    switched: bool,
     exchange: Box<Exchange>,
     ticket: Ticket,
     patience: Patience,
@@ -107,13 +119,20 @@ async fn forward(
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
     let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
-    let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let ask = message.ask.clone();
+    let mut request = Outgoing::Any(Box::new(message));
     let mut attempts = Attempts::new(&parts.method);
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
+                let settled = match &ask {
+                    Some(ask) => ask.settle(exchange.is_h2(), status, &mut headers),
+                    None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
+                };
+                let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, exchange, ticket, patience });
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
@@ -135,8 +154,8 @@ fn prepare(
     timer: Timer,
     ticket: &Ticket,
     log: &mut RequestLog,
-) -> Result<(Outgoing<UploadBody>, Patience), ProxyError> {
-    let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
+) -> Result<(Message<Replay<UploadBody>>, Patience), ProxyError> {
+    let Traffic { body_size, request: whole, upgrade_idle, .. } = ticket.policy().traffic;
     let length = incoming.size_hint();
     if body_size.is_some_and(|limit| length.lower() > limit) {
         return Err(ProxyError::BodyTooLarge);
@@ -161,10 +180,43 @@ fn prepare(
             (body, Some(upload))
         }
     };
-    let fields = std::mem::take(&mut parts.headers);
-    let lines = [&*forwarded, request_id.as_ref().map_or(&[], RequestId::line)];
-    let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, lines, framing, body);
-    Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
+    let grpc = grpc::is_request(&parts.headers);
+    let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
+    let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
+    let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };
+    let ask = match parts.method == Method::CONNECT {
+        true => Some(Ask::by_connect()),
+        false => Ask::by_upgrade(&parts.headers),
+    };
+    let message = Message {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        authority: target.authority.clone(),
+        fields: std::mem::take(&mut parts.headers),
+        lines: Lines { forwarded, request_id },
+        framing,
+        body: Replay::new(body),
+        ask,
+    };
+    Ok((message, patience))
+}
+
+/// The tunnel of an extended CONNECT begins when the client has been told, on its stream, in a task of its own.
+fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
+    let Reply { status, headers, exchange, ticket, .. } = reply;
+    let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
+        let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
+        return refuse(error, false, Record { log, serving });
+    };
+    log.answered(status);
+    let opening = tunnel::Opening { upstream, early, ticket, log, serving };
+    tokio::task::spawn_local(async move {
+        // If it comes to nothing, the client has gone, and the log says so.
+        if let Ok(stream) = stream.await {
+            tunnel::run(opening, TokioIo::new(stream), Bytes::new()).await;
+        }
+    });
+    respond(status, headers, TrackedBody::nothing())
 }
 
 fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {
@@ -175,9 +227,13 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
 }
 
 /// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, mut record: Record) -> Response<TrackedBody> {
+fn refuse(error: ProxyError, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
     record.log.ended(error.outcome(), error.label());
-    let (parts, text) = error.into_parts();
-    record.log.answered(parts.status);
+    // Whatever words it is told in, this is what it is counted as.
+    record.log.answered(error.status());
+    let (parts, text) = match is_grpc {
+        true => grpc::refusal(error),
+        false => error.into_parts(),
+    };
     Response::from_parts(parts, TrackedBody::text(text, record))
 }

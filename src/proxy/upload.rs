@@ -84,6 +84,11 @@ impl Upload {
         self.state.get()
     }
 
+    /// Takes note that the request gets on, if not by its body.
+    pub(super) fn touch(&self) {
+        self.moved.set(self.clock.now());
+    }
+
     /// When it last got on.
     pub(super) fn moved(&self) -> Instant {
         self.moved.get()

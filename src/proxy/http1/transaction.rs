@@ -28,6 +28,7 @@ use crate::{
         client::{Answer, Client},
         connect::Socket,
         error::ProxyError,
+        exchange::Wire,
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
         half_close::HalfClose,
         headers::{self, Added, Head, RequestId, Seen, Told},
@@ -99,7 +100,7 @@ impl Http1 {
             Ok(Forwarded::Left) => Next::Reset,
             Ok(Forwarded::Switched(upstream, ticket)) => {
                 let early = Bytes::copy_from_slice(desk.answer.rest());
-                Next::Switched(Box::new(tunnel::Opening { upstream, early, ticket, log, serving }))
+                Next::Switched(Box::new(tunnel::Opening { upstream: Wire::Socket(upstream), early, ticket, log, serving }))
             }
             Err(error) => self.refuse(desk, Some(&request), error, &mut log).await,
         }
@@ -142,7 +143,7 @@ impl Http1 {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
             let connection =
-                client.worker.upstream.connection(ticket.endpoint(), attempts.reuses(), traffic.connect).await;
+                client.worker.upstream.http1(ticket.endpoint(), attempts.reuse(), traffic.connect).await;
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -169,10 +170,10 @@ impl Http1 {
                         Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
                     };
                     drop(relay);
-                    Failed { cause, sent: passage.upload.has_sent(), reused, request: passage.again() }
+                    Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
                 }
                 Err(error) => {
-                    Failed { cause: Cause::Connect(error), sent: false, reused: false, request: passage.again() }
+                    Failed { cause: Cause::Connect(error), sent: false, reused: false, newest: 0, request: passage.again() }
                 }
             };
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
