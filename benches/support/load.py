@@ -29,8 +29,10 @@ class Failed(Exception):
     """A run with errors in it, whose figures mean nothing."""
 
 
-def wrk(url, seconds, connections, core=None, hosts=1, post=0, close=False, env=None):
-    """A closed loop, as fast as it goes: requests, octets, seconds, latencies in microseconds. `hosts` > 1 asks for app-N.example.com in turn."""
+def wrk(url, seconds, connections, core=None, hosts=0, post=0, close=False, env=None):
+    """A closed loop, as fast as it goes: requests, octets, seconds, latencies in microseconds.
+
+    With `hosts` it asks for host-0.example.com and so on in turn."""
     command = [*pinned(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", SCRIPT, url]
     settings = {"BENCH_HOSTS": str(hosts), "BENCH_POST": str(post), "BENCH_CLOSE": "1" if close else ""}
     out = run(command, seconds + 20, env={**os.environ, **settings, **(env or {})})
@@ -50,10 +52,10 @@ def wrk(url, seconds, connections, core=None, hosts=1, post=0, close=False, env=
     }
 
 
-def paced(url, seconds, connections, rate, core=None):
+def paced(url, seconds, connections, rate, core=None, authority=HOST):
     """HTTP/1.1 at a fixed rate; a late answer delays only its own connection's next requests, which then catch up."""
     options, asked = pace(seconds, connections, rate)
-    summary, log = h2load(url, options, seconds + 30, core)
+    summary, log = h2load(url, options, seconds + 30, core, authority)
     lasted = (max(start + took for start, _, took in log) - min(start for start, _, _ in log)) / 1e6
     # The last connection to start is the last to end.
     return summary | {"seconds": lasted - connections / 1e3, "asked": asked}
@@ -106,6 +108,7 @@ def h2load(url, options, patience, core=None, authority=HOST, fields=None):
         "p50": percentile(took, 0.5),
         "p99": percentile(took, 0.99),
         "p999": percentile(took, 0.999),
+        "most": took[-1],
     }, lines
 
 

@@ -8,7 +8,7 @@ wrk.headers["Accept-Encoding"] = "gzip, deflate, br"
 wrk.headers["Referer"] = "http://shop.example.com/catalogue/list"
 wrk.headers["Cookie"] = "session=4f1c2a9be07d46d0a1b2c3d4e5f60718; theme=dark"
 
-local hosts = tonumber(os.getenv("BENCH_HOSTS") or "1")
+local hosts = tonumber(os.getenv("BENCH_HOSTS") or "0")
 local post = tonumber(os.getenv("BENCH_POST") or "0")
 
 if os.getenv("BENCH_CLOSE") == "1" then
@@ -21,12 +21,12 @@ if post > 0 then
   wrk.headers["Content-Type"] = "application/octet-stream"
 end
 
-if hosts > 1 then
+if hosts > 0 then
   -- Made beforehand: a request costs the load's thread one look into a table. The stride visits all in an order that no cache likes.
   local requests, at = {}, 0
   init = function()
     for n = 0, hosts - 1 do
-      wrk.headers["Host"] = "app-" .. n .. ".example.com"
+      wrk.headers["Host"] = "host-" .. n .. ".example.com"
       requests[n] = wrk.format()
     end
   end

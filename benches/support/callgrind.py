@@ -1,9 +1,34 @@
-"""Reads what callgrind wrote: instructions by function and by the crate whose source they come from."""
+"""Instructions per request, by callgrind: by function, and by the crate whose source they come from."""
 
 import re
 
+import load
+from process import Process
+
 MEMORY = re.compile(r"mem(cpy|move|set|cmp|chr)|bcmp|strlen", re.I)
 ALLOCATOR = re.compile(r"^(malloc|free|calloc|realloc|cfree|aligned_alloc|posix_memalign|_int_|unlink_chunk|tcache|sysmalloc|__rust_(alloc|dealloc|realloc)|__rustc::__rust)|^mi_")
+
+
+def per_request(command, port, directory, few, many, host=load.HOST):
+    """Instructions by (owner, function): the difference of a long and a short run holds no start and no end."""
+    short_run, long_run = (run(command, port, directory, requests, host) for requests in (few, many))
+    return {key: (long_run.get(key, 0) - short_run.get(key, 0)) / (many - few) for key in long_run.keys() | short_run.keys()}
+
+
+def run(command, port, directory, requests, host):
+    """One life of the server under callgrind, with so many requests in it."""
+    out = directory / "callgrind.out"
+    out.unlink(missing_ok=True)
+    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *map(str, command)]
+    server = Process("callgrind", command, port, directory / "callgrind.log", patience=300)
+    try:
+        load.h2load(f"http://127.0.0.1:{port}/", ["--h1", "-n", str(requests), "-c", "16"], 300, authority=host)
+        # What it counted, it writes at its end.
+        server.child.terminate()
+        server.child.wait(120)
+    finally:
+        server.stop()
+    return read(out)
 
 
 def read(path):
