@@ -1,6 +1,7 @@
 """Instructions per request, by callgrind: by function, and by the crate whose source they come from."""
 
 import re
+import time
 
 import load
 from process import Process
@@ -9,26 +10,32 @@ MEMORY = re.compile(r"mem(cpy|move|set|cmp|chr)|bcmp|strlen", re.I)
 ALLOCATOR = re.compile(r"^(malloc|free|calloc|realloc|cfree|aligned_alloc|posix_memalign|_int_|unlink_chunk|tcache|sysmalloc|__rust_(alloc|dealloc|realloc)|__rustc::__rust)|^mi_")
 
 
-def per_request(command, port, directory, few, many, host=load.HOST):
+def per_request(command, port, directory, few, many, host=load.HOST, ready=lambda server: None):
     """Instructions by (owner, function): the difference of a long and a short run holds no start and no end."""
-    short_run, long_run = (run(command, port, directory, requests, host) for requests in (few, many))
+    long_run, lasted = run(command, port, directory, many, host, ready, 0)
+    # As long, so that what goes by the clock is the same in both: under callgrind a second holds few requests.
+    short_run, _ = run(command, port, directory, few, host, ready, lasted)
     return {key: (long_run.get(key, 0) - short_run.get(key, 0)) / (many - few) for key in long_run.keys() | short_run.keys()}
 
 
-def run(command, port, directory, requests, host):
-    """One life of the server under callgrind, with so many requests in it."""
+def run(command, port, directory, requests, host, ready, least):
+    """One life of the server under callgrind, with so many requests in it once `ready` returns; and the seconds that took."""
     out = directory / "callgrind.out"
     out.unlink(missing_ok=True)
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *map(str, command)]
     server = Process("callgrind", command, port, directory / "callgrind.log", patience=300)
     try:
+        ready(server)
+        began = time.monotonic()
         load.h2load(f"http://127.0.0.1:{port}/", ["--h1", "-n", str(requests), "-c", "16"], 300, authority=host)
+        lasted = time.monotonic() - began
+        time.sleep(max(0.0, least - lasted))
         # What it counted, it writes at its end.
         server.child.terminate()
         server.child.wait(120)
     finally:
         server.stop()
-    return read(out)
+    return read(out), lasted
 
 
 def read(path):

@@ -56,11 +56,13 @@ class Process:
         self.name, self.port, self.log = name, port, pathlib.Path(log)
         # Dies with us even when we are killed; a session of its own, so that Ctrl-C reaches only us.
         wrapped = ["setpriv", "--pdeathsig", "TERM", *pinned(core), *command]
+        self.started = time.monotonic()
         with self.log.open("ab") as out:
             self.child = subprocess.Popen(wrapped, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                                           start_new_session=True, env={**os.environ, **(env or {})})
         try:
             self.wait_until_listening(patience)
+            self.listened = time.monotonic() - self.started
         except BaseException:
             self.stop()
             raise
