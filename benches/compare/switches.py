@@ -7,6 +7,8 @@ import socket
 import subprocess
 import time
 
+from over_unix import OverUnix
+
 
 class Switch:
     """One proxy's way. `to(colour)` returns when it has been acknowledged as `word` says."""
@@ -132,19 +134,6 @@ class Tealgate(Switch):
 
 
 SWITCHES = {"nginx": Nginx, "haproxy": Haproxy, "envoy": Envoy, "traefik": Traefik, "caddy": Caddy, "tealgate": Tealgate}
-
-
-class OverUnix(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path):
-        super().__init__("localhost", timeout=30)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
-        self.sock.connect(str(self.path))
 
 
 def wait_for(what, reached):
