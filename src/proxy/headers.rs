@@ -294,6 +294,16 @@ impl<'a> Head<'a> {
         self.lines.iter().filter(move |line| line.name() == name).map(move |line| line.value_in(self.octets))
     }
 
+    /// The lines as a map.
+    pub(super) fn to_map(self) -> Result<HeaderMap, http::Error> {
+        let mut map = HeaderMap::with_capacity(self.lines.len());
+        for line in self.lines {
+            let name = HeaderName::from_bytes(line.name_in(self.octets))?;
+            map.try_append(name, HeaderValue::from_bytes(line.value_in(self.octets))?)?;
+        }
+        Ok(map)
+    }
+
     /// Copies the lines that pass, those that follow each other in one piece.
     fn copy(self, into: &mut Vec<u8>, passes: impl Fn(Line) -> bool) {
         let mut from = None;
