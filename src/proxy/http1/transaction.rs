@@ -208,10 +208,14 @@ impl Http1 {
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
-        outgoing.extend_from_slice(request.method.as_str().as_bytes());
-        outgoing.push(b' ');
-        outgoing.extend_from_slice(path(request, Some(target), head).as_bytes());
-        outgoing.extend_from_slice(b" HTTP/1.1\r\n");
+        // Most request lines pass as they are.
+        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        if first.is_none() {
+            let path = path(request, Some(target), head);
+            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+                outgoing.extend_from_slice(part.as_bytes());
+            }
+        }
         let added = Added {
             host: (!target.is_from_host).then(|| self.last.authority()),
             forwarded: self.last.forwarded(),
@@ -219,7 +223,7 @@ impl Http1 {
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
         };
-        let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
+        let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
         let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
@@ -320,7 +324,10 @@ async fn answer(
     let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
     let octets = &answer.rest()[..head.length];
     reply.clear();
-    write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
+    if first.is_none() {
+        write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    }
     let told = Told {
         chunked,
         connection: match (closes, request.is_http_10) {
@@ -332,7 +339,7 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, &ticket, &told);
+    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, first, &ticket, &told);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
