@@ -23,7 +23,7 @@ use crate::{
     connector::Connector,
     health,
     proxy::{DataPlane, ListenError},
-    source::FileWatch,
+    source::{self, FileWatch},
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
@@ -119,6 +119,13 @@ impl Server {
             .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
+        let looking_up = source::look_up(
+            switch.viewer.clone(),
+            switch.feed.clone(),
+            source::system_resolver(),
+            config.state_dir.clone(),
+        );
+        tasks.spawn(looking_up);
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
