@@ -6,6 +6,7 @@ use std::{future::poll_fn, time::Duration};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::{
+    connect::Origin,
     error::ProxyError,
     h1::{FailureKind, Outgoing},
     patience::{Impatience, Patience},
@@ -23,6 +24,8 @@ pub(super) struct Attempts {
     made: u32,
     /// The endpoints that failed, by id.
     tried: Vec<u64>,
+    /// Whom it is for, where endpoints are told.
+    origin: Option<Origin>,
     /// Whether an idle connection will do.
     reuse: bool,
     idempotent: bool,
@@ -46,9 +49,9 @@ pub(super) struct Failed {
 }
 
 impl Attempts {
-    /// None yet, of a request with this method.
-    pub(super) fn new(method: &Method) -> Self {
-        Self { made: 1, tried: Vec::new(), reuse: true, idempotent: method.is_idempotent() }
+    /// None yet, of a request with this method from there.
+    pub(super) fn new(method: &Method, origin: Option<Origin>) -> Self {
+        Self { made: 1, tried: Vec::new(), origin, reuse: true, idempotent: method.is_idempotent() }
     }
 
     /// The endpoints to avoid, by id.
@@ -66,7 +69,7 @@ impl Attempts {
     ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed> {
         let traffic = &ticket.policy().traffic;
         patience.follow(ticket.tenure());
-        let connection = upstream.connection(ticket.endpoint(), self.reuse, traffic.connect).await;
+        let connection = upstream.connection(ticket.endpoint(), self.origin, self.reuse, traffic.connect).await;
         let (connection, reused) = match connection {
             Ok(connection) => connection,
             Err(error) => {
@@ -147,9 +150,13 @@ mod tests {
     #[test]
     fn a_try_is_cut_short_only_where_another_may_follow() {
         let traffic = Traffic { attempts: 2, ..Traffic::default() };
-        let (get, post) = (Attempts::new(&Method::GET), Attempts::new(&Method::POST));
+        let (get, post) = (Attempts::new(&Method::GET, None), Attempts::new(&Method::POST, None));
         assert_eq!(get.within(&traffic, true), traffic.per_try);
-        assert_eq!(Attempts::new(&Method::PUT).within(&traffic, false), traffic.response, "its body is on its way");
+        assert_eq!(
+            Attempts::new(&Method::PUT, None).within(&traffic, false),
+            traffic.response,
+            "its body is on its way"
+        );
         assert_eq!(post.within(&traffic, true), traffic.response, "it may have been acted upon");
         assert_eq!(Attempts { made: 2, ..get }.within(&traffic, true), traffic.response, "it is the last");
     }

@@ -134,7 +134,7 @@ async fn forward(
 ) -> Result<Reply, ProxyError> {
     let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
     let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
-    let mut attempts = Attempts::new(&parts.method);
+    let mut attempts = Attempts::new(&parts.method, client.origin());
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {

@@ -2,14 +2,14 @@
 //! Nothing here is shared between workers, and an idle connection costs no task: it is looked at before it is used, and now
 //! and then, so that what an upstream has closed is closed on our side too.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::{
     clock::Clock,
-    connect::{Connector, Socket, connect},
+    connect::{Connector, Origin, Socket, connect},
     error::ProxyError,
     h1,
     upload::UploadBody,
@@ -25,7 +25,8 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
 pub(super) struct Upstream {
     clock: Rc<Clock>,
     connector: Connector,
-    /// By endpoint, the one used last at the end. Endpoints in no pool have no entry, and nothing is kept for them.
+    /// By endpoint, the one used last at the end. Endpoints in no pool have no entry, nor have those that are told whose a
+    /// connection is; nothing is kept for them.
     idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
 }
 
@@ -45,18 +46,19 @@ impl Upstream {
         Self { clock: Rc::clone(clock), connector, idle: RefCell::default() }
     }
 
-    /// A connection to an endpoint: an idle one, if `reuse` allows, or a new one, open `within` so long. Says whether it was
-    /// idle: then the upstream may be closing it at this very moment.
+    /// A connection to an endpoint: an idle one, if `reuse` allows, or a new one for `origin`, open `within` so long. Says
+    /// whether it was idle: then the upstream may be closing it at this very moment.
     pub(super) async fn connection(
         &self,
         endpoint: &Endpoint,
+        origin: Option<Origin>,
         reuse: bool,
         within: Duration,
     ) -> Result<(Connection, bool), ProxyError> {
         if reuse && let Some(idle) = self.take_idle(endpoint) {
             return Ok((idle, true));
         }
-        let socket = connect(&self.connector, endpoint, within).await?;
+        let socket = connect(&self.connector, endpoint, origin, within).await?;
         Ok((h1::Connection::new(socket), false))
     }
 
@@ -87,7 +89,9 @@ impl Upstream {
         let mut idle = self.idle.borrow_mut();
         let mut kept = HashMap::default();
         let pools = snapshot.routes().iter().flat_map(|route| route.active.iter().chain(&route.preview));
-        for endpoint in pools.flat_map(|pool| pool.endpoints()) {
+        // One that is told whose a connection is gets a new one for each request: nobody else may use it.
+        let shared = |endpoint: &&Arc<Endpoint>| endpoint.destination().transport.proxy_protocol.is_none();
+        for endpoint in pools.flat_map(|pool| pool.endpoints()).filter(shared) {
             kept.insert(endpoint.id(), idle.remove(&endpoint.id()).unwrap_or_default());
         }
         *idle = kept;

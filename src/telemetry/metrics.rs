@@ -105,7 +105,8 @@ families! {
 }
 
 /// How upstreams fail. Every pool, and every app, shows these from its creation, at zero.
-const UPSTREAM_REASONS: [&str; 5] = ["connect", "connect_timeout", "protocol", "reset", "timeout"];
+const UPSTREAM_REASONS: [&str; 8] =
+    ["connect", "connect_timeout", "protocol", "reset", "timeout", "tls_alert", "tls_certificate", "tls_protocol"];
 
 /// All that the program measures.
 pub struct Metrics {
