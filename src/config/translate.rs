@@ -257,7 +257,8 @@ impl Pass<'_> {
         let cert = identity.0.and_then(|cert| self.file(cert, FileKind::Certificate));
         let key = identity.1.and_then(|key| self.file(key, FileKind::Key));
         tls.identity = cert.zip(key).map(|(cert, key)| ClientIdentity { cert, key });
-        tls.server_name = written.server_name.get().and_then(|name| self.read(name)).map(|name| name.0);
+        // One that cannot be read is there all the same: its endpoints do not lack it.
+        tls.server_name = written.server_name.get().map(|name| self.read(name).map(|name| name.0).unwrap_or_default());
         self.set(&mut tls.min_version, &written.min_version);
         tls
     }
@@ -308,6 +309,8 @@ impl Pass<'_> {
         let mut seen = HashMap::new();
         for endpoint in &endpoints.value {
             let place = endpoint.address.place;
+            let mut weight = EndpointSpec::default_weight();
+            self.set(&mut weight, &endpoint.weight);
             let address = match self.read(&endpoint.address) {
                 None => continue,
                 Some(EndpointAddress::Elsewhere(address)) => address,
@@ -334,9 +337,7 @@ impl Pass<'_> {
                     wrong.hint("set `upstream.tls.server_name`, or give the endpoint by its host's name"),
                 );
             }
-            let mut spec = EndpointSpec::from(address);
-            self.set(&mut spec.weight, &endpoint.weight);
-            specs.push(spec);
+            specs.push(EndpointSpec { address, weight });
         }
         specs
     }
