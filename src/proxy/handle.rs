@@ -130,7 +130,7 @@ pub(super) async fn forward(
     let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
     let ask = message.ask.clone();
     let mut request = Outgoing::Any(Box::new(message));
-    let mut attempts = Attempts::new(&parts.method);
+    let mut attempts = Attempts::new(&parts.method, client.origin());
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {

@@ -133,15 +133,19 @@ impl Http1 {
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
         let mut ticket = admit(&client, desk, request, target, self.last.host(), &[], log).await?;
-        if ticket.policy().traffic.protocol != Protocol::Http1 {
+        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method);
+        let mut attempts = Attempts::new(&request.method, client.origin());
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection = client.worker.upstream.http1(ticket.endpoint(), attempts.reuse(), traffic.connect).await;
+            let connection = client
+                .worker
+                .upstream
+                .http1(ticket.endpoint(), client.origin(), attempts.reuse(), traffic.connect)
+                .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
