@@ -203,7 +203,7 @@ where
 
     /// The final head, if it is there; interim ones are skipped.
     fn read_head(&mut self) -> Result<Option<(StatusCode, HeaderMap)>, Malformed> {
-        let mut lines = Vec::new();
+        let mut lines = super::Lines::default();
         loop {
             let received = &mut self.connection.received;
             let Some(head) = head::read_response(received, &self.request.method, &mut lines)? else { return Ok(None) };
