@@ -115,11 +115,11 @@ impl Server {
             let (metrics, access) = (Arc::clone(&metrics), access.clone());
             move |worker| metrics.recorder(worker, access.clone())
         };
-        let data_plane = DataPlane::start(config.workers, switch.readers.clone(), connector, recorder)
+        let data_plane = DataPlane::start(config.workers, switch.readers.clone(), connector.clone(), recorder)
             .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
-        tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone()));
+        tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());

@@ -5,10 +5,10 @@ mod socket;
 
 use std::io;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) use self::socket::Socket;
-use crate::switch::Endpoint;
+use crate::switch::{Address, Destination};
 
 /// Opens connections to endpoints. Its clones are one.
 #[derive(Clone, Default)]
@@ -16,9 +16,14 @@ pub struct Connector {}
 
 impl Connector {
     /// Opens a connection, ready for the first octet of a request. There is no deadline in here.
-    pub(crate) async fn connect(&self, endpoint: &Endpoint) -> io::Result<Socket> {
-        let socket = TcpStream::connect(endpoint.address()).await?;
-        socket.set_nodelay(true)?;
-        Ok(Socket::Tcp(socket))
+    pub(crate) async fn connect(&self, to: &Destination) -> io::Result<Socket> {
+        match &to.address {
+            Address::Ip(address) => {
+                let socket = TcpStream::connect(address).await?;
+                socket.set_nodelay(true)?;
+                Ok(Socket::Tcp(socket))
+            }
+            Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+        }
     }
 }

@@ -1,7 +1,11 @@
 //! Trying a request on an endpoint, and judging whether it may be tried again when that came to nothing. A request is
 //! repeated only where nobody can tell: nothing of it was sent, or its method is idempotent and nothing of an answer came.
 
-use std::{future::poll_fn, time::Duration};
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -26,32 +30,41 @@ pub(super) struct Attempts {
     tried: Vec<u64>,
     /// Which of the connections that are there will do.
     reuse: Reuse,
+    /// The number of the newest connection there was when the last failed.
+    newest: u64,
     idempotent: bool,
 }
 
+/// The status and the fields of an answer, or why there is none.
+pub(super) type Answered = Result<(StatusCode, HeaderMap), FailureKind>;
+
 /// Why an attempt got no answer.
-enum Cause {
+pub(super) enum Cause {
     Connect(ProxyError),
     Exchange(FailureKind),
     Impatience(Impatience),
 }
 
-pub(super) struct Failed {
-    cause: Cause,
+/// An attempt that came to nothing; `R` is what is needed to send the request once more.
+pub(super) struct Failed<R> {
+    pub(super) cause: Cause,
     /// Whether any of the request was sent.
-    sent: bool,
-    /// Whether the connection had been there: then the upstream may have closed it in the same instant.
-    reused: bool,
-    /// The number of the newest connection there was.
-    newest: u64,
+    pub(super) sent: bool,
+    /// Whether the connection had been there before: then the upstream may have closed it in the same instant.
+    pub(super) reused: bool,
     /// The request, if it can be sent once more.
-    request: Option<Outgoing>,
+    pub(super) request: Option<R>,
 }
 
 impl Attempts {
     /// None yet, of a request with this method.
     pub(super) fn new(method: &Method) -> Self {
-        Self { made: 1, tried: Vec::new(), reuse: Reuse::Any, idempotent: method.is_idempotent() }
+        Self { made: 1, tried: Vec::new(), reuse: Reuse::Any, newest: 0, idempotent: method.is_idempotent() }
+    }
+
+    /// Whether an idle connection will do.
+    pub(super) fn reuses(&self) -> bool {
+        self.reuse == Reuse::Any
     }
 
     /// The endpoints to avoid, by id.
@@ -59,14 +72,15 @@ impl Attempts {
         &self.tried
     }
 
-    /// Sends the request to the ticket's endpoint and awaits the head of its answer.
+    /// Sends the request to the ticket's endpoint and awaits the head of its answer, which `poll_head` polls for.
     pub(super) async fn attempt(
-        &self,
+        &mut self,
         upstream: &Upstream,
         ticket: &Ticket,
         request: Outgoing,
         patience: &Patience,
-    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed> {
+        mut poll_head: impl FnMut(&mut Exchange, &mut Context<'_>) -> Poll<Answered>,
+    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed<Outgoing>> {
         let traffic = &ticket.policy().traffic;
         patience.follow(ticket.tenure());
         let within = self.within(traffic, request.is_bodyless());
@@ -78,13 +92,12 @@ impl Attempts {
                     cause: Cause::Connect(error),
                     sent: false,
                     reused: false,
-                    newest: upstream.newest(),
                     request: Some(request),
                 });
             }
         };
         let mut exchange = Box::new(exchange);
-        let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
+        let head = patience.head(within, poll_fn(|cx| poll_head(&mut exchange, cx))).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
             Ok(Err(kind)) => (kind, None),
@@ -92,12 +105,13 @@ impl Attempts {
         };
         let Failure { kind, sent, request } = exchange.fail(kind);
         let cause = whose.map_or(Cause::Exchange(kind), Cause::Impatience);
-        Err(Failed { cause, sent, reused, newest: upstream.newest(), request })
+        self.newest = upstream.newest();
+        Err(Failed { cause, sent, reused, request })
     }
 
     /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent
     /// again, so a request with one has all its time at once.
-    fn within(&self, traffic: &Traffic, bodyless: bool) -> Duration {
+    pub(super) fn within(&self, traffic: &Traffic, bodyless: bool) -> Duration {
         match bodyless && self.idempotent && self.made < traffic.attempts {
             true => traffic.per_try.min(traffic.response),
             false => traffic.response,
@@ -106,14 +120,14 @@ impl Attempts {
 
     /// What the client would be told, and the request if it is to be sent once more instead: of any method while nothing
     /// of it was sent, of an idempotent one (RFC 9110 §9.2.2) while nothing of an answer came.
-    pub(super) fn judge(
+    pub(super) fn judge<R>(
         &mut self,
-        failed: Failed,
+        failed: Failed<R>,
         ticket: &Ticket,
         patience: &Patience,
         log: &mut RequestLog,
-    ) -> (ProxyError, Option<Outgoing>) {
-        let Failed { cause, sent, reused, newest, request } = failed;
+    ) -> (ProxyError, Option<R>) {
+        let Failed { cause, sent, reused, request } = failed;
         let harmless = !sent || self.idempotent;
         let (repeatable, stale) = match &cause {
             // What one endpoint cannot do, the others of its revision cannot either.
@@ -131,7 +145,7 @@ impl Attempts {
         let again = request.filter(|_| repeatable);
         if stale && again.is_some() {
             // The upstream closed a connection as we took it: no fault of the endpoint, and no attempt.
-            self.reuse = Reuse::NewerThan(newest);
+            self.reuse = Reuse::NewerThan(self.newest);
             return (error, again);
         }
         if error.is_upstreams() {

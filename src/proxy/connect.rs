@@ -14,6 +14,6 @@ pub(super) async fn connect(
     endpoint: &Endpoint,
     within: Duration,
 ) -> Result<Socket, ProxyError> {
-    let opened = timeout(within, connector.connect(endpoint)).await;
+    let opened = timeout(within, connector.connect(endpoint.destination())).await;
     Ok(opened.map_err(|_| ProxyError::ConnectionTimeout)??)
 }

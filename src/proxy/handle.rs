@@ -1,9 +1,9 @@
-//! One request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+//! One HTTP/2 request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
 use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -11,38 +11,27 @@ use tokio::time::Instant;
 
 use super::{
     admit::Visitor,
-    attempts::Attempts,
     body::{Download, Record, TrackedBody},
-    client::{Answer, Client, Serving},
+    client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
-    exchange::Exchange,
+    forward::{self, Reply, forward},
     grpc,
     h1::Framing,
-    headers::{self, Going, RequestId},
-    outgoing::{Lines, Message, Outgoing},
-    patience::Patience,
-    replay::Replay,
     target::Target,
     tunnel,
-    upload::UploadBody,
-    websocket::Ask,
+    upload::Source,
 };
-use crate::{
-    switch::{Ticket, Traffic},
-    telemetry::request_log::{Head, RequestLog},
-};
+use crate::telemetry::request_log::{Head, RequestLog};
 
-/// What hyper calls with every request.
+/// What hyper calls with every request of HTTP/2.
 pub(super) fn call(
     client: &Rc<Client>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<TrackedBody>, Infallible>> + use<> {
     let serving = client.begin();
     let timer = client.clock().timer();
-    if request.version() == Version::HTTP_2 {
-        client.spawning.set(Some(timer.key()));
-    }
+    client.spawning.set(Some(timer.key()));
     async move { Ok(answer(serving, timer, request).await) }
 }
 
@@ -51,50 +40,28 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
     let (mut parts, incoming) = request.into_parts();
-    let version = parts.version;
-    let is_grpc = version == Version::HTTP_2 && grpc::is_request(&parts.headers);
+    let is_grpc = grpc::is_request(&parts.headers);
     let stream = parts.extensions.remove::<OnUpgrade>();
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
-        Ok(target) => forward(&client, &target, parts, incoming, timer, arrived, &mut log).await,
+        Ok(target) => pass_on(&client, &target, parts, incoming, timer, arrived, &mut log).await,
         Err(error) => Err(error),
     };
-    let mut response = match forwarded {
-        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
+    match forwarded {
+        Ok(reply) if reply.switched => open_tunnel(reply, stream, log, serving),
         Ok(reply) => {
-            if version != Version::HTTP_2 {
-                client.downloading.set(Some(reply.patience.timer()));
-            }
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
-            let keeps_length = reply.status == StatusCode::NOT_MODIFIED
-                && version != Version::HTTP_2
-                && reply.headers.contains_key(header::CONTENT_LENGTH);
-            let body = TrackedBody::upstream(download, keeps_length, Record { log, serving });
+            let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, version, is_grpc, Record { log, serving }),
-    };
-    client.decline_upgrade();
-    let has_length =
-        response.headers().contains_key(header::CONTENT_LENGTH) || response.body().size_hint().exact().is_some();
-    client.answers(match version {
-        Version::HTTP_11 if !has_length => Answer::InChunks,
-        Version::HTTP_10 if !has_length => Answer::UntilClose,
-        _ => Answer::Otherwise,
-    });
-    if client.is_closing() && version != Version::HTTP_2 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Err(error) => refuse(error, is_grpc, Record { log, serving }),
     }
-    response
 }
 
 /// What the request is for, unless it was refused before it came here.
 fn target(client: &Client, parts: &Parts) -> Result<Target, ProxyError> {
-    if let Some(refusal) = client.refusal() {
-        return Err(refusal);
-    }
     if client.over_limit {
         return Err(ProxyError::ConnectionLimitReached);
     }
@@ -120,131 +87,50 @@ fn path(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
-/// An upstream's answer, from its head on.
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    /// A tunnel follows.
-    switched: bool,
-    exchange: Box<Exchange>,
-    ticket: Ticket,
-    patience: Patience,
-}
-
-/// Admits the request, sends it, and awaits an answer. What may be tried again is, each time admitted anew, so that a retry
-/// reads the current snapshot.
-async fn forward(
+/// Admits the request and forwards it.
+async fn pass_on(
     client: &Client,
     target: &Target,
-    mut parts: Parts,
+    parts: Parts,
     incoming: Incoming,
     timer: Timer,
     arrived: Instant,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
-    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
-    let ask = message.ask.clone();
-    let mut request = Outgoing::Any(Box::new(message));
-    let mut attempts = Attempts::new(&parts.method);
-    loop {
-        let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
-            Ok((exchange, status, mut headers)) => {
-                let settled = match &ask {
-                    Some(ask) => ask.settle(exchange.is_h2(), status, &mut headers),
-                    None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
-                };
-                let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
-                headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
-            }
-            Err(failed) => attempts.judge(failed, &ticket, &patience, log),
-        };
-        request = again.ok_or(failure)?;
-        ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
-    }
-}
-
-fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
-    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived }
-}
-
-/// Makes the client's request the upstream's.
-fn prepare(
-    client: &Client,
-    target: &Target,
-    parts: &mut Parts,
-    incoming: Incoming,
-    timer: Timer,
-    ticket: &Ticket,
-    log: &mut RequestLog,
-) -> Result<(Message<Replay<UploadBody>>, Patience), ProxyError> {
-    let Traffic { body_size, request: whole, upgrade_idle, .. } = ticket.policy().traffic;
-    let length = incoming.size_hint();
-    if body_size.is_some_and(|limit| length.lower() > limit) {
-        return Err(ProxyError::BodyTooLarge);
-    }
-    let bodyless = incoming.is_end_stream();
-    let Going { forwarded, request_id, trace, has_length } =
-        headers::to_upstream(parts, target, &client.forwarding, bodyless);
-    if log.is_written() {
-        let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
-        let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
-        log.identified(id, trace);
-    }
-    let framing = match length.exact() {
-        Some(0) if bodyless && !has_length => Framing::Empty,
+    let visitor = Visitor { client, host: &target.host, path: path(&parts), fields: &parts.headers, arrived };
+    let ticket = visitor.admit(&[], log).await?;
+    let has_body = !incoming.is_end_stream();
+    let framing = match incoming.size_hint().exact() {
+        _ if parts.method == Method::CONNECT => Framing::Empty,
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
     };
-    let (body, upload) = match bodyless {
-        true => (UploadBody::Empty, None),
-        false => {
-            let (body, upload) = UploadBody::new(incoming, body_size, client.clock());
-            (body, Some(upload))
-        }
-    };
-    let grpc = grpc::is_request(&parts.headers);
-    let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
-    let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
-    let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };
-    let ask = match parts.method == Method::CONNECT {
-        true => Some(Ask::by_connect()),
-        false => Ask::by_upgrade(&parts.headers),
-    };
-    let message = Message {
-        method: parts.method.clone(),
-        uri: parts.uri.clone(),
-        authority: target.authority.clone(),
-        fields: std::mem::take(&mut parts.headers),
-        lines: Lines { forwarded, request_id },
-        framing,
-        body: Replay::new(body),
-        ask,
-    };
-    Ok((message, patience))
+    let body = has_body.then_some(Source::Stream(incoming));
+    let request = forward::Request { client, target, parts, framing, body, timer, arrived };
+    forward(request, ticket, log, |exchange, cx| exchange.poll_head(cx)).await
 }
 
-/// The tunnel begins when the client has been told: after a 101 it takes over the connection (see `connection`), after an
-/// extended CONNECT its stream, in a task of its own.
-fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
+/// After an extended CONNECT (RFC 8441) that the upstream has taken. The tunnel begins when the client has been told, in a
+/// task of its own.
+fn open_tunnel(
+    reply: Reply,
+    stream: Option<OnUpgrade>,
+    mut log: RequestLog,
+    serving: Serving,
+) -> Response<TrackedBody> {
     let Reply { status, headers, exchange, ticket, .. } = reply;
-    let Some((upstream, early)) = exchange.into_tunnel() else {
+    let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
         let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
-        return refuse(error, Version::HTTP_2, false, Record { log, serving });
+        return refuse(error, false, Record { log, serving });
     };
     log.answered(status);
-    let client = Rc::clone(serving.client());
     let opening = tunnel::Opening { upstream, early, ticket, log, serving };
-    match stream.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS) {
-        None => drop(client.tunnel.replace(Some(opening))),
-        Some(stream) => drop(tokio::task::spawn_local(async move {
-            // If it comes to nothing, the client has gone, and the log says so.
-            if let Ok(stream) = stream.await {
-                tunnel::run(opening, TokioIo::new(stream), Bytes::new()).await;
-            }
-        })),
-    }
+    tokio::task::spawn_local(async move {
+        // If it comes to nothing, the client has gone, and the log says so.
+        if let Ok(stream) = stream.await {
+            tunnel::run(opening, TokioIo::new(stream), Bytes::new()).await;
+        }
+    });
     respond(status, headers, TrackedBody::nothing())
 }
 
@@ -256,8 +142,7 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
 }
 
 /// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, version: Version, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
-    let closes = error.closes() && version != Version::HTTP_2;
+fn refuse(error: ProxyError, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
     record.log.ended(error.outcome(), error.label());
     // Whatever words it is told in, this is what it is counted as.
     record.log.answered(error.status());
@@ -265,24 +150,5 @@ fn refuse(error: ProxyError, version: Version, is_grpc: bool, mut record: Record
         true => grpc::refusal(error),
         false => error.into_parts(),
     };
-    let mut response = Response::from_parts(parts, TrackedBody::text(text, record));
-    if closes {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// Records a request that hyper refused by itself: it did not parse.
-pub(super) fn record_unparsed(client: &Client) {
-    let head = Head {
-        method: &Method::GET,
-        host: "",
-        path: "",
-        version: Version::HTTP_11,
-        client: client.peer.map(|peer| peer.ip()),
-    };
-    let mut log = client.worker.recorder.open(head);
-    let error = ProxyError::BadRequest("it does not parse");
-    log.answered(error.status());
-    log.ended(error.outcome(), error.label());
+    Response::from_parts(parts, TrackedBody::text(text, record))
 }

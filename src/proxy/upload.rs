@@ -2,7 +2,7 @@
 //! whether the client stalls, sends too much, or breaks off.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -19,7 +19,23 @@ use super::{clock::Clock, error::ProxyError, headers};
 /// The body as an exchange takes it.
 pub(super) enum UploadBody {
     Empty,
-    Streamed { incoming: Incoming, upload: Rc<Upload> },
+    Streamed { source: Source, upload: Rc<Upload> },
+}
+
+/// Where a body comes from.
+pub(super) enum Source {
+    /// An HTTP/2 client, of which hyper reads it.
+    Stream(Incoming),
+    /// An HTTP/1 client, of which the very task that awaits the answer reads it.
+    Hand(Rc<Hand>),
+}
+
+/// Hands over a body piece by piece: whoever reads it puts the next in when it is wanted.
+#[derive(Default)]
+pub(super) struct Hand {
+    piece: RefCell<Option<Result<Frame<Bytes>, Failure>>>,
+    wanted: Cell<bool>,
+    ended: Cell<bool>,
 }
 
 /// What is known of a body on its way.
@@ -58,19 +74,79 @@ pub(super) enum Failure {
 
 impl UploadBody {
     /// The body of a request that has one, limited to so many octets.
-    pub(super) fn new(incoming: Incoming, limit: Option<u64>, clock: &Rc<Clock>) -> (Self, Rc<Upload>) {
-        let upload = Rc::new(Upload {
+    pub(super) fn new(source: Source, limit: Option<u64>, clock: &Rc<Clock>) -> (Self, Rc<Upload>) {
+        let upload = Upload::new(limit, clock);
+        (Self::Streamed { source, upload: Rc::clone(&upload) }, upload)
+    }
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match self {
+            Self::Stream(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| Failure::of(&error))))
+            }
+            Self::Hand(hand) => hand.poll_take(),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(incoming) => incoming.is_end_stream(),
+            Self::Hand(hand) => hand.ended.get() && hand.piece.borrow().is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Stream(incoming) => incoming.size_hint(),
+            Self::Hand(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Hand {
+    /// Whether the next piece is wanted.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.get() && !self.ended.get()
+    }
+
+    /// Puts the next piece in.
+    pub(super) fn put(&self, piece: Result<Frame<Bytes>, Failure>) {
+        self.wanted.set(false);
+        self.piece.replace(Some(piece));
+    }
+
+    /// No other piece follows.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+    }
+
+    fn poll_take(&self) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match self.piece.take() {
+            None if !self.ended.get() => {
+                // Whoever asked polls again when there is one.
+                self.wanted.set(true);
+                Poll::Pending
+            }
+            piece => Poll::Ready(piece),
+        }
+    }
+}
+
+impl Upload {
+    /// Of a body that has not begun to come.
+    pub(super) fn new(limit: Option<u64>, clock: &Rc<Clock>) -> Rc<Self> {
+        Rc::new(Self {
             clock: Rc::clone(clock),
             limit,
             octets: Cell::new(0),
             moved: Cell::new(clock.now()),
             state: Cell::new(State::Upstreams),
-        });
-        (Self::Streamed { incoming, upload: Rc::clone(&upload) }, upload)
+        })
     }
-}
 
-impl Upload {
     pub(super) fn octets(&self) -> u64 {
         self.octets.get()
     }
@@ -89,20 +165,27 @@ impl Upload {
         self.moved.get()
     }
 
-    fn turn(&self, state: State) {
+    /// Takes note of whose turn it is, and that it got on.
+    pub(super) fn turn(&self, state: State) {
         self.moved.set(self.clock.now());
         self.state.set(state);
     }
 
-    fn fail(&self, failure: Failure) -> Failure {
+    /// Takes note of what is wrong with it.
+    pub(super) fn fail(&self, failure: Failure) -> Failure {
         self.turn(State::Failed(failure));
         failure
     }
 
     fn count(&self, octets: usize) -> Result<(), Failure> {
-        self.octets.set(self.octets.get() + octets as u64);
+        self.reached(self.octets.get() + octets as u64).map_err(|failure| self.fail(failure))
+    }
+
+    /// Takes note of how much has come in all.
+    pub(super) fn reached(&self, octets: u64) -> Result<(), Failure> {
+        self.octets.set(octets);
         match self.limit {
-            Some(limit) if self.octets.get() > limit => Err(self.fail(Failure::TooLarge)),
+            Some(limit) if octets > limit => Err(Failure::TooLarge),
             _ => Ok(()),
         }
     }
@@ -136,8 +219,8 @@ impl Body for UploadBody {
     type Error = Failure;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let Self::Streamed { incoming, upload } = self.get_mut() else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        let Self::Streamed { source, upload } = self.get_mut() else { return Poll::Ready(None) };
+        let polled = source.poll_frame(cx);
         // To be asked again is not to get on.
         if polled.is_pending() && upload.state() != State::Clients {
             upload.turn(State::Clients);
@@ -147,13 +230,13 @@ impl Body for UploadBody {
                 upload.turn(State::Done);
                 Poll::Ready(None)
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(upload.fail(Failure::of(&error))))),
+            Some(Err(failure)) => Poll::Ready(Some(Err(upload.fail(failure)))),
             Some(Ok(mut frame)) => {
                 frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
                 if let Err(failure) = upload.count(frame.data_ref().map_or(0, Bytes::len)) {
                     return Poll::Ready(Some(Err(failure)));
                 }
-                upload.turn(if incoming.is_end_stream() { State::Done } else { State::Upstreams });
+                upload.turn(if source.is_end_stream() { State::Done } else { State::Upstreams });
                 Poll::Ready(Some(Ok(frame)))
             }
         }
@@ -162,14 +245,14 @@ impl Body for UploadBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
+            Self::Streamed { source, .. } => source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streamed { incoming, .. } => incoming.size_hint(),
+            Self::Streamed { source, .. } => source.size_hint(),
         }
     }
 }

@@ -53,7 +53,7 @@ struct Idle {
 }
 
 /// An open HTTP/1 connection.
-type Connection = h1::Connection<Socket>;
+pub(super) type Connection = h1::Connection<Socket>;
 
 /// Which of the connections that are there will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,15 +109,25 @@ impl Upstream {
         reuse: Reuse,
         within: Duration,
     ) -> Begun {
-        if reuse == Reuse::Any
-            && let Some(idle) = self.take_idle(endpoint)
-        {
-            return Ok((Exchange::H1(idle.exchange(request)), true));
-        }
-        match connect(&self.connector, endpoint, within).await {
-            Ok(socket) => Ok((Exchange::H1(Connection::new(socket).exchange(request)), false)),
+        match self.connection(endpoint, reuse == Reuse::Any, within).await {
+            Ok((connection, reused)) => Ok((Exchange::H1(connection.exchange(request)), reused)),
             Err(error) => Err((error, Outgoing::H1(request))),
         }
+    }
+
+    /// An HTTP/1 connection to an endpoint: an idle one, if `reuse` allows, or a new one, open `within` so long. Says whether
+    /// it was idle: then the upstream may be closing it at this very moment.
+    pub(super) async fn connection(
+        &self,
+        endpoint: &Endpoint,
+        reuse: bool,
+        within: Duration,
+    ) -> Result<(Connection, bool), ProxyError> {
+        if reuse && let Some(idle) = self.take_idle(endpoint) {
+            return Ok((idle, true));
+        }
+        let socket = connect(&self.connector, endpoint, within).await?;
+        Ok((h1::Connection::new(socket), false))
     }
 
     /// On HTTP/2, or on what the endpoint chooses where `protocol` lets it.
@@ -191,10 +201,9 @@ impl Upstream {
         None
     }
 
-    /// Keeps the connection of an exchange that went well to its end.
-    pub(super) fn keep(&self, endpoint: u64, exchange: Exchange) {
-        if let Some(connection) = exchange.into_connection()
-            && let Some(kept) = self.kept.borrow_mut().get_mut(&endpoint)
+    /// Keeps an HTTP/1 connection whose last exchange went well to its end.
+    pub(super) fn keep(&self, endpoint: u64, connection: Connection) {
+        if let Some(kept) = self.kept.borrow_mut().get_mut(&endpoint)
             && kept.idle.len() < MAX_IDLE
         {
             kept.idle.push(Idle { connection, since: self.clock.now() });
@@ -266,7 +275,7 @@ mod tests {
 
         let upstream = Upstream::new(&Clock::new(), Connector::default());
         upstream.kept.borrow_mut().insert(1, Kept::default());
-        upstream.keep(1, Exchange::H1(exchange));
+        upstream.keep(1, exchange.into_connection().expect("clean"));
         let memory = || upstream.kept.borrow()[&1].idle.iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>();
         assert!(memory()[0] > 0);
         upstream.sweep();
