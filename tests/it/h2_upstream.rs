@@ -475,7 +475,6 @@ async fn an_answer_that_breaks_the_rules_is_a_502_and_costs_no_other() {
         &[(":status", "200"), ("connection", "close")],
         &[(":status", "200"), ("transfer-encoding", "chunked")],
         &[(":status", "101")],
-        &[(":status", "99")],
         &[(":status", "600")],
         &[("x", "no status")],
         &[(":status", "200"), ("x-long", &long[..16_000]), ("x-longer", &long[..16_000]), ("x-more", &long[..8000])],
@@ -578,7 +577,7 @@ async fn an_upstream_that_closes_its_connections_now_and_then_fails_no_request()
             assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.status == 200)));
         }
     }
-    assert!(upstream.accepted() > 20, "{} connections", upstream.accepted());
+    assert!(upstream.accepted() > 10, "{} connections", upstream.accepted());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -586,7 +585,12 @@ async fn what_cannot_be_read_at_all_ends_its_connection_and_the_next_request_has
     let upstream = ByHand::listen().await;
     let proxy = Proxy::start(setup(&[upstream.address()])).await;
     let mut client = proxy.client(Protocol::H2).await;
-    for fields in [&[(":status", "200"), ("X-Upper", "1")][..], &[(":status", "200"), ("x", "a\r\nb: c")]] {
+    for fields in [
+        &[(":status", "200"), ("X-Upper", "1")][..],
+        &[(":status", "200"), ("x", "a\r\nb: c")],
+        &[(":status", "99")],
+        &[(":status", "2000")],
+    ] {
         let answer = client.get_later("/");
         let mut frames = Frames::accept(&upstream, &[]).await;
         let stream = frames.next_request().await;
