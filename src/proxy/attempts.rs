@@ -1,15 +1,12 @@
 //! Trying a request on an endpoint, and judging whether it may be tried again when that came to nothing. A request is
 //! repeated only where nobody can tell: nothing of it was sent, or its method is idempotent and nothing of an answer came.
 
-use std::{
-    future::poll_fn,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::poll_fn, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
 
 use super::{
+    connect::Origin,
     error::ProxyError,
     exchange::{Exchange, Failure},
     h1::FailureKind,
@@ -28,15 +25,12 @@ pub(super) struct Attempts {
     made: u32,
     /// The endpoints that failed, by id.
     tried: Vec<u64>,
+    /// Whom it is for, where endpoints are told.
+    origin: Option<Origin>,
     /// Which of the connections that are there will do.
     reuse: Reuse,
-    /// The number of the newest connection there was when the last failed.
-    newest: u64,
     idempotent: bool,
 }
-
-/// The status and the fields of an answer, or why there is none.
-pub(super) type Answered = Result<(StatusCode, HeaderMap), FailureKind>;
 
 /// Why an attempt got no answer.
 pub(super) enum Cause {
@@ -50,21 +44,23 @@ pub(super) struct Failed<R> {
     pub(super) cause: Cause,
     /// Whether any of the request was sent.
     pub(super) sent: bool,
-    /// Whether the connection had been there before: then the upstream may have closed it in the same instant.
+    /// Whether the connection had been there: then the upstream may have closed it in the same instant.
     pub(super) reused: bool,
+    /// The number of the newest HTTP/2 connection there was.
+    pub(super) newest: u64,
     /// The request, if it can be sent once more.
     pub(super) request: Option<R>,
 }
 
 impl Attempts {
-    /// None yet, of a request with this method.
-    pub(super) fn new(method: &Method) -> Self {
-        Self { made: 1, tried: Vec::new(), reuse: Reuse::Any, newest: 0, idempotent: method.is_idempotent() }
+    /// None yet, of a request with this method from there.
+    pub(super) fn new(method: &Method, origin: Option<Origin>) -> Self {
+        Self { made: 1, tried: Vec::new(), origin, reuse: Reuse::Any, idempotent: method.is_idempotent() }
     }
 
-    /// Whether an idle connection will do.
-    pub(super) fn reuses(&self) -> bool {
-        self.reuse == Reuse::Any
+    /// Which of the connections that are there will do.
+    pub(super) fn reuse(&self) -> Reuse {
+        self.reuse
     }
 
     /// The endpoints to avoid, by id.
@@ -72,19 +68,18 @@ impl Attempts {
         &self.tried
     }
 
-    /// Sends the request to the ticket's endpoint and awaits the head of its answer, which `poll_head` polls for.
+    /// Sends the request to the ticket's endpoint and awaits the head of its answer.
     pub(super) async fn attempt(
-        &mut self,
+        &self,
         upstream: &Upstream,
         ticket: &Ticket,
         request: Outgoing,
         patience: &Patience,
-        mut poll_head: impl FnMut(&mut Exchange, &mut Context<'_>) -> Poll<Answered>,
     ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed<Outgoing>> {
         let traffic = &ticket.policy().traffic;
         patience.follow(ticket.tenure());
         let within = self.within(traffic, request.is_bodyless());
-        let begun = upstream.begin(ticket.endpoint(), request, traffic.protocol, self.reuse, traffic.connect);
+        let begun = upstream.begin(ticket.endpoint(), request, self.origin, self.reuse, traffic.connect);
         let (exchange, reused) = match begun.await {
             Ok(begun) => begun,
             Err((error, request)) => {
@@ -92,12 +87,13 @@ impl Attempts {
                     cause: Cause::Connect(error),
                     sent: false,
                     reused: false,
+                    newest: upstream.newest(),
                     request: Some(request),
                 });
             }
         };
         let mut exchange = Box::new(exchange);
-        let head = patience.head(within, poll_fn(|cx| poll_head(&mut exchange, cx))).await;
+        let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
             Ok(Err(kind)) => (kind, None),
@@ -105,8 +101,7 @@ impl Attempts {
         };
         let Failure { kind, sent, is_well, request } = exchange.fail(kind);
         let cause = whose.map_or(Cause::Exchange(kind), Cause::Impatience);
-        self.newest = upstream.newest();
-        Err(Failed { cause, sent, reused: reused && !is_well, request })
+        Err(Failed { cause, sent, reused: reused && !is_well, newest: upstream.newest(), request })
     }
 
     /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent
@@ -127,7 +122,7 @@ impl Attempts {
         patience: &Patience,
         log: &mut RequestLog,
     ) -> (ProxyError, Option<R>) {
-        let Failed { cause, sent, reused, request } = failed;
+        let Failed { cause, sent, reused, newest, request } = failed;
         let harmless = !sent || self.idempotent;
         let (repeatable, stale) = match &cause {
             // What one endpoint cannot do, the others of its revision cannot either.
@@ -145,7 +140,7 @@ impl Attempts {
         let again = request.filter(|_| repeatable);
         if stale && again.is_some() {
             // The upstream closed a connection as we took it: no fault of the endpoint, and no attempt.
-            self.reuse = Reuse::NewerThan(self.newest);
+            self.reuse = Reuse::NewerThan(newest);
             return (error, again);
         }
         if error.is_upstreams() {
@@ -167,9 +162,13 @@ mod tests {
     #[test]
     fn a_try_is_cut_short_only_where_another_may_follow() {
         let traffic = Traffic { attempts: 2, ..Traffic::default() };
-        let (get, post) = (Attempts::new(&Method::GET), Attempts::new(&Method::POST));
+        let (get, post) = (Attempts::new(&Method::GET, None), Attempts::new(&Method::POST, None));
         assert_eq!(get.within(&traffic, true), traffic.per_try);
-        assert_eq!(Attempts::new(&Method::PUT).within(&traffic, false), traffic.response, "its body is on its way");
+        assert_eq!(
+            Attempts::new(&Method::PUT, None).within(&traffic, false),
+            traffic.response,
+            "its body is on its way"
+        );
         assert_eq!(post.within(&traffic, true), traffic.response, "it may have been acted upon");
         assert_eq!(Attempts { made: 2, ..get }.within(&traffic, true), traffic.response, "it is the last");
     }

@@ -52,11 +52,6 @@ impl Exchange {
         each!(self, exchange => exchange.poll_head(cx))
     }
 
-    /// Sends what there is to send of the request. Ready when all is sent, or nothing more will be taken.
-    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailureKind>> {
-        each!(self, exchange => exchange.poll_upload(cx))
-    }
-
     /// The next piece of the answer's body, while the request's goes on beside it.
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FailureKind>>> {
         each!(self, exchange => exchange.poll_body(cx))

@@ -1,4 +1,4 @@
-//! One HTTP/2 request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+//! One request of HTTP/2, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
 use std::{convert::Infallible, rc::Rc};
 
@@ -11,20 +11,32 @@ use tokio::time::Instant;
 
 use super::{
     admit::Visitor,
+    attempts::Attempts,
     body::{Download, Record, TrackedBody},
     client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
-    forward::{self, Reply, forward},
+    exchange::Exchange,
     grpc,
     h1::Framing,
+    headers::{self, Going, RequestId},
+    outgoing::{Lines, Message, Outgoing},
+    patience::Patience,
+    replay::Replay,
     target::Target,
     tunnel,
-    upload::Source,
+    upload::{Inflow, UploadBody},
+    websocket::Ask,
 };
-use crate::telemetry::request_log::{Head, RequestLog};
+use crate::{
+    switch::{Ticket, Traffic},
+    telemetry::request_log::{Head, RequestLog},
+};
 
-/// What hyper calls with every request of HTTP/2.
+/// RFC 9110 §15.2.1.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What hyper calls with every request.
 pub(super) fn call(
     client: &Rc<Client>,
     request: Request<Incoming>,
@@ -45,11 +57,16 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
-        Ok(target) => pass_on(&client, &target, parts, incoming, timer, arrived, &mut log).await,
+        Ok(target) => match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
+            Ok(ticket) => {
+                forward(&client, &target, parts, Inflow::Http2(incoming), timer, arrived, ticket, &mut log).await
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     match forwarded {
-        Ok(reply) if reply.switched => open_tunnel(reply, stream, log, serving),
+        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
         Ok(reply) => {
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
@@ -87,37 +104,115 @@ fn path(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
-/// Admits the request and forwards it.
-async fn pass_on(
+/// An upstream's answer, from its head on.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// A tunnel follows.
+    pub(super) switched: bool,
+    pub(super) exchange: Box<Exchange>,
+    pub(super) ticket: Ticket,
+    pub(super) patience: Patience,
+}
+
+/// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
+/// retry reads the current snapshot.
+pub(super) async fn forward(
     client: &Client,
     target: &Target,
-    parts: Parts,
-    incoming: Incoming,
+    mut parts: Parts,
+    incoming: Inflow,
     timer: Timer,
     arrived: Instant,
+    mut ticket: Ticket,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let visitor = Visitor { client, host: &target.host, path: path(&parts), fields: &parts.headers, arrived };
-    let ticket = visitor.admit(&[], log).await?;
-    let has_body = !incoming.is_end_stream();
-    let framing = match incoming.size_hint().exact() {
-        _ if parts.method == Method::CONNECT => Framing::Empty,
+    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let ask = message.ask.clone();
+    let mut request = Outgoing::Any(Box::new(message));
+    let mut attempts = Attempts::new(&parts.method, client.origin());
+    loop {
+        let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
+            Ok((exchange, status, mut headers)) => {
+                let settled = match &ask {
+                    Some(ask) => ask.settle(exchange.is_h2(), status, &mut headers),
+                    None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
+                };
+                let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
+                headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
+            }
+            Err(failed) => attempts.judge(failed, &ticket, &patience, log),
+        };
+        request = again.ok_or(failure)?;
+        let fields = request.fields();
+        let visitor = Visitor { client, host: &target.host, path: path(&parts), fields, arrived };
+        ticket = visitor.admit(attempts.tried(), log).await?;
+    }
+}
+
+fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
+    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived }
+}
+
+/// Makes the client's request the upstream's.
+fn prepare(
+    client: &Client,
+    target: &Target,
+    parts: &mut Parts,
+    incoming: Inflow,
+    timer: Timer,
+    ticket: &Ticket,
+    log: &mut RequestLog,
+) -> Result<(Message<Replay<UploadBody>>, Patience), ProxyError> {
+    let Traffic { body_size, request: whole, upgrade_idle, .. } = ticket.policy().traffic;
+    let length = incoming.size_hint();
+    if body_size.is_some_and(|limit| length.lower() > limit) {
+        return Err(ProxyError::BodyTooLarge);
+    }
+    let bodyless = incoming.is_end_stream();
+    let Going { forwarded, request_id, trace, has_length } =
+        headers::to_upstream(parts, target, &client.forwarding, bodyless);
+    if log.is_written() {
+        let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
+        let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
+        log.identified(id, trace);
+    }
+    let framing = match length.exact() {
+        Some(0) if bodyless && !has_length => Framing::Empty,
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
     };
-    let body = has_body.then_some(Source::Stream(incoming));
-    let request = forward::Request { client, target, parts, framing, body, timer, arrived };
-    forward(request, ticket, log, |exchange, cx| exchange.poll_head(cx)).await
+    let (body, upload) = match bodyless {
+        true => (UploadBody::Empty, None),
+        false => {
+            let (body, upload) = UploadBody::new(incoming, body_size, client.clock());
+            (body, Some(upload))
+        }
+    };
+    let grpc = grpc::is_request(&parts.headers);
+    let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
+    let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
+    let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };
+    let ask = match parts.method == Method::CONNECT {
+        true => Some(Ask::by_connect()),
+        false => Ask::by_upgrade(&parts.headers),
+    };
+    let message = Message {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        authority: target.authority.clone(),
+        fields: std::mem::take(&mut parts.headers),
+        lines: Lines { forwarded, request_id },
+        framing,
+        body: Replay::new(body),
+        ask,
+    };
+    Ok((message, patience))
 }
 
-/// After an extended CONNECT (RFC 8441) that the upstream has taken. The tunnel begins when the client has been told, in a
-/// task of its own.
-fn open_tunnel(
-    reply: Reply,
-    stream: Option<OnUpgrade>,
-    mut log: RequestLog,
-    serving: Serving,
-) -> Response<TrackedBody> {
+/// The tunnel of an extended CONNECT begins when the client has been told, on its stream, in a task of its own.
+fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
     let Reply { status, headers, exchange, ticket, .. } = reply;
     let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
         let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");

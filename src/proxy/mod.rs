@@ -30,7 +30,6 @@ mod connection;
 mod error;
 mod exchange;
 mod flood;
-mod forward;
 mod gate;
 mod grpc;
 mod h1;

@@ -1,6 +1,7 @@
 //! What a request is for: the host and path it is routed by, and the checks that there is only one way to read them.
 
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
+
 use hyper::ext::Protocol;
 
 use super::error::ProxyError;

@@ -1,6 +1,6 @@
 //! What follows a 101, or an extended CONNECT (RFC 8441) that was taken: octets both ways, until one side ends it. Each
-//! direction is closed on its own, so a half-close is passed on. The ticket is held all the while: a tunnel keeps its pool
-//! from being drained, unless its app's policy says otherwise.
+//! direction is closed on its own, so a half-close is passed on. The ticket is held all the while: a tunnel keeps its pool from being drained, unless its app's policy says
+//! otherwise.
 
 use std::{
     cell::Cell,

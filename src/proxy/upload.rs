@@ -2,7 +2,7 @@
 //! whether the client stalls, sends too much, or breaks off.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -14,28 +14,19 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{clock::Clock, error::ProxyError, headers};
+use super::{clock::Clock, error::ProxyError, headers, http1::Streamed};
 
 /// The body as an exchange takes it.
 pub(super) enum UploadBody {
     Empty,
-    Streamed { source: Source, upload: Rc<Upload> },
+    Streamed { incoming: Inflow, upload: Rc<Upload> },
 }
 
 /// Where a body comes from.
-pub(super) enum Source {
-    /// An HTTP/2 client, of which hyper reads it.
-    Stream(Incoming),
-    /// An HTTP/1 client, of which the very task that awaits the answer reads it.
-    Hand(Rc<Hand>),
-}
-
-/// Hands over a body piece by piece: whoever reads it puts the next in when it is wanted.
-#[derive(Default)]
-pub(super) struct Hand {
-    piece: RefCell<Option<Result<Frame<Bytes>, Failure>>>,
-    wanted: Cell<bool>,
-    ended: Cell<bool>,
+pub(super) enum Inflow {
+    None,
+    Http1(Streamed),
+    Http2(Incoming),
 }
 
 /// What is known of a body on its way.
@@ -74,64 +65,9 @@ pub(super) enum Failure {
 
 impl UploadBody {
     /// The body of a request that has one, limited to so many octets.
-    pub(super) fn new(source: Source, limit: Option<u64>, clock: &Rc<Clock>) -> (Self, Rc<Upload>) {
+    pub(super) fn new(incoming: Inflow, limit: Option<u64>, clock: &Rc<Clock>) -> (Self, Rc<Upload>) {
         let upload = Upload::new(limit, clock);
-        (Self::Streamed { source, upload: Rc::clone(&upload) }, upload)
-    }
-}
-
-impl Source {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        match self {
-            Self::Stream(incoming) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(|error| Failure::of(&error))))
-            }
-            Self::Hand(hand) => hand.poll_take(),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Stream(incoming) => incoming.is_end_stream(),
-            Self::Hand(hand) => hand.ended.get() && hand.piece.borrow().is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Stream(incoming) => incoming.size_hint(),
-            Self::Hand(_) => SizeHint::default(),
-        }
-    }
-}
-
-impl Hand {
-    /// Whether the next piece is wanted.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.wanted.get() && !self.ended.get()
-    }
-
-    /// Puts the next piece in.
-    pub(super) fn put(&self, piece: Result<Frame<Bytes>, Failure>) {
-        self.wanted.set(false);
-        self.piece.replace(Some(piece));
-    }
-
-    /// No other piece follows.
-    pub(super) fn end(&self) {
-        self.ended.set(true);
-    }
-
-    fn poll_take(&self) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        match self.piece.take() {
-            None if !self.ended.get() => {
-                // Whoever asked polls again when there is one.
-                self.wanted.set(true);
-                Poll::Pending
-            }
-            piece => Poll::Ready(piece),
-        }
+        (Self::Streamed { incoming, upload: Rc::clone(&upload) }, upload)
     }
 }
 
@@ -192,18 +128,6 @@ impl Upload {
 }
 
 impl Failure {
-    fn of(error: &hyper::Error) -> Self {
-        // The gate tells a malformed body by an I/O error of this kind; hyper tells one it finds itself likewise.
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            if cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
-                return Self::Malformed;
-            }
-            source = cause.source();
-        }
-        Self::ClientGone
-    }
-
     /// What the client is told, should it still listen.
     pub(super) fn into_error(self) -> ProxyError {
         match self {
@@ -214,13 +138,43 @@ impl Failure {
     }
 }
 
+impl Body for Inflow {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match self.get_mut() {
+            Self::None => Poll::Ready(None),
+            Self::Http1(streamed) => Pin::new(streamed).poll_frame(cx),
+            // It tells little of what is wrong; a stream that was reset is a client that has left.
+            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(|_| Failure::ClientGone),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Http1(streamed) => streamed.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::None => SizeHint::with_exact(0),
+            Self::Http1(streamed) => streamed.size_hint(),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
 impl Body for UploadBody {
     type Data = Bytes;
     type Error = Failure;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let Self::Streamed { source, upload } = self.get_mut() else { return Poll::Ready(None) };
-        let polled = source.poll_frame(cx);
+        let Self::Streamed { incoming, upload } = self.get_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
         // To be asked again is not to get on.
         if polled.is_pending() && upload.state() != State::Clients {
             upload.turn(State::Clients);
@@ -230,13 +184,13 @@ impl Body for UploadBody {
                 upload.turn(State::Done);
                 Poll::Ready(None)
             }
-            Some(Err(failure)) => Poll::Ready(Some(Err(upload.fail(failure)))),
+            Some(Err(error)) => Poll::Ready(Some(Err(upload.fail(error)))),
             Some(Ok(mut frame)) => {
                 frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
                 if let Err(failure) = upload.count(frame.data_ref().map_or(0, Bytes::len)) {
                     return Poll::Ready(Some(Err(failure)));
                 }
-                upload.turn(if source.is_end_stream() { State::Done } else { State::Upstreams });
+                upload.turn(if incoming.is_end_stream() { State::Done } else { State::Upstreams });
                 Poll::Ready(Some(Ok(frame)))
             }
         }
@@ -245,14 +199,14 @@ impl Body for UploadBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streamed { source, .. } => source.is_end_stream(),
+            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streamed { source, .. } => source.size_hint(),
+            Self::Streamed { incoming, .. } => incoming.size_hint(),
         }
     }
 }

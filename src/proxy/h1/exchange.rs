@@ -248,7 +248,7 @@ where
     }
 
     /// Sends what there is to send. Ready when all is sent, or nothing more will be taken.
-    pub(in super::super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailureKind>> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailureKind>> {
         loop {
             if self.content.is_empty() && self.content_end.is_empty() {
                 // Content that is at hand goes out with the head, in one call.

@@ -6,6 +6,8 @@
 //! It refuses whatever two parsers could read differently: an answer with doubtful framing is an error, never a guess, and
 //! a connection with an octet too many is never used again.
 
+#[cfg(test)]
+mod against_hyper;
 mod body;
 mod exchange;
 mod field;

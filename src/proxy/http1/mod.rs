@@ -1,24 +1,23 @@
 //! HTTP/1 with a client, as our own engine (RFC 9112): a connection is a [`Http1`], and each of its requests takes one road,
 //! [`transaction`]. Both sockets are driven by one task. Heads are edited on their way from one buffer to the other
 //! ([`headers`](super::headers)), bodies go through a [`pump`], and [`relay`] turns all wheels. What is read and written is
-//! the pure codec's affair ([`h1`](super::h1)). Where the endpoint speaks, or may choose, HTTP/2, the request goes by way of a
-//! [`translation`].
+//! the pure codec's affair ([`h1`](super::h1)).
 //!
 //! The memory a request needs is a [`Desk`], which its worker lends: a connection at rest has none, not even for reading. It
 //! borrows one when octets have come, and gives it back when there were none.
 
+mod carry;
 mod desk;
 mod pump;
 mod relay;
 mod target;
 mod transaction;
-mod translation;
 
 use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 
-pub(super) use self::desk::Desk;
+pub(super) use self::{carry::Streamed, desk::Desk};
 use self::{target::LastHost, transaction::Next};
 use super::{
     client::Client,

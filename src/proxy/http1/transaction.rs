@@ -30,6 +30,7 @@ use crate::{
         exchange::Wire,
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
         half_close::HalfClose,
+        handle,
         headers::{self, Added, Head, RequestId, Seen, Told},
         patience::Patience,
         tunnel,
@@ -38,9 +39,6 @@ use crate::{
     switch::{Protocol, Ticket, Traffic},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
-
-/// RFC 9110 §15.2.1.
-pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What becomes of the connection.
 pub(super) enum Next {
@@ -60,7 +58,7 @@ pub(super) enum Forwarded {
     Answered(Next),
     /// The client left before there was an answer.
     Left,
-    /// The 101 is written; with what the upstream sent behind its own.
+    /// The 101 is written. What the upstream sent behind its own comes along.
     Switched(Wire, Bytes, Ticket),
 }
 
@@ -135,16 +133,19 @@ impl Http1 {
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
         let mut ticket = admit(&client, desk, request, target, self.last.host(), &[], log).await?;
-        if ticket.policy().traffic.protocol != Protocol::Http1 {
-            return self.translate(desk, request, target, ticket, log).await;
+        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
+            return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method);
+        let mut attempts = Attempts::new(&request.method, client.origin());
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection =
-                client.worker.upstream.connection(ticket.endpoint(), attempts.reuses(), traffic.connect).await;
+            let connection = client
+                .worker
+                .upstream
+                .http1(ticket.endpoint(), client.origin(), attempts.reuse(), traffic.connect)
+                .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -171,11 +172,15 @@ impl Http1 {
                         Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
                     };
                     drop(relay);
-                    Failed { cause, sent: passage.upload.has_sent(), reused, request: passage.again() }
+                    Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
                 }
-                Err(error) => {
-                    Failed { cause: Cause::Connect(error), sent: false, reused: false, request: passage.again() }
-                }
+                Err(error) => Failed {
+                    cause: Cause::Connect(error),
+                    sent: false,
+                    reused: false,
+                    newest: 0,
+                    request: passage.again(),
+                },
             };
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
@@ -207,10 +212,14 @@ impl Http1 {
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
-        outgoing.extend_from_slice(request.method.as_str().as_bytes());
-        outgoing.push(b' ');
-        outgoing.extend_from_slice(path(request, Some(target), head).as_bytes());
-        outgoing.extend_from_slice(b" HTTP/1.1\r\n");
+        // Most request lines pass as they are.
+        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        if first.is_none() {
+            let path = path(request, Some(target), head);
+            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+                outgoing.extend_from_slice(part.as_bytes());
+            }
+        }
         let added = Added {
             host: (!target.is_from_host).then(|| self.last.authority()),
             forwarded: self.last.forwarded(),
@@ -218,7 +227,7 @@ impl Http1 {
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
         };
-        let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
+        let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
         let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
@@ -226,7 +235,7 @@ impl Http1 {
             patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
             tracker,
             upload: Pump::new(Some(request.framing), added.chunked, true),
-            interim: if waits { CONTINUE } else { b"" },
+            interim: if waits { handle::CONTINUE } else { b"" },
             upgrades,
             trailers: seen.trailers,
         })
@@ -319,7 +328,10 @@ async fn answer(
     let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
     let octets = &answer.rest()[..head.length];
     reply.clear();
-    write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
+    if first.is_none() {
+        write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    }
     let told = Told {
         chunked,
         connection: match (closes, request.is_http_10) {
@@ -331,7 +343,7 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, &ticket, &told);
+    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, first, &ticket, &told);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
