@@ -273,7 +273,7 @@ mod tests {
                 identity: Some(identity),
                 ..UpstreamTls::default()
             };
-            Arc::new(Transport { tls: Some(tls), proxy_protocol: None })
+            Arc::new(Transport { tls: Some(tls), ..Transport::default() })
         }
     }
 

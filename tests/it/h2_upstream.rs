@@ -2,6 +2,7 @@
 //! away, and every shape of body between all versions of both sides.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -15,12 +16,20 @@ use h2::{Reason, server};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::json;
-use tokio::{io::AsyncWriteExt, sync::watch};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::{
     Body, BoxError,
     backend::Backend,
+    certs::{Authority, Leaf},
     client::{Answer, Client, Protocol, Raw, at_once},
     eventually,
     frames::{DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, literal},
@@ -37,7 +46,7 @@ const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// One worker before one revision that speaks HTTP/2.
-fn setup(addresses: &[std::net::SocketAddr]) -> Setup {
+fn setup(addresses: &[SocketAddr]) -> Setup {
     let mut setup = Setup::before(addresses);
     setup.config["workers"] = json!(1);
     setup.app()["upstream"] = json!({ "protocol": "h2" });
@@ -599,5 +608,93 @@ async fn what_cannot_be_read_at_all_ends_its_connection_and_the_next_request_has
         let answer = within("an answer", answer).await.expect("a task").expect("an answer");
         assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{fields:?}");
         closed(&mut frames.raw).await;
+    }
+}
+
+/// TLS in front of an upstream, in which these protocols can be chosen.
+async fn tls_before(backend: &Backend, leaf: &Leaf, alpn: &[&str]) -> (SocketAddr, AbortOnDropHandle<()>) {
+    let chain = vec![CertificateDer::from_pem_file(&leaf.cert).expect("a certificate")];
+    let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("versions").with_no_client_auth().with_single_cert(chain, key);
+    let mut config = config.expect("a key for the certificate");
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let (address, behind) = (listener.local_addr().expect("an address"), backend.address());
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut behind = TcpStream::connect(behind).await.expect("it accepts");
+                tokio::io::copy_bidirectional(&mut stream, &mut behind).await.ok();
+            });
+        }
+    });
+    (address, AbortOnDropHandle::new(serving))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_the_endpoint_chooses_where_it_may() {
+    let authority = Authority::new();
+    let leaf = authority.sign("upstream", &["app.test"]);
+    for (protocol, alpn, chosen) in [
+        ("auto", &["h2", "http/1.1"][..], "h2"),
+        ("auto", &["http/1.1"], "http1"),
+        ("auto", &[], "http1"),
+        ("h2", &["h2", "http/1.1"], "h2"),
+        ("http1", &["h2", "http/1.1"], "http1"),
+    ] {
+        let backend = Backend::spawn("blue");
+        let (address, _serving) = tls_before(&backend, &leaf, alpn).await;
+        let mut setup = setup(&[address]);
+        let tls = json!({ "roots": authority.root(), "server_name": "app.test" });
+        setup.app()["upstream"] = json!({ "protocol": protocol, "tls": tls });
+        setup.app()["health"] = json!({ "path": "/healthz", "interval": "50ms", "rise": 1 });
+        let proxy = Proxy::start(setup).await;
+        let case = format!("{protocol} before {alpn:?}");
+        eventually(&case, async || proxy.status().await["active"]["ready"] == 1).await;
+        for downstream in Protocol::ALL {
+            let mut client = proxy.client(downstream).await;
+            for _ in 0..3 {
+                let request = client.request("POST", "/echo").body(pieces(20, false)).expect("a request");
+                let answer = client.fetch(request).await.unwrap_or_else(|e| panic!("{case}: {e}"));
+                assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, 20_000), "{case}");
+                let target = backend.seen().pop().expect("a request").target;
+                let expected = if chosen == "h2" { "https://shop.test/echo" } else { "/echo" };
+                assert_eq!(target, expected, "{case} for {downstream:?}");
+            }
+        }
+        // A WebSocket goes the way that every server knows, where that is open.
+        let stream = TcpStream::connect(proxy.live).await.expect("it accepts");
+        let (_socket, response) = tokio_tungstenite::client_async("ws://shop.test/ws", stream).await.expect(&case);
+        assert_eq!(response.status(), 101, "{case}");
+        let target = backend.seen().pop().expect("a request").target;
+        assert_eq!(target, if protocol == "h2" { "https://shop.test/ws" } else { "/ws" }, "{case}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_speaks_nothing_else_is_probed_in_http2() {
+    let well = Arc::new(AtomicUsize::new(200));
+    let status = Arc::clone(&well);
+    let upstream = H2Backend::spawn(server::Builder::new(), move |_, request, mut respond| {
+        let status = Arc::clone(&status);
+        async move {
+            assert_eq!(request.uri().path(), "/healthz");
+            let mut head = Response::new(());
+            *head.status_mut() = StatusCode::from_u16(status.load(SeqCst) as u16).expect("a status");
+            respond.send_response(head, true).ok();
+        }
+    })
+    .await;
+    let mut setup = setup(&[upstream.address()]);
+    setup.app()["health"] = json!({ "path": "/healthz", "interval": "50ms", "rise": 1, "fall": 1 });
+    let proxy = Proxy::start(setup).await;
+    for (now, ready) in [(200, 1), (503, 0), (204, 1)] {
+        well.store(now, SeqCst);
+        eventually("the probes to notice", async || proxy.status().await["active"]["ready"] == ready).await;
     }
 }
