@@ -88,6 +88,11 @@ impl<B> Outgoing<B> {
         Self { method, upgrade, head, framing, body, begun: false, fields }
     }
 
+    /// Its fields, until an answer's took their place.
+    pub(in super::super) fn fields(&self) -> &HeaderMap {
+        &self.fields
+    }
+
     /// Whether no body goes with it: then it can be sent again, however much of it was sent.
     pub(in super::super) fn is_bodyless(&self) -> bool {
         matches!(self.framing, Framing::Empty | Framing::Length(0))
