@@ -10,6 +10,7 @@ pub mod certs;
 pub mod client;
 pub mod lanes;
 pub mod load;
+pub mod outlet;
 pub mod process;
 pub mod proxy;
 pub mod raw_backend;
