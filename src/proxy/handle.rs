@@ -170,6 +170,9 @@ fn prepare(
     let bodyless = incoming.is_end_stream();
     let Going { forwarded, request_id, trace, has_length } =
         headers::to_upstream(parts, target, &client.forwarding, bodyless);
+    if let Some(host) = &ticket.policy().traffic.host {
+        headers::rewrite_host(&mut parts.headers, host);
+    }
     if log.is_written() {
         let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
         let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);

@@ -204,6 +204,13 @@ pub(super) fn to_upstream(
     }
 }
 
+/// Names the app's own host instead of the client's, which `X-Forwarded-Host` and `Forwarded` still tell.
+pub(super) fn rewrite_host(headers: &mut HeaderMap, host: &str) {
+    if let Ok(host) = HeaderValue::from_str(host) {
+        headers.insert(header::HOST, host);
+    }
+}
+
 /// The request ID that a client gave.
 pub(super) fn request_id(headers: &HeaderMap) -> &str {
     headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()

@@ -336,6 +336,23 @@ async fn greeting(mut raw: Raw) -> (Option<SocketAddr>, Raw) {
 }
 
 #[tokio::test]
+async fn the_host_may_be_another_than_the_client_asks_for() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.app()["upstream"] = json!({ "host": "app.internal:8443" });
+    let proxy = Proxy::start(setup).await;
+    for protocol in [Protocol::H1, Protocol::H2] {
+        proxy.client(protocol).await.get("/").await.unwrap();
+        let headers = blue.seen().pop().unwrap().headers;
+        assert_eq!(
+            (headers.get_all("host").iter().count(), &headers["host"]),
+            (1, &"app.internal:8443".parse().unwrap())
+        );
+        assert_eq!(headers["x-forwarded-host"], HOST, "what it asked for is told");
+    }
+}
+
+#[tokio::test]
 async fn a_tunnel_runs_over_tls_as_well() {
     let authority = Authority::new();
     let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nwelcome";
