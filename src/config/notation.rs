@@ -13,7 +13,8 @@ use super::{
 use crate::{
     proxy::ListenerRole,
     switch::{
-        AppName, AutoPromotion, Balance, Family, MinReady, NotAName, ProxyVersion, Revision, Roots, Streams, TlsVersion,
+        AppName, AutoPromotion, Balance, Family, MinReady, NotAName, Protocol, ProxyVersion, Revision, Roots, Streams,
+        TlsVersion,
     },
     telemetry::{AccessFormat, Format, Level},
 };
@@ -59,6 +60,7 @@ words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Se
 words!(ProxyVersion, "a version of the PROXY protocol", { "v1" => Self::V1, "v2" => Self::V2 });
 words!(Family, "a family of addresses", { "any" => Self::Any, "ipv4" => Self::Ipv4, "ipv6" => Self::Ipv6 });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
+words!(Protocol, "a protocol to speak to endpoints", { "http1" => Self::Http1, "h2" => Self::H2, "auto" => Self::Auto });
 words!(Balance, "a balancing policy", {
     "least_request" => Self::LeastRequest, "round_robin" => Self::RoundRobin, "random" => Self::Random,
 });

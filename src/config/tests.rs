@@ -178,6 +178,7 @@ fn every_key_reaches_its_place() {
     balance: { policy: round_robin }
     upstream:
       tls: { roots: roots.pem, cert: c.crt, key: /keys/c.key, server_name: App.internal, min_version: 1.3 }
+      protocol: h2
       proxy_protocol: v1
       host: App.internal:8443
       resolve: 1m

@@ -28,8 +28,8 @@ use crate::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
     switch::{
-        Address, AppName, ClientIdentity, Desired, EndpointSpec, Matching, Policy, Revision, Roots, Transport,
-        UpstreamTls, Wanted,
+        Address, AppName, ClientIdentity, Desired, EndpointSpec, Matching, Policy, Protocol, Revision, Roots,
+        Transport, UpstreamTls, Wanted,
     },
     telemetry,
 };
@@ -237,7 +237,9 @@ impl Pass<'_> {
 
     fn transport(&mut self, upstream: &file::Upstream) -> Transport {
         let proxy_protocol = upstream.proxy_protocol.get().and_then(|version| self.read(version));
-        Transport { tls: upstream.tls.value().map(|tls| self.upstream_tls(tls)), proxy_protocol }
+        let mut protocol = Protocol::default();
+        self.set(&mut protocol, &upstream.protocol);
+        Transport { protocol, tls: upstream.tls.value().map(|tls| self.upstream_tls(tls)), proxy_protocol }
     }
 
     fn upstream_tls(&mut self, written: &file::UpstreamTls) -> UpstreamTls {

@@ -15,7 +15,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use thiserror::Error;
 use tokio::{task::spawn_blocking, time::interval};
 
-use crate::switch::{Desired, Roots, TlsVersion, Transport, UpstreamTls};
+use crate::switch::{Desired, Protocol, Roots, TlsVersion, Transport, UpstreamTls};
 
 /// How often the files are looked at for changes.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -174,8 +174,13 @@ impl Settings {
 }
 
 /// What we offer to speak, the dearest first.
-fn alpn(_: &Transport) -> Vec<Vec<u8>> {
-    vec![b"http/1.1".to_vec()]
+fn alpn(transport: &Transport) -> Vec<Vec<u8>> {
+    let offered: &[&[u8]] = match transport.protocol {
+        Protocol::Http1 => &[b"http/1.1"],
+        Protocol::H2 => &[b"h2"],
+        Protocol::Auto => &[b"h2", b"http/1.1"],
+    };
+    offered.iter().map(|protocol| protocol.to_vec()).collect()
 }
 
 fn build(tls: &UpstreamTls, alpn: &[Vec<u8>]) -> Result<ClientConfig, TrustError> {

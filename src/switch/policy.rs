@@ -165,6 +165,18 @@ pub struct Traffic {
     pub host: Option<String>,
 }
 
+/// What is spoken to endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2; over plain text by prior knowledge (RFC 9113 §3.3).
+    H2,
+    /// Over TLS what the endpoint chooses (ALPN, RFC 7301), HTTP/2 if it can; over plain text HTTP/1.1.
+    Auto,
+}
+
 impl Default for Traffic {
     fn default() -> Self {
         Self {
@@ -185,6 +197,8 @@ impl Default for Traffic {
 /// what was opened under the one is never used under the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Transport {
+    /// What is spoken.
+    pub protocol: Protocol,
     /// TLS, and whom to trust; `None` for plain text.
     pub tls: Option<UpstreamTls>,
     /// Whether each connection begins with the client's address, and in which form.

@@ -19,7 +19,8 @@ use crate::{
         size::Octets,
     },
     switch::{
-        AutoPromotion, Balance, Family, HostPattern, MinReady, ProxyVersion, Revision, Roots, Streams, TlsVersion,
+        AutoPromotion, Balance, Family, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Streams,
+        TlsVersion,
     },
 };
 
@@ -165,6 +166,9 @@ pub(in crate::config) struct BalanceBlock {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct Upstream {
+    /// `http1`: HTTP/1.1; `h2`: HTTP/2, over plain text by prior knowledge (h2c); `auto`: over TLS what the endpoint chooses,
+    /// HTTP/2 if it can, over plain text HTTP/1.1.
+    pub(in crate::config) protocol: Given<Text<Protocol>>,
     /// TLS towards endpoints; `{}` trusts whom the system trusts. Left out: plain text.
     pub(in crate::config) tls: Given<UpstreamTls>,
     /// Begin each connection with the client's address, in version `v1` or `v2` of the PROXY protocol; each is then closed
