@@ -105,7 +105,7 @@ impl Connector {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let unprepared = ConnectError::Unprepared("its app's TLS settings have not been read");
-        let settings = self.trust.settings(&to.transport).ok_or(unprepared)?;
+        let settings = self.trust.settings(&to.transport, &to.address).ok_or(unprepared)?;
         let name = server_name(to, tls)
             .ok_or(ConnectError::Unprepared("no name to check it against; set `upstream.tls.server_name`"))?;
         TlsConnector::from(settings).connect(name, io).await.map_err(why)

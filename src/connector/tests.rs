@@ -49,7 +49,7 @@ impl Server {
         let roots = Roots::File(self.path(roots));
         let server_name = server_name.map(str::to_owned);
         let tls = UpstreamTls { roots, server_name, ..UpstreamTls::default() };
-        let transport = Arc::new(Transport { tls: Some(tls), proxy_protocol: None });
+        let transport = Arc::new(Transport { tls: Some(tls), ..Transport::default() });
         Destination { address: Address::Unix(self.path("app.sock").into()), name: None, transport }
     }
 
