@@ -173,6 +173,10 @@ fn prepare(
     let bodyless = incoming.is_end_stream();
     let Going { forwarded, request_id, trace, has_length } =
         headers::to_upstream(parts, target, &client.forwarding, bodyless);
+    let authority = match &ticket.policy().traffic.host {
+        Some(host) => headers::rewrite_host(&mut parts.headers, host),
+        None => target.authority.clone(),
+    };
     if log.is_written() {
         let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
         let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
@@ -201,7 +205,7 @@ fn prepare(
     let message = Message {
         method: parts.method.clone(),
         uri: parts.uri.clone(),
-        authority: target.authority.clone(),
+        authority,
         fields: std::mem::take(&mut parts.headers),
         lines: Lines { forwarded, request_id },
         framing,

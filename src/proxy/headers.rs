@@ -185,6 +185,14 @@ pub(super) fn to_upstream(
     }
 }
 
+/// Names the app's own host instead of the client's, which `X-Forwarded-Host` and `Forwarded` still tell.
+pub(super) fn rewrite_host(headers: &mut HeaderMap, host: &str) -> HeaderValue {
+    // A host as the file takes it is always a field value.
+    let host = HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static(""));
+    headers.insert(header::HOST, host.clone());
+    host
+}
+
 /// Whether a client's `Upgrade` may pass. RFC 9113 §3.1 took h2c by Upgrade out of HTTP/2; to pass it on would let a client
 /// past us.
 fn may_be_asked_for(protocols: &[u8]) -> bool {

@@ -30,6 +30,9 @@ mod websocket;
 // TLS towards clients, and its certificates.
 mod tls;
 
+// Upstreams over TLS, at Unix sockets and by name, and what they are told of clients.
+mod upstreams;
+
 // What becomes of fields on their way, both ways.
 mod headers;
 

@@ -220,7 +220,13 @@ impl Http1 {
             }
         }
         let added = Added {
-            host: (!target.is_from_host).then(|| self.last.authority()),
+            host: ticket
+                .policy()
+                .traffic
+                .host
+                .as_deref()
+                .map(str::as_bytes)
+                .or_else(|| (!target.is_from_host).then(|| self.last.authority())),
             forwarded: self.last.forwarded(),
             request_id: request_id.as_ref(),
             chunked: request.framing == Framing::Chunked,
