@@ -117,6 +117,7 @@ impl Server {
             .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
+        metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone()));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
@@ -275,7 +276,8 @@ impl Running {
         if let Some(tokens) = &self.tokens {
             tokens.reload()?;
         }
-        self.data_plane.apply(config.listeners.clone()).await?;
+        let bound = self.data_plane.apply(config.listeners.clone()).await?;
+        self.metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
         let applied = self.feed.desired(config.desired.clone()).await.ok_or(NotReloaded::Stopping)?;
         if let Some(log) = self.log.get() {
             log.set_level(config.log.level);

@@ -41,7 +41,12 @@ pub use self::{
     places::{default_socket, default_state_dir},
     schema::schema,
 };
-use crate::{admin, proxy::ListenerOptions, switch::Desired, telemetry};
+use crate::{
+    admin,
+    proxy::{ListenerOptions, TlsOptions},
+    switch::Desired,
+    telemetry,
+};
 
 /// All that the file says, checked, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,12 +85,10 @@ impl Config {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, tokens. When one of them changes, whoever uses it reads it anew.
+    /// The files it names: certificates, keys, authorities, tokens. When one of them changes, whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
-        let certificates =
-            self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
-        let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
-        pem.chain(self.admin.tokens.clone()).collect()
+        let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        tls.flat_map(TlsOptions::files).chain(&self.admin.tokens).cloned().collect()
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     error::{Wrong, quoted},
 };
 use crate::{
-    proxy::{ListenerRole, TlsVersion},
+    proxy::{Alpn, ClientAuthMode, ForwardingField, ListenerRole, TlsVersion},
     switch::{AppName, AutoPromotion, Balance, MinReady, NotAName, Revision, Streams},
     telemetry::{AccessFormat, Format, Level},
 };
@@ -54,6 +54,13 @@ words!(AccessFormat, "an access log format", {
 });
 words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => Self::Preview });
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
+words!(Alpn, "a protocol we speak over TLS", { "h2" => Self::H2, "http/1.1" => Self::Http11 });
+words!(ClientAuthMode, "a way to ask for client certificates", {
+    "required" => Self::Required, "optional" => Self::Optional,
+});
+words!(ForwardingField, "a field that tells of clients", {
+    "x-forwarded-for" => Self::XForwardedFor, "forwarded" => Self::Forwarded,
+});
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
 words!(Balance, "a balancing policy", {
     "least_request" => Self::LeastRequest, "round_robin" => Self::RoundRobin, "random" => Self::Random,

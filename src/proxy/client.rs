@@ -2,8 +2,7 @@
 //! whether it is to end. All of it lives on one thread.
 
 use std::{
-    cell::{Cell, RefCell},
-    net::SocketAddr,
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
@@ -16,8 +15,8 @@ use super::{
     ListenerOptions, ListenerRole,
     clock::{Clock, TimerKey},
     error::ProxyError,
+    forwarding::Forwarding,
     framing::Violation,
-    headers::Forwarding,
     tunnel,
     worker::Worker,
 };
@@ -32,10 +31,9 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     /// The listener's options when the connection was accepted.
     pub(super) options: Arc<ListenerOptions>,
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) forwarding: Forwarding,
-    /// What its requests are told because it came in over a limit.
-    pub(super) over_limit: bool,
+    /// Who it is: known when it has arrived.
+    forwarding: OnceCell<Forwarding>,
+    over_limit: Cell<bool>,
     /// The tunnel that begins when the 101 is written.
     pub(super) tunnel: RefCell<Option<tunnel::Opening>>,
     /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
@@ -77,18 +75,12 @@ pub(super) enum Answer {
 }
 
 impl Client {
-    pub(super) fn new(
-        worker: &Rc<Worker>,
-        options: Arc<ListenerOptions>,
-        peer: Option<SocketAddr>,
-        over_limit: bool,
-    ) -> Rc<Self> {
+    pub(super) fn new(worker: &Rc<Worker>, options: Arc<ListenerOptions>) -> Rc<Self> {
         Rc::new(Self {
-            forwarding: Forwarding::new(peer.map(|peer| peer.ip()), options.tls.is_some()),
             worker: Rc::clone(worker),
             options,
-            peer,
-            over_limit,
+            forwarding: OnceCell::new(),
+            over_limit: Cell::new(false),
             tunnel: RefCell::default(),
             spawning: Cell::new(None),
             task: RefCell::default(),
@@ -110,6 +102,21 @@ impl Client {
 
     pub(super) fn clock(&self) -> &Rc<Clock> {
         &self.worker.clock
+    }
+
+    /// Says who it is, once, before its first request; `over_limit`: it came in over a limit, and is to be told so.
+    pub(super) fn introduce(&self, forwarding: Forwarding, over_limit: bool) {
+        self.forwarding.set(forwarding).ok();
+        self.over_limit.set(over_limit);
+    }
+
+    pub(super) fn forwarding(&self) -> &Forwarding {
+        self.forwarding.get_or_init(|| Forwarding::new(&self.options, None, String::new()))
+    }
+
+    /// Whether its requests are refused because it came in over a limit.
+    pub(super) fn is_over_limit(&self) -> bool {
+        self.over_limit.get()
     }
 
     /// Whether only previews are shown here.

@@ -1,5 +1,5 @@
-//! One client connection, from accept to close: TLS, which protocol, hyper's server for it, and a close that lets the
-//! client read our last answer.
+//! One client connection, from accept to close: its [arrival](super::arrival), which protocol, hyper's server for it, and a
+//! close that lets the client read our last answer.
 
 use std::{cell::RefCell, io, pin::pin, rc::Rc, task::Poll, time::Duration};
 
@@ -14,9 +14,9 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::TlsAcceptor;
 
 use super::{
+    arrival::{Arrival, Arrived},
     client::{Answer, Client},
     clock::{Alarm, Timer},
     gate::Gate,
@@ -44,10 +44,9 @@ pub(super) enum Socket {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(client: Rc<Client>, socket: Socket, tls: Option<TlsAcceptor>) {
+pub(super) async fn serve(client: Rc<Client>, arrival: Arrival) {
     let timer = client.clock().timer();
-    timer.set_within(client.options.timeouts.handshake);
-    let Ok(Ok((stream, is_h2))) = timer.guard(secure(socket, tls)).await else { return };
+    let Some(Arrived { stream, is_h2, admitted }) = arrival.complete(&client, &timer).await else { return };
     let stream = Rc::new(RefCell::new(stream));
     let (is_h2, read) = match is_h2 {
         Some(is_h2) => (is_h2, Vec::new()),
@@ -71,25 +70,7 @@ pub(super) async fn serve(client: Rc<Client>, socket: Socket, tls: Option<TlsAcc
         timer.set_within(LINGER);
         drop(timer.guard(linger(stream.into_inner(), may_come)).await);
     }
-}
-
-/// The stream to talk on, and whether ALPN (RFC 7301) has settled for HTTP/2; `None` without TLS.
-async fn secure(socket: Socket, tls: Option<TlsAcceptor>) -> io::Result<(Stream, Option<bool>)> {
-    let is_h2 = |connection: &rustls::ServerConnection| Some(connection.alpn_protocol() == Some(b"h2"));
-    Ok(match (socket, tls) {
-        (Socket::Tcp(socket), None) => (Stream::Tcp(socket), None),
-        (Socket::Unix(socket), None) => (Stream::Unix(socket), None),
-        (Socket::Tcp(socket), Some(tls)) => {
-            let stream = tls.accept(socket).await?;
-            let is_h2 = is_h2(stream.get_ref().1);
-            (Stream::Tls(Box::new(stream)), is_h2)
-        }
-        (Socket::Unix(socket), Some(tls)) => {
-            let stream = tls.accept(socket).await?;
-            let is_h2 = is_h2(stream.get_ref().1);
-            (Stream::TlsUnix(Box::new(stream)), is_h2)
-        }
-    })
+    drop(admitted);
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2 with prior knowledge (RFC 9113 §3.3). `None` if it leaves, or

@@ -14,6 +14,7 @@ use super::{
     client::{Answer, Client, Serving},
     clock::Timer,
     error::ProxyError,
+    forwarding::Origin,
     h1::{Framing, Outgoing},
     headers::{self, Going, RequestId},
     patience::Patience,
@@ -46,10 +47,12 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let client = Rc::clone(serving.client());
     let (parts, incoming) = request.into_parts();
     let version = parts.version;
+    let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    let origin = client.forwarding().origin(fields);
     let target = target(&client, &parts);
-    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
+    let mut log = open(&client, &parts, &origin, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
-        Ok(target) => forward(&client, &target, parts, incoming, timer, arrived, &mut log).await,
+        Ok(target) => forward(&client, &Asked { target, origin, arrived }, parts, incoming, timer, &mut log).await,
         Err(error) => Err(error),
     };
     let mut response = match forwarded {
@@ -87,19 +90,19 @@ fn target(client: &Client, parts: &Parts) -> Result<Target, ProxyError> {
     if let Some(refusal) = client.refusal() {
         return Err(refusal);
     }
-    if client.over_limit {
+    if client.is_over_limit() {
         return Err(ProxyError::ConnectionLimitReached);
     }
     Target::of(parts)
 }
 
-fn open(client: &Client, parts: &Parts, host: &str) -> RequestLog {
+fn open(client: &Client, parts: &Parts, origin: &Origin, host: &str) -> RequestLog {
     let mut log = client.worker.recorder.open(Head {
         method: &parts.method,
         host,
         path: path(parts),
         version: parts.version,
-        client: client.peer.map(|peer| peer.ip()),
+        client: origin.client,
     });
     if log.is_written() {
         let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
@@ -110,6 +113,13 @@ fn open(client: &Client, parts: &Parts, host: &str) -> RequestLog {
 
 fn path(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |path| path.as_str())
+}
+
+/// What is asked for, by whom, and since when.
+struct Asked {
+    target: Target,
+    origin: Origin,
+    arrived: Instant,
 }
 
 /// An upstream's answer, from its head on.
@@ -125,15 +135,14 @@ struct Reply {
 /// reads the current snapshot.
 async fn forward(
     client: &Client,
-    target: &Target,
+    asked: &Asked,
     mut parts: Parts,
     incoming: Incoming,
     timer: Timer,
-    arrived: Instant,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
-    let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let mut ticket = visitor(client, asked, &parts).admit(&[], log).await?;
+    let (mut request, patience) = prepare(client, asked, &mut parts, incoming, timer, &ticket, log)?;
     let mut attempts = Attempts::new(&parts.method);
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
@@ -144,18 +153,20 @@ async fn forward(
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
+        ticket = visitor(client, asked, &parts).admit(attempts.tried(), log).await?;
     }
 }
 
-fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
-    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived }
+fn visitor<'a>(client: &'a Client, asked: &'a Asked, parts: &'a Parts) -> Visitor<'a> {
+    let Asked { target, origin, arrived } = asked;
+    let (host, path) = (&target.host, path(parts));
+    Visitor { client, address: origin.client, host, path, fields: &parts.headers, arrived: *arrived }
 }
 
 /// Makes the client's request the upstream's.
 fn prepare(
     client: &Client,
-    target: &Target,
+    asked: &Asked,
     parts: &mut Parts,
     incoming: Incoming,
     timer: Timer,
@@ -169,7 +180,7 @@ fn prepare(
     }
     let bodyless = incoming.is_end_stream();
     let Going { forwarded, request_id, trace, has_length } =
-        headers::to_upstream(parts, target, &client.forwarding, bodyless);
+        headers::to_upstream(parts, &asked.target, client.forwarding(), &asked.origin, bodyless);
     if log.is_written() {
         let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
         let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
@@ -229,7 +240,7 @@ pub(super) fn record_unparsed(client: &Client) {
         host: "",
         path: "",
         version: Version::HTTP_11,
-        client: client.peer.map(|peer| peer.ip()),
+        client: client.forwarding().peer(),
     };
     let mut log = client.worker.recorder.open(head);
     let error = ProxyError::BadRequest("it does not parse");
