@@ -163,7 +163,7 @@ fn mistakes_in_listeners_and_revisions_are_told_too() {
             "7:20: \"via\" is not a field that tells of clients; use one of x-forwarded-for, forwarded",
             "8:56: \"h3\" is not a protocol we speak over TLS; did you mean `h2`?",
             "8:64: \"h2\" is given twice",
-            "8:103: \"maybe\" is not a way to ask for client certificates; use one of required, optional",
+            "8:100: \"maybe\" is not a way to ask for client certificates; use one of required, optional",
         ]
     );
     let revisions = r#"listeners: [{ name: live, bind: "127.0.0.1:80" }]
