@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     proxy::{Alpn, ClientAuthMode, ForwardingField, ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, Balance, MinReady, NotAName, Revision, Streams},
+    switch::{AppName, AutoPromotion, Balance, MinReady, NotAName, Protocol, Revision, Streams},
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -62,6 +62,7 @@ words!(ForwardingField, "a field that tells of clients", {
     "x-forwarded-for" => Self::XForwardedFor, "forwarded" => Self::Forwarded,
 });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
+words!(Protocol, "a protocol to speak to endpoints", { "http1" => Self::Http1, "h2" => Self::H2, "auto" => Self::Auto });
 words!(Balance, "a balancing policy", {
     "least_request" => Self::LeastRequest, "round_robin" => Self::RoundRobin, "random" => Self::Random,
 });

@@ -59,7 +59,7 @@ type Failure = Option<NotServed>;
 
 impl Arrival {
     /// Sees it through, and introduces the client. `None` if the connection is to be closed; it is counted then.
-    pub(super) async fn complete(self, client: &Rc<Client>, timer: &Timer) -> Option<Arrived> {
+    pub(super) async fn complete(self: Box<Self>, client: &Rc<Client>, timer: &Timer) -> Option<Arrived> {
         let failure = match self.steps(client, timer).await {
             Ok(arrived) => return Some(arrived),
             Err(failure) => failure?,
@@ -68,8 +68,8 @@ impl Arrival {
         None
     }
 
-    async fn steps(self, client: &Rc<Client>, timer: &Timer) -> Result<Arrived, Failure> {
-        let Self { socket, mut peer, tls, admitted, mut room, others } = self;
+    async fn steps(self: Box<Self>, client: &Rc<Client>, timer: &Timer) -> Result<Arrived, Failure> {
+        let Self { socket, mut peer, tls, admitted, mut room, others } = *self;
         let options = &client.options;
         let _arriving = (tls.is_some() || options.proxy_protocol.is_some()).then(|| others.enter(client));
         if let Some(proxy) = &options.proxy_protocol {

@@ -28,7 +28,7 @@ pub(super) struct Forwarding {
     /// The listener's options, where the peer is a trusted proxy.
     trusted: Option<Arc<ListenerOptions>>,
     /// The line that tells of its certificate, or nothing.
-    certificate: String,
+    certificate: Box<str>,
     /// The last authority, and the lines for it: it rarely changes on a connection.
     last: RefCell<Option<(Box<[u8]>, Rc<[u8]>)>>,
 }
@@ -55,6 +55,13 @@ struct Told {
     cut: bool,
 }
 
+impl Origin {
+    /// Whether there is nobody behind the peer, so that all its requests come from there.
+    pub(super) fn is_the_peer(&self) -> bool {
+        self.told.is_none()
+    }
+}
+
 impl Forwarding {
     /// `peer` is who is at the other end, or whom its PROXY header names; `certificate` is the line that tells of its
     /// certificate, or nothing.
@@ -62,7 +69,12 @@ impl Forwarding {
         let peer = peer.map(|peer| peer.to_canonical());
         let trusted = options.trusted_proxies.include(peer).then(|| Arc::clone(options));
         let proto = if options.tls.is_some() { "https" } else { "http" };
-        Self { peer, proto, trusted, certificate, last: RefCell::new(None) }
+        Self { peer, proto, trusted, certificate: certificate.into(), last: RefCell::new(None) }
+    }
+
+    /// Of somebody nobody has introduced.
+    pub(super) fn unknown() -> Self {
+        Self { peer: None, proto: "http", trusted: None, certificate: "".into(), last: RefCell::new(None) }
     }
 
     /// Who is at the other end of the connection.

@@ -1,32 +1,41 @@
-//! One request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+//! One request of HTTP/2, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
-use std::{convert::Infallible, rc::Rc};
+use std::{convert::Infallible, net::IpAddr, rc::Rc};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{
     admit::Visitor,
     attempts::Attempts,
     body::{Download, Record, TrackedBody},
-    client::{Answer, Client, Serving},
+    client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
+    exchange::Exchange,
     forwarding::Origin,
-    h1::{Framing, Outgoing},
+    grpc,
+    h1::Framing,
     headers::{self, Going, RequestId},
+    outgoing::{Lines, Message, Outgoing},
     patience::Patience,
+    replay::Replay,
     target::Target,
     tunnel,
-    upload::UploadBody,
-    upstream::Exchange,
+    upload::{Inflow, UploadBody},
+    websocket::Ask,
 };
 use crate::{
     switch::{Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
+
+/// RFC 9110 §15.2.1.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What hyper calls with every request.
 pub(super) fn call(
@@ -35,9 +44,7 @@ pub(super) fn call(
 ) -> impl Future<Output = Result<Response<TrackedBody>, Infallible>> + use<> {
     let serving = client.begin();
     let timer = client.clock().timer();
-    if request.version() == Version::HTTP_2 {
-        client.spawning.set(Some(timer.key()));
-    }
+    client.spawning.set(Some(timer.key()));
     async move { Ok(answer(serving, timer, request).await) }
 }
 
@@ -45,64 +52,49 @@ pub(super) fn call(
 async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> Response<TrackedBody> {
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
-    let (parts, incoming) = request.into_parts();
-    let version = parts.version;
+    let (mut parts, incoming) = request.into_parts();
+    let is_grpc = grpc::is_request(&parts.headers);
+    let stream = parts.extensions.remove::<OnUpgrade>();
     let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
     let origin = client.forwarding().origin(fields);
-    let target = target(&client, &parts);
-    let mut log = open(&client, &parts, &origin, target.as_ref().map_or("", |target| &target.host));
+    let target = target(&client, &parts, &origin);
+    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host), origin.client);
     let forwarded = match target {
-        Ok(target) => forward(&client, &Asked { target, origin, arrived }, parts, incoming, timer, &mut log).await,
+        Ok(target) => match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
+            Ok(ticket) => {
+                forward(&client, &target, parts, Inflow::Http2(incoming), timer, arrived, ticket, &mut log).await
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
-    let mut response = match forwarded {
-        Ok(reply) if reply.status == StatusCode::SWITCHING_PROTOCOLS => return switch(reply, log, serving),
+    match forwarded {
+        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
         Ok(reply) => {
-            if version != Version::HTTP_2 {
-                client.downloading.set(Some(reply.patience.timer()));
-            }
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
-            let keeps_length = reply.status == StatusCode::NOT_MODIFIED
-                && version != Version::HTTP_2
-                && reply.headers.contains_key(header::CONTENT_LENGTH);
-            let body = TrackedBody::upstream(download, keeps_length, Record { log, serving });
+            let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, version, Record { log, serving }),
-    };
-    client.decline_upgrade();
-    let has_length =
-        response.headers().contains_key(header::CONTENT_LENGTH) || response.body().size_hint().exact().is_some();
-    client.answers(match version {
-        Version::HTTP_11 if !has_length => Answer::InChunks,
-        Version::HTTP_10 if !has_length => Answer::UntilClose,
-        _ => Answer::Otherwise,
-    });
-    if client.is_closing() && version != Version::HTTP_2 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Err(error) => refuse(error, is_grpc, Record { log, serving }),
     }
-    response
 }
 
 /// What the request is for, unless it was refused before it came here.
-fn target(client: &Client, parts: &Parts) -> Result<Target, ProxyError> {
-    if let Some(refusal) = client.refusal() {
-        return Err(refusal);
-    }
+fn target(client: &Client, parts: &Parts, origin: &Origin) -> Result<Target, ProxyError> {
     if client.is_over_limit() {
         return Err(ProxyError::ConnectionLimitReached);
     }
-    Target::of(parts)
+    Target::of(parts, client.forwarding(), origin)
 }
 
-fn open(client: &Client, parts: &Parts, origin: &Origin, host: &str) -> RequestLog {
+fn open(client: &Client, parts: &Parts, host: &str, asker: Option<IpAddr>) -> RequestLog {
     let mut log = client.worker.recorder.open(Head {
         method: &parts.method,
         host,
         path: path(parts),
         version: parts.version,
-        client: origin.client,
+        client: asker,
     });
     if log.is_written() {
         let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
@@ -115,72 +107,73 @@ fn path(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
-/// What is asked for, by whom, and since when.
-struct Asked {
-    target: Target,
-    origin: Origin,
-    arrived: Instant,
-}
-
 /// An upstream's answer, from its head on.
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    exchange: Box<Exchange>,
-    ticket: Ticket,
-    patience: Patience,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// A tunnel follows.
+    pub(super) switched: bool,
+    pub(super) exchange: Box<Exchange>,
+    pub(super) ticket: Ticket,
+    pub(super) patience: Patience,
 }
 
-/// Admits the request, sends it, and awaits an answer. What may be tried again is, each time admitted anew, so that a retry
-/// reads the current snapshot.
-async fn forward(
+/// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
+/// retry reads the current snapshot.
+pub(super) async fn forward(
     client: &Client,
-    asked: &Asked,
+    target: &Target,
     mut parts: Parts,
-    incoming: Incoming,
+    incoming: Inflow,
     timer: Timer,
+    arrived: Instant,
+    mut ticket: Ticket,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let mut ticket = visitor(client, asked, &parts).admit(&[], log).await?;
-    let (mut request, patience) = prepare(client, asked, &mut parts, incoming, timer, &ticket, log)?;
+    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let ask = message.ask.clone();
+    let mut request = Outgoing::Any(Box::new(message));
     let mut attempts = Attempts::new(&parts.method);
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
+                let settled = match &ask {
+                    Some(ask) => ask.settle(exchange.is_h2(), status, &mut headers),
+                    None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
+                };
+                let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, exchange, ticket, patience });
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        ticket = visitor(client, asked, &parts).admit(attempts.tried(), log).await?;
+        ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
     }
 }
 
-fn visitor<'a>(client: &'a Client, asked: &'a Asked, parts: &'a Parts) -> Visitor<'a> {
-    let Asked { target, origin, arrived } = asked;
+fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
     let (host, path) = (&target.host, path(parts));
-    Visitor { client, address: origin.client, host, path, fields: &parts.headers, arrived: *arrived }
+    Visitor { client, address: target.client, host, path, fields: &parts.headers, arrived }
 }
 
 /// Makes the client's request the upstream's.
 fn prepare(
     client: &Client,
-    asked: &Asked,
+    target: &Target,
     parts: &mut Parts,
-    incoming: Incoming,
+    incoming: Inflow,
     timer: Timer,
     ticket: &Ticket,
     log: &mut RequestLog,
-) -> Result<(Outgoing<UploadBody>, Patience), ProxyError> {
-    let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
+) -> Result<(Message<Replay<UploadBody>>, Patience), ProxyError> {
+    let Traffic { body_size, request: whole, upgrade_idle, .. } = ticket.policy().traffic;
     let length = incoming.size_hint();
     if body_size.is_some_and(|limit| length.lower() > limit) {
         return Err(ProxyError::BodyTooLarge);
     }
     let bodyless = incoming.is_end_stream();
-    let Going { forwarded, request_id, trace, has_length } =
-        headers::to_upstream(parts, &asked.target, client.forwarding(), &asked.origin, bodyless);
+    let Going { forwarded, request_id, trace, has_length } = headers::to_upstream(parts, target, bodyless);
     if log.is_written() {
         let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
         let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
@@ -198,19 +191,43 @@ fn prepare(
             (body, Some(upload))
         }
     };
-    let fields = std::mem::take(&mut parts.headers);
-    let lines = [&*forwarded, request_id.as_ref().map_or(&[], RequestId::line)];
-    let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, lines, framing, body);
-    Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
+    let grpc = grpc::is_request(&parts.headers);
+    let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
+    let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
+    let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };
+    let ask = match parts.method == Method::CONNECT {
+        true => Some(Ask::by_connect()),
+        false => Ask::by_upgrade(&parts.headers),
+    };
+    let message = Message {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        authority: target.authority.clone(),
+        fields: std::mem::take(&mut parts.headers),
+        lines: Lines { forwarded, request_id },
+        framing,
+        body: Replay::new(body),
+        ask,
+    };
+    Ok((message, patience))
 }
 
-/// The 101: the tunnel begins when it is written (see `connection`).
-fn switch(reply: Reply, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
-    log.answered(reply.status);
-    let client = Rc::clone(serving.client());
-    let (upstream, early) = reply.exchange.into_tunnel();
-    client.tunnel.replace(Some(tunnel::Opening { upstream, early, ticket: reply.ticket, log, serving }));
-    respond(reply.status, reply.headers, TrackedBody::nothing())
+/// The tunnel of an extended CONNECT begins when the client has been told, on its stream, in a task of its own.
+fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
+    let Reply { status, headers, exchange, ticket, .. } = reply;
+    let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
+        let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
+        return refuse(error, false, Record { log, serving });
+    };
+    log.answered(status);
+    let opening = tunnel::Opening { upstream, early, ticket, log, serving };
+    tokio::task::spawn_local(async move {
+        // If it comes to nothing, the client has gone, and the log says so.
+        if let Ok(stream) = stream.await {
+            tunnel::run(opening, TokioIo::new(stream), Bytes::new()).await;
+        }
+    });
+    respond(status, headers, TrackedBody::nothing())
 }
 
 fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {
@@ -221,29 +238,13 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
 }
 
 /// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, version: Version, mut record: Record) -> Response<TrackedBody> {
-    let closes = error.closes() && version != Version::HTTP_2;
+fn refuse(error: ProxyError, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
     record.log.ended(error.outcome(), error.label());
-    let (parts, text) = error.into_parts();
-    record.log.answered(parts.status);
-    let mut response = Response::from_parts(parts, TrackedBody::text(text, record));
-    if closes {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// Records a request that hyper refused by itself: it did not parse.
-pub(super) fn record_unparsed(client: &Client) {
-    let head = Head {
-        method: &Method::GET,
-        host: "",
-        path: "",
-        version: Version::HTTP_11,
-        client: client.forwarding().peer(),
+    // Whatever words it is told in, this is what it is counted as.
+    record.log.answered(error.status());
+    let (parts, text) = match is_grpc {
+        true => grpc::refusal(error),
+        false => error.into_parts(),
     };
-    let mut log = client.worker.recorder.open(head);
-    let error = ProxyError::BadRequest("it does not parse");
-    log.answered(error.status());
-    log.ended(error.outcome(), error.label());
+    Response::from_parts(parts, TrackedBody::text(text, record))
 }

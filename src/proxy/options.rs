@@ -9,6 +9,8 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use crate::switch::TlsVersion;
+
 /// One address we accept on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerOptions {
@@ -220,16 +222,6 @@ pub struct CertificateFiles {
     pub cert: PathBuf,
     /// The key: PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
-}
-
-/// A TLS version we speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TlsVersion {
-    /// RFC 5246.
-    #[default]
-    Tls12,
-    /// RFC 8446.
-    Tls13,
 }
 
 /// How long a client may take.

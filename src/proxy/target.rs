@@ -1,10 +1,20 @@
 //! What a request is for: the host and path it is routed by, and the checks that there is only one way to read them.
 
+use std::{net::IpAddr, rc::Rc};
+
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
 
-use super::error::ProxyError;
+use hyper::ext::Protocol;
 
-/// What a request is for.
+use super::{
+    error::ProxyError,
+    forwarding::{Forwarding, Origin},
+};
+
+/// The one `:protocol` (RFC 8441 §4) we serve.
+const WEBSOCKET: &str = "websocket";
+
+/// What a request is for, and whose it is.
 #[derive(Debug)]
 pub(super) struct Target {
     /// The host in lower case, without port.
@@ -13,13 +23,22 @@ pub(super) struct Target {
     pub(super) authority: HeaderValue,
     /// It is the value of the request's own `Host`.
     pub(super) is_from_host: bool,
+    /// The client's address (see [`Origin`]).
+    pub(super) client: Option<IpAddr>,
+    /// What the upstream is told of the client: whole lines.
+    pub(super) forwarded: Rc<[u8]>,
 }
 
 impl Target {
     /// Reads and checks it (RFC 9112 §3.2, RFC 9113 §8.3.1).
-    pub(super) fn of(request: &Parts) -> Result<Self, ProxyError> {
+    pub(super) fn of(request: &Parts, forwarding: &Forwarding, origin: &Origin) -> Result<Self, ProxyError> {
         if request.method == Method::CONNECT {
-            return Err(ProxyError::Connect);
+            match request.extensions.get::<Protocol>().map(Protocol::as_str) {
+                None => return Err(ProxyError::Connect),
+                // RFC 8441: it has a target like any other request, and asks for a tunnel to what stands there.
+                Some(WEBSOCKET) => {}
+                Some(_) => return Err(ProxyError::UnknownProtocol),
+            }
         }
         check_form(request)?;
         // On HTTP/1 the scanner has seen to it.
@@ -44,7 +63,9 @@ impl Target {
         let is_from_host = is_from_host && authority.is_some();
         let authority = authority.unwrap_or(HeaderValue::from_static(""));
         let host = host_of(authority.as_bytes()).ok_or(ProxyError::BadRequest("malformed Host"))?;
-        Ok(Self { host: host.to_ascii_lowercase(), authority, is_from_host })
+        let host = host.to_ascii_lowercase();
+        let forwarded = forwarding.lines(origin, authority.as_bytes());
+        Ok(Self { host, authority, is_from_host, client: origin.client, forwarded })
     }
 }
 
@@ -121,7 +142,9 @@ mod tests {
         for host in hosts {
             request = request.header("host", *host);
         }
-        Target::of(&request.body(()).expect("a request").into_parts().0)
+        let forwarding = Forwarding::unknown();
+        let parts = request.body(()).expect("a request").into_parts().0;
+        Target::of(&parts, &forwarding, &forwarding.origin([]))
     }
 
     #[test]
