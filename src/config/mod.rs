@@ -88,7 +88,9 @@ impl Config {
     /// The files it names: certificates, keys, authorities, tokens. When one of them changes, whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        tls.flat_map(TlsOptions::files).chain(&self.admin.tokens).cloned().collect()
+        let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
+        let towards_endpoints = transports.flat_map(|tls| tls.files());
+        tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens).cloned().collect()
     }
 }
 

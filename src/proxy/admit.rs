@@ -15,7 +15,7 @@ use crate::{
 /// A request before the door: what the switch may ask of it.
 pub(super) struct Visitor<'a> {
     pub(super) client: &'a Client,
-    /// Whose request it is (`forwarding::Origin::client`).
+    /// Whose request it is (`forwarding::Asker`).
     pub(super) address: Option<IpAddr>,
     /// In lower case, without port.
     pub(super) host: &'a str,

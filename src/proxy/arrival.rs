@@ -13,7 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
 };
 
@@ -77,9 +77,10 @@ impl Arrival {
             let named = timer.guard(proxy_header::read(&socket)).await.map_err(too_long)?;
             peer = named.map_err(not_named)?.or(peer);
         }
-        let peer = peer.map(|peer| peer.ip());
-        if let Some(peer) = peer.filter(|peer| speaks_for_itself(options, *peer)) {
-            room = room.max(admitted.is_from(peer, &options.limits));
+        // A trusted HTTP proxy speaks for many, and is not limited as one client.
+        let itself = peer.map(|peer| peer.ip()).filter(|peer| !options.trusted_proxies.include(Some(*peer)));
+        if let Some(client) = itself {
+            room = room.max(admitted.is_from(client, &options.limits));
         }
         if room == Room::Shut {
             return Err(Some(NotServed::Limit));
@@ -91,11 +92,6 @@ impl Arrival {
         client.introduce(Forwarding::new(options, peer, certificate), room == Room::Crowded);
         Ok(Arrived { stream, is_h2, admitted })
     }
-}
-
-/// A trusted HTTP proxy speaks for many, and is not limited as one client.
-pub(super) fn speaks_for_itself(options: &ListenerOptions, peer: IpAddr) -> bool {
-    !options.trusted_proxies.include(Some(peer))
 }
 
 /// The stream to talk on, and the line that tells of the client's certificate.

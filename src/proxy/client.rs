@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
@@ -12,8 +13,9 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
-    ListenerOptions, ListenerRole,
+    Bind, ListenerOptions, ListenerRole,
     clock::{Clock, TimerKey},
+    connect::Origin,
     forwarding::Forwarding,
     worker::Worker,
 };
@@ -99,6 +101,16 @@ impl Client {
     /// Whether its requests are refused because it came in over a limit.
     pub(super) fn is_over_limit(&self) -> bool {
         self.over_limit.get()
+    }
+
+    /// Whose a request is, for endpoints that are told; `None` where addresses mean nothing. `asker` is its client's address,
+    /// as [`Forwarding`] makes it out. The listener is named as it is bound.
+    pub(super) fn origin(&self, asker: Option<IpAddr>) -> Option<Origin> {
+        let Bind::Tcp(listener) = self.options.bind else { return None };
+        let peer = self.forwarding().peer().filter(|peer| asker == Some(peer.ip()));
+        // Of a client behind a trusted proxy no port is known.
+        let client = peer.or_else(|| asker.map(|asker| SocketAddr::new(asker, 0)))?;
+        Some(Origin { client, listener })
     }
 
     /// Whether only previews are shown here.

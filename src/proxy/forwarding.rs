@@ -23,7 +23,7 @@ const MAX_HOPS: usize = 32;
 /// What there is to tell of a connection, made once for it.
 pub(super) struct Forwarding {
     /// The client's address, or that of the proxy which speaks for it.
-    peer: Option<IpAddr>,
+    peer: Option<SocketAddr>,
     proto: &'static str,
     /// The listener's options, where the peer is a trusted proxy.
     trusted: Option<Arc<ListenerOptions>>,
@@ -33,10 +33,10 @@ pub(super) struct Forwarding {
     last: RefCell<Option<(Box<[u8]>, Rc<[u8]>)>>,
 }
 
-/// Where a request comes from.
-pub(super) struct Origin {
+/// Whose a request is.
+pub(super) struct Asker {
     /// The client's address; `None` on a Unix socket, or where a trusted proxy does not say.
-    pub(super) client: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     /// What a trusted proxy said.
     told: Option<Box<Told>>,
 }
@@ -55,8 +55,8 @@ struct Told {
     cut: bool,
 }
 
-impl Origin {
-    /// Whether there is nobody behind the peer, so that all its requests come from there.
+impl Asker {
+    /// Whether it is who is at the other end, so that all requests of the connection are its.
     pub(super) fn is_the_peer(&self) -> bool {
         self.told.is_none()
     }
@@ -65,9 +65,10 @@ impl Origin {
 impl Forwarding {
     /// `peer` is who is at the other end, or whom its PROXY header names; `certificate` is the line that tells of its
     /// certificate, or nothing.
-    pub(super) fn new(options: &Arc<ListenerOptions>, peer: Option<IpAddr>, certificate: String) -> Self {
-        let peer = peer.map(|peer| peer.to_canonical());
-        let trusted = options.trusted_proxies.include(peer).then(|| Arc::clone(options));
+    pub(super) fn new(options: &Arc<ListenerOptions>, peer: Option<SocketAddr>, certificate: String) -> Self {
+        // Of the mapped form of an IPv4 address no list of networks knows anything.
+        let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+        let trusted = options.trusted_proxies.include(peer.map(|peer| peer.ip())).then(|| Arc::clone(options));
         let proto = if options.tls.is_some() { "https" } else { "http" };
         Self { peer, proto, trusted, certificate: certificate.into(), last: RefCell::new(None) }
     }
@@ -78,27 +79,31 @@ impl Forwarding {
     }
 
     /// Who is at the other end of the connection.
-    pub(super) fn peer(&self) -> Option<IpAddr> {
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// Where a request with these fields comes from. Names may be in any case; of a peer that is not trusted, none is
-    /// looked at.
-    pub(super) fn origin<'a>(&self, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Origin {
-        let Some(options) = &self.trusted else { return Origin { client: self.peer, told: None } };
+    /// Its address.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.peer.map(|peer| peer.ip())
+    }
+
+    /// Whose a request with these fields is. Names may be in any case; of a peer that is not trusted, none is looked at.
+    pub(super) fn asker<'a>(&self, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Asker {
+        let Some(options) = &self.trusted else { return Asker { address: self.address(), told: None } };
         let mut told = match options.trusted_proxies.field {
             ForwardingField::XForwardedFor => Told::by_x_forwarded(fields.into_iter()),
             ForwardingField::Forwarded => Told::by_forwarded(fields.into_iter()),
         };
-        let client = told.settle(self.peer, |hop| options.trusted_proxies.include(Some(hop)));
-        Origin { client, told: Some(Box::new(told)) }
+        let address = told.settle(self.address(), |hop| options.trusted_proxies.include(Some(hop)));
+        Asker { address, told: Some(Box::new(told)) }
     }
 
-    /// The field lines to send with a request from there for this authority, in place of all that came under their names
+    /// The field lines to send with its request for this authority, in place of all that came under their names
     /// (see `headers`).
-    pub(super) fn lines(&self, origin: &Origin, authority: &[u8]) -> Rc<[u8]> {
+    pub(super) fn lines(&self, asker: &Asker, authority: &[u8]) -> Rc<[u8]> {
         let text = std::str::from_utf8(authority).unwrap_or_default();
-        if let Some(told) = &origin.told {
+        if let Some(told) = &asker.told {
             return self.write(told, text).into_bytes().into();
         }
         let mut last = self.last.borrow_mut();
@@ -114,7 +119,7 @@ impl Forwarding {
         let mut lines = String::with_capacity(256);
         let proto = told.proto.unwrap_or(self.proto);
         let host = told.host.as_deref().unwrap_or(authority);
-        let mut hops = told.hops.iter().copied().chain((self.peer.is_some()).then_some(self.peer)).peekable();
+        let mut hops = told.hops.iter().copied().chain(self.peer.map(|peer| Some(peer.ip()))).peekable();
         if hops.peek().is_some() {
             lines.push_str("x-forwarded-for: ");
             while let Some(hop) = hops.next() {
@@ -137,7 +142,7 @@ impl Forwarding {
             write_element(&mut lines, *hop, first.take());
             lines.push_str(", ");
         }
-        write_element(&mut lines, self.peer, Some(first.unwrap_or((self.proto, authority))));
+        write_element(&mut lines, self.address(), Some(first.unwrap_or((self.proto, authority))));
         lines.push_str("\r\n");
         lines.push_str(&self.certificate);
         lines
@@ -303,10 +308,14 @@ mod tests {
 
     /// The client, and the lines, of a request with these fields from this peer.
     fn told(field: ForwardingField, peer: &str, fields: &[(&str, &str)]) -> (String, String) {
-        let forwarding = Forwarding::new(&options(field), Some(peer.parse().expect("an address")), String::new());
-        let origin = forwarding.origin(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
-        let lines = forwarding.lines(&origin, b"shop.test").to_vec();
-        (origin.client.map_or("-".to_owned(), |client| client.to_string()), String::from_utf8(lines).expect("text"))
+        let forwarding = Forwarding::new(
+            &options(field),
+            Some(SocketAddr::new(peer.parse().expect("an address"), 4711)),
+            String::new(),
+        );
+        let asker = forwarding.asker(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        let lines = forwarding.lines(&asker, b"shop.test").to_vec();
+        (asker.address.map_or("-".to_owned(), |client| client.to_string()), String::from_utf8(lines).expect("text"))
     }
 
     fn by_x(peer: &str, fields: &[(&str, &str)]) -> (String, String) {
@@ -436,11 +445,11 @@ mod tests {
     fn the_lines_of_an_authority_are_made_once_and_end_with_the_certificates() {
         let options = options(ForwardingField::XForwardedFor);
         let forwarding = Forwarding::new(&options, None, "x-forwarded-client-cert: Hash=00\r\n".to_owned());
-        let origin = forwarding.origin([]);
-        let [first, second] = [(); 2].map(|()| forwarding.lines(&Origin { client: None, told: None }, b"a"));
+        let asker = forwarding.asker([]);
+        let [first, second] = [(); 2].map(|()| forwarding.lines(&Asker { address: None, told: None }, b"a"));
         assert!(Rc::ptr_eq(&first, &second));
         // Whoever may open a Unix socket is trusted, if anybody is.
-        assert!(origin.told.is_some() && origin.client.is_none());
+        assert!(asker.told.is_some() && asker.address.is_none());
         let expected = "x-forwarded-proto: http\r\nx-forwarded-host: a\r\nforwarded: for=unknown;proto=http;host=a\r\n\
                         x-forwarded-client-cert: Hash=00\r\n";
         assert_eq!(std::str::from_utf8(&first), Ok(expected));

@@ -17,7 +17,7 @@ use super::{
     clock::Timer,
     error::ProxyError,
     exchange::Exchange,
-    forwarding::Origin,
+    forwarding::Asker,
     grpc,
     h1::Framing,
     headers::{self, Going, RequestId},
@@ -56,9 +56,9 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let is_grpc = grpc::is_request(&parts.headers);
     let stream = parts.extensions.remove::<OnUpgrade>();
     let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
-    let origin = client.forwarding().origin(fields);
-    let target = target(&client, &parts, &origin);
-    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host), origin.client);
+    let asker = client.forwarding().asker(fields);
+    let target = target(&client, &parts, &asker);
+    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host), asker.address);
     let forwarded = match target {
         Ok(target) => match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
             Ok(ticket) => {
@@ -81,11 +81,11 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
 }
 
 /// What the request is for, unless it was refused before it came here.
-fn target(client: &Client, parts: &Parts, origin: &Origin) -> Result<Target, ProxyError> {
+fn target(client: &Client, parts: &Parts, asker: &Asker) -> Result<Target, ProxyError> {
     if client.is_over_limit() {
         return Err(ProxyError::ConnectionLimitReached);
     }
-    Target::of(parts, client.forwarding(), origin)
+    Target::of(parts, client.forwarding(), asker)
 }
 
 fn open(client: &Client, parts: &Parts, host: &str, asker: Option<IpAddr>) -> RequestLog {
@@ -133,7 +133,7 @@ pub(super) async fn forward(
     let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
     let ask = message.ask.clone();
     let mut request = Outgoing::Any(Box::new(message));
-    let mut attempts = Attempts::new(&parts.method);
+    let mut attempts = Attempts::new(&parts.method, client.origin(target.client));
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {

@@ -305,9 +305,9 @@ impl<'a> Head<'a> {
         Ok(map)
     }
 
-    /// Copies the lines that pass, those that follow each other in one piece.
-    fn copy(self, into: &mut Vec<u8>, passes: impl Fn(Line) -> bool) {
-        let mut from = None;
+    /// Copies the lines that pass, those that follow each other in one piece. `from` is where the first line begins, if
+    /// that passes as it is.
+    fn copy(self, into: &mut Vec<u8>, mut from: Option<usize>, passes: impl Fn(Line) -> bool) {
         for line in self.lines {
             match (passes(*line), from) {
                 (true, None) => from = Some(line.start()),
@@ -345,10 +345,17 @@ pub(super) struct Added<'a> {
     pub(super) may_upgrade: bool,
 }
 
-/// Writes the lines of a request for the upstream, and the empty one. Says whether another protocol is asked for.
-pub(super) fn write_request_lines(into: &mut Vec<u8>, head: Head<'_>, seen: &Seen, added: &Added<'_>) -> bool {
+/// Writes the lines of a request for the upstream, and the empty one: from the request line on, which begins at `first`, if
+/// that passes as it is. Says whether another protocol is asked for.
+pub(super) fn write_request_lines(
+    into: &mut Vec<u8>,
+    head: Head<'_>,
+    first: Option<usize>,
+    seen: &Seen,
+    added: &Added<'_>,
+) -> bool {
     let named = if seen.nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
-    head.copy(into, |line| {
+    head.copy(into, first, |line| {
         use Name::*;
         let is_named =
             || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
@@ -407,13 +414,20 @@ pub(super) struct Told {
     pub(super) lengthless: bool,
 }
 
-/// Writes the lines of an answer for the client, and the empty one.
-pub(super) fn write_answer_lines(into: &mut Vec<u8>, head: Head<'_>, ticket: &Ticket, told: &Told) {
+/// Writes the lines of an answer for the client, and the empty one: from the status line on, which begins at `first`, if
+/// that passes as it is.
+pub(super) fn write_answer_lines(
+    into: &mut Vec<u8>,
+    head: Head<'_>,
+    first: Option<usize>,
+    ticket: &Ticket,
+    told: &Told,
+) {
     let seen_nominates = head.values(Name::Connection).any(|value| {
         !["keep-alive", "close", "upgrade"].iter().any(|usual| value.eq_ignore_ascii_case(usual.as_bytes()))
     });
     let named = if seen_nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
-    head.copy(into, |line| {
+    head.copy(into, first, |line| {
         use Name::*;
         let is_named =
             || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
@@ -443,7 +457,7 @@ pub(super) fn write_answer_lines(into: &mut Vec<u8>, head: Head<'_>, ticket: &Ti
 /// Writes the lines of a trailer section that may go on, whichever way they go.
 pub(super) fn write_trailers(into: &mut Vec<u8>, section: &[u8], lines: &[Line]) {
     let fit = |line: Line| HeaderName::from_bytes(line.name_in(section)).is_ok_and(|name| !is_for_heads(&name));
-    Head { octets: section, lines }.copy(into, fit);
+    Head { octets: section, lines }.copy(into, None, fit);
 }
 
 /// Takes out of a trailer section, whichever way it goes, what no trailer may say (RFC 9110 §6.5.1): fields that frame,
@@ -514,9 +528,9 @@ mod tests {
         }
         let mut parts = request.body(()).expect("a request").into_parts().0;
         let options = ListenerOptions::new("live", Bind::Tcp(([127, 0, 0, 1], 0).into()));
-        let client = "2001:db8::1".parse().expect("an address");
+        let client = "[2001:db8::1]:4711".parse().expect("an address");
         let forwarding = Forwarding::new(&Arc::new(options), Some(client), String::new());
-        let target = Target::of(&parts, &forwarding, &forwarding.origin([])).expect("a target");
+        let target = Target::of(&parts, &forwarding, &forwarding.asker([])).expect("a target");
         let going = to_upstream(&mut parts, &target, true);
         let id = going.request_id.as_ref().map_or(&b""[..], RequestId::line);
         let lines = String::from_utf8([&going.forwarded, id].concat()).expect("text");

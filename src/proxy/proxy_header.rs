@@ -2,10 +2,7 @@
 //! octets are taken off the socket one header's worth and no more, so that whatever follows, TLS or HTTP, finds its own
 //! beginning there. What may be read is bounded; for how long is the caller's to say.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-};
+use std::{io, net::SocketAddr};
 
 use proxy_header::{ParseConfig, Protocol, ProxyHeader};
 use rustix::net::{RecvFlags, recv};
@@ -101,9 +98,7 @@ fn client(header: &mut [u8]) -> Result<Option<SocketAddr>, Failure> {
     if length != header.len() || address.is_some_and(|address| address.protocol != Protocol::Stream) {
         return Err(Failure::Malformed);
     }
-    // Of the mapped form of an IPv4 address no list of networks knows anything.
-    let canonical = |source: SocketAddr| SocketAddr::new(IpAddr::to_canonical(&source.ip()), source.port());
-    Ok(address.map(|address| canonical(address.source)))
+    Ok(address.map(|address| address.source))
 }
 
 async fn receive(socket: &Socket, octets: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
@@ -159,7 +154,6 @@ mod tests {
         for (header, client) in [
             (b"PROXY TCP4 1.2.3.4 5.6.7.8 4660 80\r\n".to_vec(), Some("1.2.3.4:4660")),
             (b"PROXY TCP6 2001:db8::1 ::1 1 2\r\n".to_vec(), Some("[2001:db8::1]:1")),
-            (b"PROXY TCP6 ::ffff:1.2.3.4 ::1 1 2\r\n".to_vec(), Some("1.2.3.4:1")),
             (b"PROXY UNKNOWN\r\n".to_vec(), None),
             (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), None),
             (v2(0x21, 0x11, &V4), Some("1.2.3.4:4660")),

@@ -8,7 +8,7 @@ use hyper::ext::Protocol;
 
 use super::{
     error::ProxyError,
-    forwarding::{Forwarding, Origin},
+    forwarding::{Asker, Forwarding},
 };
 
 /// The one `:protocol` (RFC 8441 §4) we serve.
@@ -23,7 +23,7 @@ pub(super) struct Target {
     pub(super) authority: HeaderValue,
     /// It is the value of the request's own `Host`.
     pub(super) is_from_host: bool,
-    /// The client's address (see [`Origin`]).
+    /// The client's address (see [`Asker`]).
     pub(super) client: Option<IpAddr>,
     /// What the upstream is told of the client: whole lines.
     pub(super) forwarded: Rc<[u8]>,
@@ -31,7 +31,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Reads and checks it (RFC 9112 §3.2, RFC 9113 §8.3.1).
-    pub(super) fn of(request: &Parts, forwarding: &Forwarding, origin: &Origin) -> Result<Self, ProxyError> {
+    pub(super) fn of(request: &Parts, forwarding: &Forwarding, asker: &Asker) -> Result<Self, ProxyError> {
         if request.method == Method::CONNECT {
             match request.extensions.get::<Protocol>().map(Protocol::as_str) {
                 None => return Err(ProxyError::Connect),
@@ -64,8 +64,8 @@ impl Target {
         let authority = authority.unwrap_or(HeaderValue::from_static(""));
         let host = host_of(authority.as_bytes()).ok_or(ProxyError::BadRequest("malformed Host"))?;
         let host = host.to_ascii_lowercase();
-        let forwarded = forwarding.lines(origin, authority.as_bytes());
-        Ok(Self { host, authority, is_from_host, client: origin.client, forwarded })
+        let forwarded = forwarding.lines(asker, authority.as_bytes());
+        Ok(Self { host, authority, is_from_host, client: asker.address, forwarded })
     }
 }
 
@@ -144,7 +144,7 @@ mod tests {
         }
         let forwarding = Forwarding::unknown();
         let parts = request.body(()).expect("a request").into_parts().0;
-        Target::of(&parts, &forwarding, &forwarding.origin([]))
+        Target::of(&parts, &forwarding, &forwarding.asker([]))
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http::{HeaderValue, Method};
 
 use super::super::{
     error::ProxyError,
-    forwarding::{Forwarding, Origin},
+    forwarding::{Asker, Forwarding},
     h1::{Name, RequestHead},
     headers::Head,
     target::{self, host_of},
@@ -30,7 +30,7 @@ pub(super) struct Target {
     pub(super) path: Option<String>,
     /// Whether the host is what the request's own `Host` says.
     pub(super) is_from_host: bool,
-    /// The client's address (see [`Origin`]).
+    /// The client's address (see [`Asker`]).
     pub(super) client: Option<IpAddr>,
 }
 
@@ -62,7 +62,7 @@ impl LastHost {
         request: &RequestHead,
         head: Head<'_>,
         forwarding: &Forwarding,
-        origin: &Origin,
+        asker: &Asker,
     ) -> Result<Target, ProxyError> {
         if request.method == Method::CONNECT {
             return Err(ProxyError::Connect);
@@ -76,13 +76,13 @@ impl LastHost {
         let target = &head.octets[request.target.clone()];
         match target {
             [b'/', ..] => {
-                self.is(host.unwrap_or_default(), forwarding, origin)?;
+                self.is(host.unwrap_or_default(), forwarding, asker)?;
                 // HTTP/1.0 knows no Host; RFC 9112 §3.2 has it sent on, empty.
-                Ok(Target { path: None, is_from_host: host.is_some(), client: origin.client })
+                Ok(Target { path: None, is_from_host: host.is_some(), client: asker.address })
             }
             b"*" if request.method == Method::OPTIONS => {
-                self.is(host.unwrap_or_default(), forwarding, origin)?;
-                Ok(Target { path: None, is_from_host: host.is_some(), client: origin.client })
+                self.is(host.unwrap_or_default(), forwarding, asker)?;
+                Ok(Target { path: None, is_from_host: host.is_some(), client: asker.address })
             }
             b"*" => Err(ProxyError::BadRequest("the target * is for OPTIONS")),
             _ => {
@@ -92,22 +92,22 @@ impl LastHost {
                 if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
                     return Err(ProxyError::BadRequest("the target and Host disagree"));
                 }
-                self.is(authority, forwarding, origin)?;
-                Ok(Target { path: Some(path), is_from_host: false, client: origin.client })
+                self.is(authority, forwarding, asker)?;
+                Ok(Target { path: Some(path), is_from_host: false, client: asker.address })
             }
         }
     }
 
-    fn is(&mut self, authority: &[u8], forwarding: &Forwarding, origin: &Origin) -> Result<(), ProxyError> {
+    fn is(&mut self, authority: &[u8], forwarding: &Forwarding, asker: &Asker) -> Result<(), ProxyError> {
         if self.forwarded.is_some() && self.authority == authority {
-            if !origin.is_the_peer() {
-                self.forwarded = Some(forwarding.lines(origin, authority));
+            if !asker.is_the_peer() {
+                self.forwarded = Some(forwarding.lines(asker, authority));
             }
             return Ok(());
         }
         let malformed = || ProxyError::BadRequest("malformed Host");
         let host = host_of(authority).ok_or_else(malformed)?;
-        self.forwarded = Some(forwarding.lines(origin, authority));
+        self.forwarded = Some(forwarding.lines(asker, authority));
         self.authority.clear();
         self.authority.extend_from_slice(authority);
         self.host.clear();
@@ -145,7 +145,7 @@ mod tests {
         let mut last = LastHost::default();
         let forwarding = Forwarding::unknown();
         let read = Head { octets: request.as_bytes(), lines: &lines };
-        let target = last.read(&head, read, &forwarding, &forwarding.origin([]))?;
+        let target = last.read(&head, read, &forwarding, &forwarding.asker([]))?;
         Ok((last.host().to_owned(), target.path, target.is_from_host))
     }
 

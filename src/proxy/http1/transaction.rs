@@ -83,13 +83,13 @@ impl Http1 {
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let origin = client.forwarding().origin(head.fields());
+        let asker = client.forwarding().asker(head.fields());
         let target = match client.is_over_limit() {
             true => Err(ProxyError::ConnectionLimitReached),
-            false => self.last.read(&request, head, client.forwarding(), &origin),
+            false => self.last.read(&request, head, client.forwarding(), &asker),
         };
         let host = if target.is_ok() { self.last.host() } else { "" };
-        let mut log = open(&client, &request, target.as_ref().ok(), head, host, origin.client);
+        let mut log = open(&client, &request, target.as_ref().ok(), head, host, asker.address);
         let forwarded = match target {
             Ok(target) => self.forward(desk, &request, &target, &mut log).await,
             Err(error) => Err(error),
@@ -113,7 +113,7 @@ impl Http1 {
             host: "",
             path: "/",
             version: Version::HTTP_11,
-            client: client.forwarding().peer(),
+            client: client.forwarding().address(),
         });
         let error = match violation {
             Violation::Malformed(why) => ProxyError::BadRequest(why),
@@ -135,15 +135,19 @@ impl Http1 {
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
         let mut ticket = admit(&client, desk, request, target, self.last.host(), &[], log).await?;
-        if ticket.policy().traffic.protocol != Protocol::Http1 {
+        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method);
+        let mut attempts = Attempts::new(&request.method, client.origin(target.client));
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection = client.worker.upstream.http1(ticket.endpoint(), attempts.reuse(), traffic.connect).await;
+            let connection = client
+                .worker
+                .upstream
+                .http1(ticket.endpoint(), client.origin(target.client), attempts.reuse(), traffic.connect)
+                .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -210,10 +214,14 @@ impl Http1 {
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
-        outgoing.extend_from_slice(request.method.as_str().as_bytes());
-        outgoing.push(b' ');
-        outgoing.extend_from_slice(path(request, Some(target), head).as_bytes());
-        outgoing.extend_from_slice(b" HTTP/1.1\r\n");
+        // Most request lines pass as they are.
+        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        if first.is_none() {
+            let path = path(request, Some(target), head);
+            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+                outgoing.extend_from_slice(part.as_bytes());
+            }
+        }
         let added = Added {
             host: (!target.is_from_host).then(|| self.last.authority()),
             forwarded: self.last.forwarded(),
@@ -221,7 +229,7 @@ impl Http1 {
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
         };
-        let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
+        let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
         let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
@@ -322,7 +330,10 @@ async fn answer(
     let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
     let octets = &answer.rest()[..head.length];
     reply.clear();
-    write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
+    if first.is_none() {
+        write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    }
     let told = Told {
         chunked,
         connection: match (closes, request.is_http_10) {
@@ -334,7 +345,7 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, &ticket, &told);
+    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, first, &ticket, &told);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
