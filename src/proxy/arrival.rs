@@ -21,7 +21,6 @@ use rustls::{CertificateError, Error as TlsError, ServerConnection};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    ListenerOptions,
     client::Client,
     client_certificate,
     clock::{Alarm, Timer},

@@ -59,7 +59,8 @@ async fn each_request_of_a_trusted_proxy_has_its_own_client() {
         assert_eq!(ask(&mut live, &fields).await, StatusCode::OK);
         let headers = told(&blue);
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7, 127.0.0.1", "{protocol:?}");
-        assert_eq!((&headers["x-forwarded-proto"], &headers["x-forwarded-host"]), (&"https", &"www.shop.test"));
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["x-forwarded-host"], "www.shop.test");
         let elements = "for=192.0.2.7;proto=https;host=www.shop.test, for=127.0.0.1;proto=http;host=shop.test";
         assert_eq!(headers["forwarded"], elements);
         assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
@@ -101,7 +102,8 @@ async fn what_others_say_is_replaced() {
         assert_eq!(ask(&mut preview, &claims).await, StatusCode::FORBIDDEN, "{protocol:?}");
         assert_eq!(ask(&mut proxy.client(protocol).await, &claims).await, StatusCode::OK);
         let headers = told(&blue);
-        assert_eq!((&headers["x-forwarded-for"], &headers["x-forwarded-proto"]), (&"127.0.0.1", &"http"));
+        assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+        assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["forwarded"], "for=127.0.0.1;proto=http;host=shop.test");
     }
 }
