@@ -96,6 +96,9 @@ families! {
         "1 while the source is out of reach and the last known state serves.";
     SOURCE_LAST_EVENT: GAUGE "source_last_event_seconds" ["app"]
         "Time since the source last spoke.";
+    CONNECTIONS_NOT_SERVED: COUNTER "connections_not_served_total" ["listener" "reason"]
+        "Connections closed by us before a request of them was accepted: over a limit, an untrusted peer, a bad PROXY \
+         header, a failed or slow handshake, no good client certificate.";
     CERTIFICATE_EXPIRY: GAUGE "tls_certificate_expiry_seconds" ["listener" "certificate"]
         "When a certificate ends, in seconds since 1970.";
     RELOAD_SUCCESSFUL: GAUGE "config_last_reload_successful" []
@@ -182,6 +185,11 @@ impl Metrics {
         }
     }
 
+    /// Shows these listeners from now on, at zero until something happens to their connections.
+    pub fn listeners<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        names.into_iter().for_each(|name| self.facts.book.unserved().begin(name));
+    }
+
     /// Whether the configuration, just read again, was applied.
     pub fn reloaded(&self, applied: bool) {
         self.facts.reloaded.store(applied, Ordering::Relaxed);
@@ -207,6 +215,9 @@ impl Facts {
         self.book.all_series().iter().for_each(|series| put_series(series, &mut sheet));
         self.book.visit_ledgers(|app, ledger| put_ledger(app, ledger, &mut sheet));
         gauges::put_board(&board, Timestamp::now(), &mut sheet);
+        self.book.unserved().visit(|listener, why, count| {
+            sheet.counter(&CONNECTIONS_NOT_SERVED, &[listener, why], count);
+        });
         self.put_process(&mut sheet);
         self.flips.put(&mut sheet);
         sheet.into_families()

@@ -36,6 +36,10 @@ mod upstreams;
 // What becomes of fields on their way, both ways.
 mod headers;
 
+// Clients that others speak for: load balancers with the PROXY protocol, HTTP proxies with fields.
+mod forwarded;
+mod proxy_protocol;
+
 // What two parsers could read in two ways reaches neither side.
 mod smuggling;
 

@@ -5,6 +5,7 @@
 use std::{
     future::poll_fn,
     io,
+    net::IpAddr,
     pin::Pin,
     rc::Rc,
     task::{Poll, ready},
@@ -82,12 +83,13 @@ impl Http1 {
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let target = match client.over_limit {
+        let asker = client.forwarding().asker(head.fields());
+        let target = match client.is_over_limit() {
             true => Err(ProxyError::ConnectionLimitReached),
-            false => self.last.read(&request, head, &client.forwarding),
+            false => self.last.read(&request, head, client.forwarding(), &asker),
         };
         let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
-        let mut log = open(&client, &request, head, host, path);
+        let mut log = open(&client, &request, head, host, path, asker.address);
         let forwarded = match target {
             Ok(target) => self.forward(desk, &request, &target, &mut log).await,
             Err(error) => Err(error),
@@ -111,7 +113,7 @@ impl Http1 {
             host: "",
             path: "/",
             version: Version::HTTP_11,
-            client: client.peer.map(|peer| peer.ip()),
+            client: client.forwarding().address(),
         });
         let error = match violation {
             Violation::Malformed(why) => ProxyError::BadRequest(why),
@@ -132,19 +134,19 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let mut ticket = admit(&client, desk, &self.last, &[], log).await?;
+        let mut ticket = admit(&client, desk, target, &self.last, &[], log).await?;
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method, client.origin());
+        let mut attempts = Attempts::new(&request.method, client.origin(target.client));
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
             let connection = client
                 .worker
                 .upstream
-                .http1(ticket.endpoint(), client.origin(), attempts.reuse(), traffic.connect)
+                .http1(ticket.endpoint(), client.origin(target.client), attempts.reuse(), traffic.connect)
                 .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
@@ -185,7 +187,7 @@ impl Http1 {
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
             desk.answer.clear();
-            ticket = admit(&client, desk, &self.last, attempts.tried(), log).await?;
+            ticket = admit(&client, desk, target, &self.last, attempts.tried(), log).await?;
         }
     }
 
@@ -392,22 +394,37 @@ async fn answer(
 async fn admit(
     client: &Client,
     desk: &Desk,
+    target: &Target,
     last: &Last,
     tried: &[u64],
     log: &mut RequestLog,
 ) -> Result<Ticket, ProxyError> {
     let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-    let visitor = Visitor { client, host: last.host(), path: last.path(), fields: &head, arrived: log.began() };
+    let visitor = Visitor {
+        client,
+        address: target.client,
+        host: last.host(),
+        path: last.path(),
+        fields: &head,
+        arrived: log.began(),
+    };
     visitor.admit(tried, log).await
 }
 
-fn open(client: &Client, request: &RequestHead, head: Head<'_>, host: &str, path: &str) -> RequestLog {
+fn open(
+    client: &Client,
+    request: &RequestHead,
+    head: Head<'_>,
+    host: &str,
+    path: &str,
+    asker: Option<IpAddr>,
+) -> RequestLog {
     let mut log = client.worker.recorder.open(request_log::Head {
         method: &request.method,
         host,
         path,
         version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
-        client: client.peer.map(|peer| peer.ip()),
+        client: asker,
     });
     if log.is_written() {
         log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
