@@ -26,6 +26,7 @@ mod body;
 mod client;
 mod clock;
 mod connection;
+mod cookie;
 mod error;
 mod flood;
 mod framing;

@@ -27,6 +27,10 @@ pub trait RequestKey {
     fn client(&self) -> Option<IpAddr>;
     /// The value of its first field line of this name, given in lower case.
     fn field(&self, name: &str) -> Option<&[u8]>;
+    /// The value of its first cookie of this name; what knows no cookies has none.
+    fn cookie(&self, _name: &str) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// Why a request was not admitted.
