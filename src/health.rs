@@ -21,8 +21,9 @@ use crate::switch::{AppName, Board, Feed, HealthCheck, Revision, Viewer};
 /// How many probes may be under way at once.
 const AT_ONCE: usize = 64;
 
-/// The first probes are spread over this long.
-const SPREAD: Duration = Duration::from_millis(10);
+/// How far apart the first probes of endpoints are that come at the same time: thousands of them must not all ask at once,
+/// and a few must not wait.
+const APART: Duration = Duration::from_millis(1);
 
 /// The shortest interval between two probes of an endpoint, whatever the policy says.
 const LEAST_INTERVAL: Duration = Duration::from_millis(10);
@@ -60,6 +61,7 @@ impl Probes {
     /// Starts what is new on the board, ends what has left it, and tells the rest when their policy has changed.
     fn follow(&mut self, board: &Board) {
         let mut before = std::mem::take(&mut self.running);
+        let mut started = 0;
         for (app, state) in &board.apps {
             let check = &state.policy.health;
             for (revision, endpoint) in
@@ -67,7 +69,8 @@ impl Probes {
             {
                 let running = before.remove(&endpoint.id()).unwrap_or_else(|| {
                     let target = Target { app: app.clone(), revision: revision.clone(), address: endpoint.address() };
-                    self.start(target, check.clone())
+                    started += 1;
+                    self.start(target, check.clone(), APART.saturating_mul(started).min(check.interval))
                 });
                 running.check.send_if_modified(|told| {
                     let news = told != check;
@@ -81,9 +84,11 @@ impl Probes {
         }
     }
 
-    fn start(&self, target: Target, check: HealthCheck) -> Running {
+    /// Begins to probe within `spread`.
+    fn start(&self, target: Target, check: HealthCheck, spread: Duration) -> Running {
+        let first = Instant::now() + spread.mul_f64(fastrand::f64());
         let (check, told) = watch::channel(check);
-        let probing = target.probe_on(told, Arc::clone(&self.slots), self.feed.clone());
+        let probing = target.probe_on(told, first, Arc::clone(&self.slots), self.feed.clone());
         Running { check, _task: AbortOnDropHandle::new(tokio::spawn(probing)) }
     }
 }
@@ -96,9 +101,9 @@ struct Target {
 }
 
 impl Target {
-    async fn probe_on(self, mut told: watch::Receiver<HealthCheck>, slots: Arc<Semaphore>, feed: Feed) {
+    async fn probe_on(self, mut told: watch::Receiver<HealthCheck>, first: Instant, slots: Arc<Semaphore>, feed: Feed) {
         let mut verdict = Verdict::default();
-        let mut next = Instant::now() + SPREAD.mul_f64(fastrand::f64());
+        let mut next = first;
         loop {
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -107,7 +112,7 @@ impl Target {
             }
             let check = told.borrow_and_update().clone();
             let Ok(slot) = slots.acquire().await else { return };
-            next = Instant::now() + jittered(check.interval);
+            next = Instant::now() + jittered(&check);
             let found = probe(self.address, &check).await;
             drop(slot);
             if let Some(healthy) = verdict.note(found.is_ok(), &check) {
@@ -126,9 +131,10 @@ impl Target {
     }
 }
 
-/// An interval with a tenth of jitter either way, so that probes do not march in step.
-fn jittered(interval: Duration) -> Duration {
-    interval.max(LEAST_INTERVAL).mul_f64(0.9 + 0.2 * fastrand::f64())
+/// An interval with its jitter either way, so that probes do not march in step.
+fn jittered(check: &HealthCheck) -> Duration {
+    let jitter = f64::from(check.jitter) / 100.0;
+    check.interval.max(LEAST_INTERVAL).mul_f64(1.0 - jitter + 2.0 * jitter * fastrand::f64())
 }
 
 /// What the probes of one endpoint have come to.
@@ -194,20 +200,22 @@ impl fmt::Display for Failure {
 }
 
 async fn probe(address: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
+    let mut address = address;
+    check.port.into_iter().for_each(|port| address.set_port(port.get()));
     let asked = async {
         let stream = TcpStream::connect(address).await.map_err(Failure::Connect)?;
         match &check.path {
-            Some(path) => get(stream, address, path).await,
+            Some(path) => get(stream, address, path, check).await,
             None => Ok(()),
         }
     };
     timeout(check.timeout, asked).await.map_err(|_| Failure::TimedOut(check.timeout))?
 }
 
-/// Good is a status of 2xx or 3xx. The body is left unread: the connection is not used again.
-async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), Failure> {
+/// The body is left unread: the connection is not used again.
+async fn get(stream: TcpStream, address: SocketAddr, path: &str, check: &HealthCheck) -> Result<(), Failure> {
     let request = Request::get(path)
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, check.host.clone().unwrap_or_else(|| address.to_string()))
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
@@ -218,7 +226,7 @@ async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), F
     let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
     let answer = sender.send_request(request).await.map_err(Failure::Http)?;
     match answer.status() {
-        status if status.is_success() || status.is_redirection() => Ok(()),
+        status if check.status.contains(status.as_u16()) => Ok(()),
         status => Err(Failure::Status(status)),
     }
 }
@@ -294,7 +302,7 @@ mod tests {
 
     fn by_path(path: &str) -> HealthCheck {
         let (interval, timeout) = (Duration::from_millis(10), Duration::from_secs(5));
-        HealthCheck { path: Some(path.to_owned()), interval, timeout, rise: 2, fall: 2 }
+        HealthCheck { path: Some(path.to_owned()), interval, timeout, rise: 2, fall: 2, ..HealthCheck::default() }
     }
 
     #[tokio::test]

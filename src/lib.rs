@@ -5,7 +5,7 @@
 //! # The map
 //!
 //! ```text
-//! main → cli → server → { admin, source, health, proxy } → telemetry → switch        config → the options of each
+//! main → cli → server → { admin, source, health, lookout, proxy } → telemetry → switch        config → the options of each
 //! ```
 //!
 //! | Module | Is |
@@ -15,6 +15,7 @@
 //! | [`admin`] | the admin API and the health listener |
 //! | [`source`] | where desired state comes from: the configuration file, watched |
 //! | [`health`] | active probes of every endpoint that may have to take traffic |
+//! | [`lookout`] | what the workers saw of endpoints: whom to eject, who is warm |
 //! | [`telemetry`] | metrics, the access log, the program's own log |
 //! | [`config`] | the one YAML file: parsed, checked, explained |
 //! | [`server`] | the composition root: start order, reload, stop order |
@@ -43,6 +44,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod health;
+pub mod lookout;
 pub mod proxy;
 pub mod server;
 pub mod source;

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     admin::{self, AdminServer, Api, HealthServer, Readiness, ReloadError, Tokens},
     config::{Config, ConfigErrors},
-    health,
+    health, lookout,
     proxy::{DataPlane, ListenError},
     source::FileWatch,
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
@@ -118,6 +118,7 @@ impl Server {
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone()));
+        tasks.spawn(lookout::run(switch.viewer.clone(), switch.feed.clone()));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());

@@ -246,6 +246,7 @@ fn pools(app: &AppStatus, page: &mut Page) {
             Health::Unknown => "unknown",
             Health::Healthy => "healthy",
             Health::Unhealthy => "unhealthy",
+            Health::Ejected => "ejected",
         };
         let (address, revision) = (endpoint.address.clone(), pool.revision.clone());
         [address, revision, endpoint.weight.to_string(), health.to_owned(), endpoint.in_flight.to_string()]

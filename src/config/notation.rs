@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     proxy::{ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, Balance, MinReady, NotAName, Revision, Streams},
+    switch::{AppName, AutoPromotion, MinReady, NotAName, Revision, Streams},
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -45,6 +45,8 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 words!(Level, "a log level", {
     "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug,
 });
@@ -55,10 +57,6 @@ words!(AccessFormat, "an access log format", {
 words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => Self::Preview });
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
-words!(Balance, "a balancing policy", {
-    "least_request" => Self::LeastRequest, "round_robin" => Self::RoundRobin, "random" => Self::Random,
-});
-
 impl Notation for bool {
     fn read(text: &str) -> Result<Self, Wrong> {
         text.parse().map_err(|_| Wrong::new(format!("{} is neither true nor false", quoted(text))))
@@ -313,7 +311,7 @@ mod tests {
     fn words_are_exact_and_the_nearest_is_offered() {
         reads("warn", Level::Warn);
         assert_eq!(Level::read("wran").unwrap_err().hint.unwrap(), "did you mean `warn`?");
-        assert_eq!(Balance::read("sticky").unwrap_err().hint.unwrap(), "use one of least_request, round_robin, random");
+        assert_eq!(Streams::read("stay").unwrap_err().hint.unwrap(), "use one of keep, drain, cut");
         refuses::<bool>(&["yes", "True", "1", ""]);
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     proxy::{Bind, ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, Balance, MinReady, Streams, Wanted},
+    switch::{AppName, AutoPromotion, BalanceRule, MinReady, Streams, Wanted},
 };
 
 const FULL: &str = include_str!("../../config/full.yaml");
@@ -183,7 +183,7 @@ fn every_key_reaches_its_place() {
         "{shown}"
     );
     let policy = &wanted.policy;
-    assert_eq!(policy.balance, Balance::RoundRobin);
+    assert_eq!(policy.balance.rule, BalanceRule::RoundRobin);
     assert_eq!(policy.promotion.auto, AutoPromotion::After(std::time::Duration::from_secs(600)));
     assert_eq!(policy.promotion.min_ready, MinReady::Percent(60));
     assert_eq!(policy.drain.streams, Streams::Cut);

@@ -13,7 +13,7 @@ use super::{
     upstream::{Exchange, Upstream},
 };
 use crate::{
-    switch::{Ticket, Traffic},
+    switch::{Attempt, Ticket, Traffic},
     telemetry::request_log::RequestLog,
 };
 
@@ -82,7 +82,10 @@ impl Attempts {
         let mut exchange = Box::new(connection.exchange(request));
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
-            Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
+            Ok(Ok((status, headers))) => {
+                ticket.note(if is_gateways(status) { Attempt::GatewayError } else { Attempt::Answered });
+                return Ok((exchange, status, headers));
+            }
             Ok(Err(kind)) => (kind, None),
             Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
         };
@@ -130,6 +133,7 @@ impl Attempts {
         }
         if error.is_upstreams() {
             log.attempt_failed(error.label());
+            ticket.note(Attempt::Failed);
         }
         if self.made >= ticket.policy().traffic.attempts {
             return (error, None);
@@ -138,6 +142,11 @@ impl Attempts {
         self.tried.push(ticket.endpoint().id());
         (error, again)
     }
+}
+
+/// Whether a status says that somebody behind the endpoint failed (RFC 9110 §15.6).
+fn is_gateways(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 #[cfg(test)]

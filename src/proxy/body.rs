@@ -172,7 +172,7 @@ impl Drop for TrackedBody {
         if exchange.has_ended() {
             log.ended(Outcome::Answered, "");
             serving.client().answers(Answer::Otherwise);
-            serving.client().worker.upstream.keep(ticket.endpoint().id(), *exchange);
+            serving.client().worker.upstream.keep(ticket.endpoint(), *exchange);
         }
     }
 }

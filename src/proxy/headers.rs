@@ -267,6 +267,13 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
         headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
         headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));
     }
+    for line in ticket.answer_lines().lines() {
+        let named =
+            line.split_once(": ").map(|(name, value)| (name.parse::<HeaderName>(), value.parse::<HeaderValue>()));
+        if let Some((Ok(name), Ok(value))) = named {
+            headers.append(name, value);
+        }
+    }
 }
 
 /// Takes out of a trailer section, whichever way it goes, what no trailer may say (RFC 9110 §6.5.1): fields that frame,

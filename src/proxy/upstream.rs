@@ -2,27 +2,38 @@
 //! Nothing here is shared between workers, and an idle connection costs no task: it is looked at before it is used, and now
 //! and then, so that what an upstream has closed is closed on our side too.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use foldhash::fast::RandomState;
 use tokio::{
     net::TcpStream,
+    task::yield_now,
     time::{Instant, timeout},
 };
 
 use super::{clock::Clock, error::ProxyError, h1, upload::UploadBody};
-use crate::switch::{Endpoint, Snapshot};
+use crate::switch::Endpoint;
 
 /// Idle connections kept for one endpoint by one worker.
 const MAX_IDLE: usize = 1024;
 /// How long one is kept.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
+/// How long before its end a connection that is kept ready is replaced.
+const RENEWED: Duration = Duration::from_secs(15);
+/// How many endpoints are let go of before requests have their turn.
+const AT_ONCE: usize = 64;
 
 /// A worker's connections to endpoints.
 pub(super) struct Upstream {
     clock: Rc<Clock>,
-    /// By endpoint, the one used last at the end. Endpoints in no pool have no entry, and nothing is kept for them.
-    idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
+    /// By endpoint.
+    idle: RefCell<HashMap<u64, Bench, RandomState>>,
+}
+
+/// The idle connections to one endpoint, the one used last at the end.
+struct Bench {
+    endpoint: Arc<Endpoint>,
+    connections: Vec<Idle>,
 }
 
 struct Idle {
@@ -52,16 +63,21 @@ impl Upstream {
         if reuse && let Some(idle) = self.take_idle(endpoint) {
             return Ok((idle, true));
         }
+        Ok((Self::open(endpoint, within).await?, false))
+    }
+
+    /// A new connection.
+    async fn open(endpoint: &Endpoint, within: Duration) -> Result<Connection, ProxyError> {
         let connect = timeout(within, TcpStream::connect(endpoint.address()));
         let socket = connect.await.map_err(|_| ProxyError::ConnectionTimeout)??;
         socket.set_nodelay(true)?;
-        Ok((h1::Connection::new(socket), false))
+        Ok(h1::Connection::new(socket))
     }
 
     /// The idle connection used last, if there is one that is still good.
     fn take_idle(&self, endpoint: &Endpoint) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.get_mut(&endpoint.id())?;
+        let connections = &mut idle.get_mut(&endpoint.id())?.connections;
         while let Some(Idle { mut connection, .. }) = connections.pop() {
             if connection.is_quiet() {
                 return Some(connection);
@@ -71,30 +87,61 @@ impl Upstream {
     }
 
     /// Keeps the connection of an exchange that went well to its end.
-    pub(super) fn keep(&self, endpoint: u64, exchange: Exchange) {
-        if let Some(connection) = exchange.into_connection()
-            && let Some(connections) = self.idle.borrow_mut().get_mut(&endpoint)
-            && connections.len() < MAX_IDLE
-        {
+    pub(super) fn keep(&self, endpoint: &Arc<Endpoint>, exchange: Exchange) {
+        exchange.into_connection().into_iter().for_each(|connection| self.put(endpoint, connection));
+    }
+
+    /// Opens a connection and keeps it, idle as it is.
+    pub(super) async fn open_ahead(&self, endpoint: &Arc<Endpoint>, within: Duration) -> Result<(), ProxyError> {
+        let connection = Self::open(endpoint, within).await?;
+        self.put(endpoint, connection);
+        Ok(())
+    }
+
+    /// Nothing is kept for an endpoint that is in no pool.
+    fn put(&self, endpoint: &Arc<Endpoint>, connection: Connection) {
+        if !endpoint.is_routed() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        let bench = || Bench { endpoint: Arc::clone(endpoint), connections: Vec::new() };
+        let connections = &mut idle.entry(endpoint.id()).or_insert_with(bench).connections;
+        if connections.len() < MAX_IDLE {
             connections.push(Idle { connection, since: self.clock.now() });
         }
     }
 
-    /// Closes the idle connections to endpoints that are in no pool of this snapshot, and keeps no more of them.
-    pub(super) fn keep_only(&self, snapshot: &Snapshot) {
+    /// How many idle connections to an endpoint will be there for a while yet, and how many were found closed just now.
+    pub(super) fn census(&self, endpoint: &Endpoint) -> (usize, usize) {
         let mut idle = self.idle.borrow_mut();
-        let mut kept = HashMap::default();
-        let pools = snapshot.routes().iter().flat_map(|route| route.active.iter().chain(&route.preview));
-        for endpoint in pools.flat_map(|pool| pool.endpoints()) {
-            kept.insert(endpoint.id(), idle.remove(&endpoint.id()).unwrap_or_default());
+        let Some(Bench { connections, .. }) = idle.get_mut(&endpoint.id()) else { return (0, 0) };
+        let (now, before) = (self.clock.now(), connections.len());
+        connections.retain_mut(|idle| idle.connection.is_quiet());
+        let lasting = connections.iter().filter(|idle| now < idle.since + MAX_IDLE_AGE - RENEWED).count();
+        (lasting, before - connections.len())
+    }
+
+    /// Closes the idle connections to endpoints that are in no pool any more: a few at a time, so that requests go on
+    /// however many there are.
+    pub(super) async fn let_go(&self) {
+        let all: Vec<_> = self.idle.borrow().keys().copied().collect();
+        for some in all.chunks(AT_ONCE) {
+            {
+                let mut idle = self.idle.borrow_mut();
+                for id in some {
+                    if idle.get(id).is_some_and(|bench| !bench.endpoint.is_routed()) {
+                        idle.remove(id);
+                    }
+                }
+            }
+            yield_now().await;
         }
-        *idle = kept;
     }
 
     /// Closes what has been idle for too long, and what its upstream has closed; the rest keeps its socket and nothing else.
     pub(super) fn sweep(&self) {
         let now = self.clock.now();
-        for connections in self.idle.borrow_mut().values_mut() {
+        for Bench { connections, .. } in self.idle.borrow_mut().values_mut() {
             connections.retain_mut(|idle| {
                 idle.connection.release_memory();
                 now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet()
@@ -125,9 +172,15 @@ mod tests {
         poll_fn(|cx| exchange.poll_head(cx)).await.expect("well-formed");
 
         let upstream = Upstream::new(&Clock::new());
-        upstream.idle.borrow_mut().insert(1, Vec::new());
-        upstream.keep(1, exchange);
-        let memory = || upstream.idle.borrow()[&1].iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>();
+        let endpoint = Endpoint::for_tests(listener.local_addr().expect("an address"));
+        upstream.keep(&endpoint, exchange);
+        let memory = || {
+            upstream.idle.borrow()[&endpoint.id()]
+                .connections
+                .iter()
+                .map(|idle| idle.connection.memory())
+                .collect::<Vec<_>>()
+        };
         assert!(memory()[0] > 0);
         upstream.sweep();
         assert_eq!(memory(), [0]);

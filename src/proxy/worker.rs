@@ -30,6 +30,7 @@ use super::{
     connection::{self, Socket},
     listener::{Admitted, Crowd, Entry, Listening},
     upstream::Upstream,
+    warm::Warming,
 };
 use crate::{
     switch::{Reader, Readers},
@@ -38,6 +39,8 @@ use crate::{
 
 /// How many ticks pass between two looks at the idle upstream connections.
 const SWEEP: u32 = 10;
+/// How many ticks pass between two looks at the connections of pools that are kept warm.
+const WARM: u32 = 2;
 /// How long accepting pauses when the system is out of files.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
@@ -47,6 +50,7 @@ pub(super) struct Worker {
     pub(super) reader: Reader,
     pub(super) recorder: Rc<Recorder>,
     pub(super) upstream: Upstream,
+    pub(super) warming: Warming,
     clients: RefCell<Slab<Rc<Client>>>,
 }
 
@@ -112,7 +116,8 @@ impl Worker {
     fn new(reader: Reader, recorder: Rc<Recorder>) -> Rc<Self> {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock);
-        Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default() })
+        let warming = Warming::default();
+        Rc::new(Self { clock, reader, recorder, upstream, warming, clients: RefCell::default() })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -152,7 +157,7 @@ impl Worker {
     async fn follow_snapshots(self: Rc<Self>) {
         loop {
             let adopted = self.reader.adopt();
-            self.upstream.keep_only(adopted.snapshot());
+            self.upstream.let_go().await;
             self.reader.acknowledge(&adopted);
             drop(adopted);
             self.reader.changed().await;
@@ -171,6 +176,9 @@ impl Worker {
             }
             if count.is_multiple_of(SWEEP) {
                 self.upstream.sweep();
+            }
+            if count.is_multiple_of(WARM) {
+                self.warming.look(&self);
             }
         }
     }

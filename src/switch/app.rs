@@ -2,7 +2,7 @@
 //! renewed only where they differ, so that health, counts and idle connections live on.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -15,6 +15,7 @@ use super::{
     desired::{EndpointSpec, Matching},
     name::{Revision, Role},
     pool::{Endpoint, Pool, Tenure},
+    record::EjectionReason,
     rollout::{Input, Readiness, Rollout},
     snapshot::Route,
     status::{Happening, Health, Receipt, SourceStatus},
@@ -66,28 +67,32 @@ impl App {
     }
 
     fn sync_pools(&mut self, workers: usize) {
-        let balance = self.rollout.policy().balance;
+        let policy = Arc::clone(self.rollout.policy());
+        let balance = &policy.balance;
         let mut before = std::mem::take(&mut self.pools);
         for (revision, specs) in self.rollout.revisions() {
             let old = before.remove(revision);
             let live = revision == self.rollout.active();
             let endpoints = renew(old.as_deref(), live, specs, workers);
             let same = |pool: &&Arc<Pool>| {
-                pool.balance == balance
+                pool.balance == *balance
                     && pool.endpoints.len() == endpoints.len()
                     && pool.endpoints.iter().zip(&endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
             };
             let pool = old.as_ref().filter(same).map(Arc::clone).unwrap_or_else(|| {
-                Arc::new(Pool {
-                    revision: revision.clone(),
-                    endpoints,
-                    balance,
-                    tenure: old.as_ref().map_or_else(|| Tenure::new(workers), |old| Arc::clone(&old.tenure)),
-                })
+                let mut pool = Pool::new(revision.clone(), endpoints, balance.clone(), workers);
+                if let Some(old) = &old {
+                    (pool.tenure, pool.ejections) = (Arc::clone(&old.tenure), Arc::clone(&old.ejections));
+                }
+                Arc::new(pool)
             });
+            if policy.ejection.is_none() {
+                pardon(&pool);
+            }
             self.pools.insert(revision.clone(), pool);
         }
         self.begin_tenures(workers);
+        self.mark_routed();
     }
 
     /// Drops endpoints that were replaced, once one of those that replace them is healthy. Whether there were any.
@@ -118,6 +123,24 @@ impl App {
         let preview = self.rollout.preview().map(|(revision, _)| (Role::Preview, revision));
         let roles = [(Role::Active, self.rollout.active())].into_iter().chain(preview);
         roles.filter_map(|(role, revision)| Some((role, Arc::clone(self.pools.get(revision)?)))).collect()
+    }
+
+    /// Tells the endpoints whether they are in routing, before that is published: what is in routing no more keeps no
+    /// connections from the moment a worker adopts the new snapshot.
+    fn mark_routed(&self) {
+        let now = self.in_roles();
+        let routed: HashSet<_> = now.iter().flat_map(|(_, pool)| pool.endpoints()).map(|e| e.id()).collect();
+        for endpoint in self.routed.iter().flat_map(|(_, pool)| pool.endpoints()) {
+            endpoint.set_routed(routed.contains(&endpoint.id()));
+        }
+        for endpoint in now.iter().flat_map(|(_, pool)| pool.endpoints()) {
+            endpoint.set_routed(true);
+        }
+    }
+
+    /// To be called before the publication that takes the app out of routing altogether.
+    pub(super) fn unmark_routed(&self) {
+        self.routed.iter().flat_map(|(_, pool)| pool.endpoints()).for_each(|endpoint| endpoint.set_routed(false));
     }
 
     /// The app as requests see it.
@@ -175,18 +198,35 @@ impl App {
         let health = if healthy { Health::Healthy } else { Health::Unhealthy };
         let Some(pool) = self.pools.get(revision) else { return false };
         let mut news = false;
-        for endpoint in pool.endpoints.iter().filter(|e| e.address() == address && e.health() != health) {
-            endpoint.set_health(health);
+        for endpoint in pool.endpoints.iter().filter(|e| e.address() == address && e.probed() != health) {
+            endpoint.set_probed(health);
             news = true;
         }
+        if news {
+            pool.renew_lineup();
+        }
         news
+    }
+
+    /// Takes an endpoint out of use, for a reason, or back into it. Whether it is news.
+    pub(super) fn eject(&mut self, revision: &Revision, endpoint: u64, reason: Option<EjectionReason>) -> bool {
+        if reason.is_some() && self.rollout.policy().ejection.is_none() {
+            return false;
+        }
+        let Some(pool) = self.pools.get(revision) else { return false };
+        let Some(endpoint) = pool.endpoints.iter().find(|e| e.id() == endpoint) else { return false };
+        endpoint.set_ejected(reason.is_some());
+        if let Some(reason) = reason {
+            pool.ejections.count(reason);
+        }
+        pool.renew_lineup();
+        true
     }
 
     /// A readiness that the rollout has not been told of.
     pub(super) fn unreported(&self) -> Option<Input> {
         self.pools.iter().find_map(|(revision, pool)| {
-            let unhealthy = pool.endpoints.iter().filter(|endpoint| endpoint.health() == Health::Unhealthy).count();
-            let readiness = Readiness { ready: pool.ready(), unhealthy, total: pool.endpoints.len() };
+            let readiness = Readiness::of(pool, self.rollout.policy().promotion.warm);
             let told = self.rollout.was_told(revision) == Some(readiness);
             (!told).then(|| Input::Readiness { revision: revision.clone(), readiness })
         })
@@ -210,6 +250,36 @@ impl App {
     }
 }
 
+impl Readiness {
+    /// What is to be told of a pool, of which so many warm connections are wanted.
+    pub(super) fn of(pool: &Pool, warm: u32) -> Self {
+        let mut readiness = Self { total: pool.endpoints.len(), ..Self::default() };
+        for endpoint in &pool.endpoints {
+            match endpoint.health() {
+                Health::Healthy => {
+                    readiness.ready += 1;
+                    match endpoint.warmth().lacking(warm) {
+                        None => readiness.warm += 1,
+                        Some(cold) => readiness.cold = readiness.cold.max(Some(cold)),
+                    }
+                }
+                Health::Unhealthy | Health::Ejected => readiness.down += 1,
+                Health::Unknown => {}
+            }
+        }
+        readiness
+    }
+}
+
+/// Brings back whoever was ejected.
+fn pardon(pool: &Pool) {
+    let ejected: Vec<_> = pool.endpoints.iter().filter(|endpoint| endpoint.is_ejected()).collect();
+    ejected.iter().for_each(|endpoint| endpoint.set_ejected(false));
+    if !ejected.is_empty() {
+        pool.renew_lineup();
+    }
+}
+
 /// The endpoints a pool should have, each the same object as before where its spec is the same. One that only changes its
 /// weight keeps its health: it is the same server. Where live traffic would be left with endpoints that nobody has seen
 /// answer, the healthy ones of before stay behind them until one has (G4).
@@ -219,12 +289,13 @@ fn renew(before: Option<&Pool>, live: bool, specs: &[EndpointSpec], workers: usi
         Some(same) if same.spec() == spec => Arc::clone(same),
         known => {
             let endpoint = Endpoint::new(spec.clone(), workers);
-            endpoint.set_health(known.map_or(Health::Unknown, |known| known.health()));
+            endpoint.set_probed(known.map_or(Health::Unknown, |known| known.probed()));
             Arc::new(endpoint)
         }
     };
     let mut endpoints: Vec<_> = specs.iter().map(renewed).collect();
-    let healthy = |e: &Arc<Endpoint>| e.health() == Health::Healthy;
+    // An ejected one has been seen to answer: it rests, and is better than none.
+    let healthy = |e: &Arc<Endpoint>| e.probed() == Health::Healthy;
     if live && !endpoints.iter().any(healthy) {
         let replaced = |e: &&Arc<Endpoint>| healthy(e) && specs.iter().all(|spec| spec.address != e.address());
         endpoints.extend(known.iter().filter(replaced).map(Arc::clone));

@@ -24,27 +24,38 @@ mod barrier;
 mod control;
 mod desired;
 mod drain;
+mod ejection;
 mod journal;
 mod memory;
 mod name;
 mod policy;
 mod pool;
 mod reader;
+mod record;
+mod ring;
 mod rollout;
+mod roster;
 mod snapshot;
 mod status;
+mod sticky;
 mod switchboard;
 mod sync;
+mod warmth;
 
 pub use self::{
     admission::InFlight,
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    ejection::{Judge, Sentence},
     journal::{Journal, JournalError},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
-    policy::{AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Streams, Traffic},
+    policy::{
+        AutoPromotion, Balance, BalanceRule, Drain, Ejection, HashBy, Hashing, HealthCheck, KeepPrevious, MinReady,
+        Policy, Promotion, Statuses, Streams, Traffic,
+    },
     pool::{Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
+    record::{Attempt, EjectionReason, Ejections, Record},
     rollout::{Previous, Rollout},
     snapshot::{Route, Snapshot},
     status::{
@@ -52,4 +63,5 @@ pub use self::{
         PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
+    warmth::{Cold, Warmth},
 };

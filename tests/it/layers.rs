@@ -7,15 +7,16 @@ use std::{
 };
 
 /// A part of the program, and those it may use of `crate::`.
-const MAY_USE: [(&str, &[&str]); 8] = [
+const MAY_USE: [(&str, &[&str]); 9] = [
     ("switch", &[]),
     ("telemetry", &["switch"]),
     ("health", &["switch"]),
+    ("lookout", &["switch"]),
     ("proxy", &["switch", "telemetry"]),
     ("admin", &["switch"]),
     ("source", &[]),
     ("config", &["admin", "proxy", "switch", "telemetry"]),
-    ("server", &["admin", "config", "health", "proxy", "source", "switch", "telemetry"]),
+    ("server", &["admin", "config", "health", "lookout", "proxy", "source", "switch", "telemetry"]),
 ];
 
 /// An outside library, and the parts that may speak to it.
