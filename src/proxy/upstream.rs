@@ -111,14 +111,19 @@ impl Upstream {
         }
     }
 
-    /// How many idle connections to an endpoint will be there for a while yet, and how many were found closed just now.
-    pub(super) fn census(&self, endpoint: &Endpoint) -> (usize, usize) {
+    /// How many idle connections to an endpoint will be there for a while yet, and how many were found closed that had not
+    /// been idle for as long as `young`.
+    pub(super) fn census(&self, endpoint: &Endpoint, young: Duration) -> (usize, usize) {
         let mut idle = self.idle.borrow_mut();
         let Some(Bench { connections, .. }) = idle.get_mut(&endpoint.id()) else { return (0, 0) };
-        let (now, before) = (self.clock.now(), connections.len());
-        connections.retain_mut(|idle| idle.connection.is_quiet());
+        let (now, mut closed) = (self.clock.now(), 0);
+        connections.retain_mut(|idle| {
+            let open = idle.connection.is_quiet();
+            closed += usize::from(!open && now < idle.since + young);
+            open
+        });
         let lasting = connections.iter().filter(|idle| now < idle.since + MAX_IDLE_AGE - RENEWED).count();
-        (lasting, before - connections.len())
+        (lasting, closed)
     }
 
     /// Closes the idle connections to endpoints that are in no pool any more: a few at a time, so that requests go on

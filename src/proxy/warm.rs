@@ -18,7 +18,9 @@ use crate::switch::{Cold, Endpoint, Health};
 
 /// How many connections a worker opens at once.
 const OPENING: usize = 16;
-/// How many looks in a row must find connections closed before the endpoint is said to close them at once.
+/// A connection that is closed before it has been idle for this long was closed at once.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// How often in a row it must come to nothing before that is said, and a pause made.
 const TIMES: u32 = 3;
 /// The longest pause before it is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -34,8 +36,9 @@ struct Effort {
     endpoint: Arc<Endpoint>,
     opening: usize,
     cold: Cold,
-    /// How often in a row it came to nothing.
+    /// How often in a row it came to nothing, and when it last did.
     in_vain: u32,
+    failed: Option<Instant>,
     /// Not to be tried again before this.
     pause: Option<Instant>,
 }
@@ -53,7 +56,7 @@ impl Warming {
         for (endpoint, least, within) in wanted {
             let mut effort = before.remove(&endpoint.id()).unwrap_or_else(|| Effort::new(endpoint));
             let now = worker.clock.now();
-            let (open, closed) = worker.upstream.census(endpoint);
+            let (open, closed) = worker.upstream.census(endpoint, AT_ONCE);
             effort.found(open, closed, least, now);
             effort.report(worker, open);
             let missing = (least as usize).saturating_sub(open + effort.opening).min(OPENING.saturating_sub(opening));
@@ -75,10 +78,12 @@ impl Warming {
         let mut efforts = self.efforts.borrow_mut();
         let Some(effort) = efforts.get_mut(&endpoint.id()) else { return };
         effort.opening = effort.opening.saturating_sub(1);
-        if !well {
-            effort.failed(Cold::Refused, worker.clock.now());
+        let (open, closed) = worker.upstream.census(endpoint, AT_ONCE);
+        match (well, closed) {
+            (true, 0) => {}
+            (true, _) => effort.failed(Cold::Closed, worker.clock.now()),
+            (false, _) => effort.failed(Cold::Refused, worker.clock.now()),
         }
-        let (open, _) = worker.upstream.census(endpoint);
         effort.report(worker, open);
     }
 }
@@ -92,11 +97,12 @@ async fn open_one(worker: Weak<Worker>, endpoint: Arc<Endpoint>, within: Duratio
 
 impl Effort {
     fn new(endpoint: &Arc<Endpoint>) -> Self {
-        Self { endpoint: Arc::clone(endpoint), opening: 0, cold: Cold::NotYet, in_vain: 0, pause: None }
+        Self { endpoint: Arc::clone(endpoint), opening: 0, cold: Cold::NotYet, in_vain: 0, failed: None, pause: None }
     }
 
+    /// What does not stay open does not count.
     fn report(&self, worker: &Worker, open: usize) {
-        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        let open = if self.cold == Cold::Closed { 0 } else { u32::try_from(open).unwrap_or(u32::MAX) };
         self.endpoint.warmth().report(worker.reader.worker(), open, self.cold);
     }
 
@@ -104,13 +110,14 @@ impl Effort {
     fn found(&mut self, open: usize, closed: usize, least: u32, now: Instant) {
         if closed > 0 {
             self.failed(Cold::Closed, now);
-        } else if open >= least as usize {
-            (self.in_vain, self.cold, self.pause) = (0, Cold::NotYet, None);
+        } else if open >= least as usize && self.failed.is_none_or(|failed| now >= failed + 2 * AT_ONCE) {
+            (self.in_vain, self.cold, self.failed, self.pause) = (0, Cold::NotYet, None, None);
         }
     }
 
     fn failed(&mut self, cold: Cold, now: Instant) {
         self.in_vain += 1;
+        self.failed = Some(now);
         if self.in_vain >= TIMES {
             self.cold = cold;
             let pause = Duration::from_secs(1).saturating_mul(1 << (self.in_vain - TIMES).min(5)).min(LONGEST_PAUSE);

@@ -161,6 +161,7 @@ pub(in crate::config) struct BalanceBlock {
     pub(in crate::config) hash: Given<HashBlock>,
     /// With `consistent_hash`: how far above the average an endpoint's requests in flight may be, as a factor from 1.05 to
     /// 10; over that, the next endpoint on the ring takes the request. `off` for no bound.
+    #[schemars(extend("default" = 1.25))]
     pub(in crate::config) bounded_load: Given<Text<BoundedLoad>>,
     /// How long an endpoint that has become healthy takes to its full share, from a tenth of it on; 0s for none.
     pub(in crate::config) slow_start: Given<Text<Time<0>>>,
@@ -187,6 +188,7 @@ pub(in crate::config) struct Health {
     /// The path to GET; left out: a TCP connect is enough.
     pub(in crate::config) path: Given<Text<CheckPath>>,
     /// The statuses that are good: single ones and ranges, such as 200-399 or "200,204".
+    #[schemars(extend("default" = "200-399"))]
     pub(in crate::config) status: Given<Text<Statuses>>,
     /// The `Host` of the GET; left out: the endpoint's address.
     pub(in crate::config) host: Given<Text<CheckHost>>,
@@ -210,18 +212,24 @@ pub(in crate::config) struct Health {
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct EjectionBlock {
     /// So many failures in a row eject; 0 turns this off.
+    #[schemars(extend("default" = 5))]
     pub(in crate::config) consecutive_failures: Given<Text<Whole<0, 1000>>>,
     /// A share of failures this large within `window` ejects; left out: no share does.
     pub(in crate::config) error_ratio: Given<Text<Percent<1, 100>>>,
     /// How far back `error_ratio` looks.
+    #[schemars(extend("default" = "10s"))]
     pub(in crate::config) window: Given<Text<Time<1000>>>,
     /// How many requests within `window` it takes to judge by `error_ratio`.
+    #[schemars(extend("default" = 20))]
     pub(in crate::config) min_requests: Given<Text<Whole<1, 1_000_000>>>,
     /// How long an ejection lasts; the second one twice as long, and so on up to ten times.
+    #[schemars(extend("default" = "30s"))]
     pub(in crate::config) r#for: Given<Text<Time<1000>>>,
     /// At most this share of a pool's endpoints rests at once, rounded down.
+    #[schemars(extend("default" = "50%"))]
     pub(in crate::config) max_share: Given<Text<Percent<1, 100>>>,
     /// Whether an answer of 502, 503 or 504 is a failure too.
+    #[schemars(extend("default" = true))]
     pub(in crate::config) gateway_errors: Given<Text<bool>>,
 }
 
