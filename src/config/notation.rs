@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     proxy::{ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, MinReady, NotAName, Revision, Streams},
+    switch::{AppName, AutoPromotion, MinReady, NotAName, Protocol, Revision, Streams},
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -57,6 +57,8 @@ words!(AccessFormat, "an access log format", {
 words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => Self::Preview });
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
+words!(Protocol, "a protocol to speak to endpoints", { "http1" => Self::Http1, "h2" => Self::H2, "auto" => Self::Auto });
+
 impl Notation for bool {
     fn read(text: &str) -> Result<Self, Wrong> {
         text.parse().map_err(|_| Wrong::new(format!("{} is neither true nor false", quoted(text))))

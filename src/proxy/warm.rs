@@ -13,8 +13,8 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::{task::spawn_local, time::Instant};
 
-use super::worker::Worker;
-use crate::switch::{Cold, Endpoint, Health};
+use super::{upstream::Census, worker::Worker};
+use crate::switch::{Cold, Endpoint, Health, Protocol};
 
 /// How many connections a worker opens at once.
 const OPENING: usize = 16;
@@ -39,6 +39,10 @@ struct Effort {
     /// How often in a row it came to nothing, and when it last did.
     in_vain: u32,
     failed: Option<Instant>,
+    /// When a connection was last opened.
+    opened: Option<Instant>,
+    /// Whether it speaks HTTP/2.
+    streams: bool,
     /// Not to be tried again before this.
     pause: Option<Instant>,
 }
@@ -48,23 +52,26 @@ impl Warming {
     pub(super) fn look(&self, worker: &Rc<Worker>) {
         let view = worker.reader.view();
         let wanted = view.snapshot().warmed().flat_map(|(route, pool, least)| {
-            pool.endpoints().iter().map(move |endpoint| (endpoint, least, route.policy.traffic.connect))
+            let traffic = &route.policy.traffic;
+            pool.endpoints().iter().map(move |endpoint| (endpoint, least, traffic.protocol, traffic.connect))
         });
         let mut efforts = self.efforts.borrow_mut();
         let mut before = std::mem::take(&mut *efforts);
         let mut opening: usize = before.values().map(|effort| effort.opening).sum();
-        for (endpoint, least, within) in wanted {
+        for (endpoint, least, protocol, within) in wanted {
             let mut effort = before.remove(&endpoint.id()).unwrap_or_else(|| Effort::new(endpoint));
             let now = worker.clock.now();
-            let (open, closed) = worker.upstream.census(endpoint, AT_ONCE);
-            effort.found(open, closed, least, now);
-            effort.report(worker, open);
-            let missing = (least as usize).saturating_sub(open + effort.opening).min(OPENING.saturating_sub(opening));
+            let open = effort.count(worker, now);
+            if open >= least && effort.failed.is_none_or(|failed| now >= failed + 2 * AT_ONCE) {
+                effort.went_well();
+            }
+            let missing = (least as usize).saturating_sub(open as usize + effort.opening);
+            let missing = missing.min(OPENING.saturating_sub(opening));
             if endpoint.health() == Health::Healthy && effort.pause.is_none_or(|until| until <= now) {
                 effort.opening += missing;
                 opening += missing;
                 for _ in 0..missing {
-                    spawn_local(open_one(Rc::downgrade(worker), Arc::clone(endpoint), within));
+                    spawn_local(open_one(Rc::downgrade(worker), Arc::clone(endpoint), protocol, within));
                 }
             }
             efforts.insert(endpoint.id(), effort);
@@ -78,41 +85,53 @@ impl Warming {
         let mut efforts = self.efforts.borrow_mut();
         let Some(effort) = efforts.get_mut(&endpoint.id()) else { return };
         effort.opening = effort.opening.saturating_sub(1);
-        let (open, closed) = worker.upstream.census(endpoint, AT_ONCE);
-        match (well, closed) {
-            (true, 0) => {}
-            (true, _) => effort.failed(Cold::Closed, worker.clock.now()),
-            (false, _) => effort.failed(Cold::Refused, worker.clock.now()),
+        let now = worker.clock.now();
+        match well {
+            true => effort.opened = Some(now),
+            false => effort.failed(Cold::Refused, now),
         }
-        effort.report(worker, open);
+        effort.count(worker, now);
     }
 }
 
-async fn open_one(worker: Weak<Worker>, endpoint: Arc<Endpoint>, within: Duration) {
+async fn open_one(worker: Weak<Worker>, endpoint: Arc<Endpoint>, protocol: Protocol, within: Duration) {
     // Held for as long as the connect may take, and no task of a worker outlives it.
     let Some(worker) = worker.upgrade() else { return };
-    let well = worker.upstream.open_ahead(&endpoint, within).await.is_ok();
+    let well = worker.upstream.open_ahead(&endpoint, protocol, within).await.is_ok();
     worker.warming.opened(&worker, &endpoint, well);
 }
 
 impl Effort {
     fn new(endpoint: &Arc<Endpoint>) -> Self {
-        Self { endpoint: Arc::clone(endpoint), opening: 0, cold: Cold::NotYet, in_vain: 0, failed: None, pause: None }
-    }
-
-    /// What does not stay open does not count.
-    fn report(&self, worker: &Worker, open: usize) {
-        let open = if self.cold == Cold::Closed { 0 } else { u32::try_from(open).unwrap_or(u32::MAX) };
-        self.endpoint.warmth().report(worker.reader.worker(), open, self.cold);
-    }
-
-    /// Judges what a look has found: connections that do not stay are not opened again and again.
-    fn found(&mut self, open: usize, closed: usize, least: u32, now: Instant) {
-        if closed > 0 {
-            self.failed(Cold::Closed, now);
-        } else if open >= least as usize && self.failed.is_none_or(|failed| now >= failed + 2 * AT_ONCE) {
-            (self.in_vain, self.cold, self.failed, self.pause) = (0, Cold::NotYet, None, None);
+        Self {
+            endpoint: Arc::clone(endpoint),
+            opening: 0,
+            cold: Cold::NotYet,
+            in_vain: 0,
+            failed: None,
+            opened: None,
+            streams: false,
+            pause: None,
         }
+    }
+
+    /// Counts what is open, and tells the switch. What does not stay open does not count, and is not opened again and again.
+    fn count(&mut self, worker: &Worker, now: Instant) -> u32 {
+        let Census { idle, streams, closed } = worker.upstream.census(&self.endpoint);
+        self.streams |= streams > 0;
+        // One of HTTP/2 is for all requests, and is there as long as it is open.
+        let open = if streams > 0 { u32::MAX } else { u32::try_from(idle).unwrap_or(u32::MAX) };
+        let gone = if self.streams && open == 0 { self.opened.take() } else { closed };
+        if gone.is_some_and(|since| now < since + AT_ONCE) {
+            self.failed(Cold::Closed, now);
+        }
+        let counts = if self.cold == Cold::Closed { 0 } else { open };
+        self.endpoint.warmth().report(worker.reader.worker(), counts, self.cold);
+        open
+    }
+
+    fn went_well(&mut self) {
+        (self.in_vain, self.cold, self.failed, self.pause) = (0, Cold::NotYet, None, None);
     }
 
     fn failed(&mut self, cold: Cold, now: Instant) {

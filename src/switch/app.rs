@@ -2,7 +2,7 @@
 //! renewed only where they differ, so that health, counts and idle connections live on.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -11,10 +11,12 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    address::{Address, HostPort},
     control::{AppBoard, Draining},
-    desired::{EndpointSpec, Matching},
+    desired::Matching,
     name::{Revision, Role},
-    pool::{Endpoint, Pool, Tenure},
+    names::Names,
+    pool::{Endpoint, Pool, Site, Tenure},
     record::EjectionReason,
     rollout::{Input, Readiness, Rollout},
     snapshot::Route,
@@ -26,6 +28,7 @@ pub(super) struct App {
     pub(super) matching: Matching,
     pub(super) last_event: Timestamp,
     pools: BTreeMap<Revision, Arc<Pool>>,
+    names: Names,
     /// What the last publication led to, and as what.
     routed: Vec<(Role, Arc<Pool>)>,
     draining: Vec<Draining>,
@@ -38,6 +41,7 @@ impl App {
             matching: Matching::default(),
             last_event: Timestamp::now(),
             pools: BTreeMap::new(),
+            names: Names::default(),
             routed: Vec::new(),
             draining: Vec::new(),
         }
@@ -60,20 +64,24 @@ impl App {
     /// Takes the next state over and brings the pools in line with it. Says what changed for an onlooker, if anything did.
     pub(super) fn adopt(&mut self, next: Rollout, workers: usize) -> Option<Happening> {
         let before = (self.rollout.phase(), self.rollout.message());
+        let same_pools = self.rollout.has_the_pools_of(&next);
         self.rollout = next;
-        self.sync_pools(workers);
+        if !same_pools {
+            self.sync_pools(workers);
+        }
         let after = (self.rollout.phase(), self.rollout.message());
         (before != after).then_some(Happening::Changed { phase: after.0, message: after.1 })
     }
 
     fn sync_pools(&mut self, workers: usize) {
         let policy = Arc::clone(self.rollout.policy());
-        let balance = &policy.balance;
+        let (balance, transport) = (&policy.balance, &policy.transport);
+        self.names.follow(self.rollout.revisions().flat_map(|(_, specs)| specs));
         let mut before = std::mem::take(&mut self.pools);
         for (revision, specs) in self.rollout.revisions() {
             let old = before.remove(revision);
             let live = revision == self.rollout.active();
-            let endpoints = renew(old.as_deref(), live, specs, workers);
+            let endpoints = renew(old.as_deref(), live, &self.names.sites(specs, transport), workers);
             let same = |pool: &&Arc<Pool>| {
                 pool.balance == *balance
                     && pool.endpoints.len() == endpoints.len()
@@ -99,8 +107,7 @@ impl App {
     pub(super) fn let_go_of_replaced(&mut self, workers: usize) -> bool {
         let active = self.rollout.active();
         let Some(pool) = self.pools.get(active).map(Arc::clone) else { return false };
-        let wanted =
-            self.rollout.revisions().find(|(revision, _)| *revision == active).map_or(0, |(_, specs)| specs.len());
+        let wanted = self.names.sites(self.rollout.endpoints(active), &self.rollout.policy().transport).len();
         if pool.endpoints.len() == wanted {
             return false;
         }
@@ -194,7 +201,7 @@ impl App {
     }
 
     /// Takes a probe's verdict. Whether it is news.
-    pub(super) fn observe(&mut self, revision: &Revision, address: SocketAddr, healthy: bool) -> bool {
+    pub(super) fn observe(&mut self, revision: &Revision, address: &Address, healthy: bool) -> bool {
         let health = if healthy { Health::Healthy } else { Health::Unhealthy };
         let Some(pool) = self.pools.get(revision) else { return false };
         let mut news = false;
@@ -223,10 +230,27 @@ impl App {
         true
     }
 
+    /// Takes what the lookup of a name came to. `None` if that is no news; else whether endpoints came or
+    /// went.
+    pub(super) fn learn(
+        &mut self,
+        name: &HostPort,
+        found: Result<Vec<SocketAddr>, String>,
+        workers: usize,
+    ) -> Option<bool> {
+        if !self.names.learn(name, found, Timestamp::now()) {
+            return None;
+        }
+        let before = self.pools.clone();
+        self.sync_pools(workers);
+        Some(!self.pools.values().zip(before.values()).all(|(now, before)| Arc::ptr_eq(now, before)))
+    }
+
     /// A readiness that the rollout has not been told of.
     pub(super) fn unreported(&self) -> Option<Input> {
-        self.pools.iter().find_map(|(revision, pool)| {
-            let readiness = Readiness::of(pool, self.rollout.policy().promotion.warm);
+        self.rollout.revisions().find_map(|(revision, specs)| {
+            let pool = self.pools.get(revision)?;
+            let readiness = Readiness::of(pool, self.names.missing(specs), self.rollout.policy().promotion.warm);
             let told = self.rollout.was_told(revision) == Some(readiness);
             (!told).then(|| Input::Readiness { revision: revision.clone(), readiness })
         })
@@ -237,6 +261,7 @@ impl App {
             rollout: Arc::new(self.rollout.clone()),
             policy: Arc::clone(self.rollout.policy()),
             pools: self.pools.clone(),
+            names: self.names.clone(),
             draining: self.draining.clone(),
             history,
             source: SourceStatus {
@@ -251,9 +276,10 @@ impl App {
 }
 
 impl Readiness {
-    /// What is to be told of a pool, of which so many warm connections are wanted.
-    pub(super) fn of(pool: &Pool, warm: u32) -> Self {
-        let mut readiness = Self { total: pool.endpoints.len(), ..Self::default() };
+    /// What is to be told of a pool, of which so many warm connections are wanted. A name that no address is known of is
+    /// an endpoint that is not ready: how many there are, and how many of those cannot be looked up.
+    pub(super) fn of(pool: &Pool, (missing, failed): (usize, usize), warm: u32) -> Self {
+        let mut readiness = Self { total: pool.endpoints.len() + missing, down: failed, ..Self::default() };
         for endpoint in &pool.endpoints {
             match endpoint.health() {
                 Health::Healthy => {
@@ -280,24 +306,27 @@ fn pardon(pool: &Pool) {
     }
 }
 
-/// The endpoints a pool should have, each the same object as before where its spec is the same. One that only changes its
-/// weight keeps its health: it is the same server. Where live traffic would be left with endpoints that nobody has seen
+/// The endpoints a pool should have, each the same object as before where it is reached in the same way. One that only
+/// changes its weight keeps its health: it is the same server. Where live traffic would be left with endpoints that nobody
+/// has seen
 /// answer, the healthy ones of before stay behind them until one has (G4).
-fn renew(before: Option<&Pool>, live: bool, specs: &[EndpointSpec], workers: usize) -> Box<[Arc<Endpoint>]> {
+fn renew(before: Option<&Pool>, live: bool, sites: &[Site], workers: usize) -> Box<[Arc<Endpoint>]> {
     let known = before.map_or(&[][..], |pool| &pool.endpoints);
-    let renewed = |spec: &EndpointSpec| match known.iter().find(|e| e.address() == spec.address) {
-        Some(same) if same.spec() == spec => Arc::clone(same),
+    let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address(), endpoint)).collect();
+    let renewed = |site: &Site| match by_address.get(&site.destination.address) {
+        Some(same) if same.site() == site => Arc::clone(same),
         known => {
-            let endpoint = Endpoint::new(spec.clone(), workers);
+            let endpoint = Endpoint::new(site.clone(), workers);
             endpoint.set_probed(known.map_or(Health::Unknown, |known| known.probed()));
             Arc::new(endpoint)
         }
     };
-    let mut endpoints: Vec<_> = specs.iter().map(renewed).collect();
+    let mut endpoints: Vec<_> = sites.iter().map(renewed).collect();
     // An ejected one has been seen to answer: it rests, and is better than none.
     let healthy = |e: &Arc<Endpoint>| e.probed() == Health::Healthy;
     if live && !endpoints.iter().any(healthy) {
-        let replaced = |e: &&Arc<Endpoint>| healthy(e) && specs.iter().all(|spec| spec.address != e.address());
+        let wanted: HashSet<_> = sites.iter().map(|site| &site.destination.address).collect();
+        let replaced = |e: &&Arc<Endpoint>| healthy(e) && !wanted.contains(e.address());
         endpoints.extend(known.iter().filter(replaced).map(Arc::clone));
     }
     endpoints.into()

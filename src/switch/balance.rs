@@ -208,7 +208,7 @@ mod tests {
     };
 
     use super::{
-        super::{desired::EndpointSpec, policy::Balance, status::Health},
+        super::{policy::Balance, pool::Site, status::Health},
         *,
     };
 
@@ -272,7 +272,7 @@ mod tests {
             let endpoint = |(n, weight): (u32, &u32)| {
                 let [_, b, c, d] = n.to_be_bytes();
                 let address = SocketAddr::from(([10, b, c, d], 80));
-                let endpoint = Endpoint::new(EndpointSpec { weight: *weight, ..address.into() }, 1);
+                let endpoint = Endpoint::new(Site::of_test(address, *weight), 1);
                 endpoint.set_probed(Health::Healthy);
                 Arc::new(endpoint)
             };
@@ -306,9 +306,13 @@ mod tests {
         fn places(&mut self, keys: usize) -> Vec<SocketAddr> {
             let mut place = |key| {
                 let index = self.choose_for(&keyed(key), &[]).endpoint;
-                self.pool.endpoints()[index].address()
+                self.place(index)
             };
             (0..keys).map(&mut place).collect()
+        }
+
+        fn place(&self, index: usize) -> SocketAddr {
+            self.pool.endpoints()[index].address().ip().expect("an IP address")
         }
 
         fn id(&self, index: usize) -> u64 {
@@ -428,12 +432,12 @@ mod tests {
         );
         let (before, without, with) = (ten.places(KEYS), nine.places(KEYS), eleven.places(KEYS));
         assert_eq!(before, ten.places(KEYS));
-        let gone = ten.pool.endpoints()[9].address();
+        let gone = ten.place(9);
         for (old, new) in before.iter().zip(&without) {
             assert!(old == new || *old == gone, "{old} lost a key to {new}");
         }
         let moved = before.iter().zip(&with).filter(|(old, new)| old != new).count();
-        let come = eleven.pool.endpoints()[10].address();
+        let come = eleven.place(10);
         assert!(before.iter().zip(&with).all(|(old, new)| old == new || *new == come));
         assert!(moved < KEYS * 15 / 100, "{moved} of {KEYS} moved to the eleventh");
         ten.set(Health::Unhealthy, [9]);
@@ -515,8 +519,7 @@ mod tests {
         let mut stage = Stage::with(&[1; 4], Balance { rule: by_header(None), slow_start: full });
         tokio::time::advance(full).await;
         let at_rest = stage.places(2_000);
-        let own: BTreeMap<_, _> =
-            at_rest.iter().enumerate().filter(|(_, p)| **p == stage.pool.endpoints()[0].address()).collect();
+        let own: BTreeMap<_, _> = at_rest.iter().enumerate().filter(|(_, p)| **p == stage.place(0)).collect();
         stage.set(Health::Unhealthy, [0]);
         stage.set(Health::Healthy, [0]);
         let (mut back, mut before) = (BTreeSet::new(), 0);

@@ -14,8 +14,10 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
+    address::{Address, HostPort},
     desired::{Desired, EndpointSpec},
     name::{AppName, Revision},
+    names::Names,
     policy::Policy,
     pool::{Pool, Tenure},
     record::EjectionReason,
@@ -176,7 +178,8 @@ impl Refusal {
 pub(super) enum Message {
     Desired { desired: Desired, reply: oneshot::Sender<Applied> },
     Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
-    Observed { app: AppName, revision: Revision, address: SocketAddr, healthy: bool },
+    Observed { app: AppName, revision: Revision, address: Address, healthy: bool },
+    LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
     Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
@@ -235,8 +238,14 @@ impl Feed {
         answer.await.ok()
     }
 
+    /// Says what the lookup of an endpoint's name came to: all its addresses, or why there are none.
+    pub async fn looked_up(&self, app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String>) {
+        self.messages.send(Message::LookedUp { app, name, found }).await.ok();
+    }
+
     /// Says what a probe concluded of an endpoint.
-    pub async fn observed(&self, app: AppName, revision: Revision, address: SocketAddr, healthy: bool) {
+    pub async fn observed(&self, app: AppName, revision: Revision, address: impl Into<Address>, healthy: bool) {
+        let address = address.into();
         self.messages.send(Message::Observed { app, revision, address, healthy }).await.ok();
     }
 
@@ -291,6 +300,8 @@ pub struct AppBoard {
     pub policy: Arc<Policy>,
     /// The live pool of each known revision.
     pub pools: BTreeMap<Revision, Arc<Pool>>,
+    /// The names among its endpoints.
+    pub names: Names,
     /// Retired tenures that are not empty.
     pub draining: Vec<Draining>,
     /// Past actions, newest last.
@@ -317,7 +328,10 @@ impl AppBoard {
     pub fn has_untold_warmth(&self) -> bool {
         let warm = self.policy.promotion.warm;
         let candidate = self.rollout.preview().filter(|_| warm > 0).and_then(|(revision, _)| self.pools.get(revision));
-        candidate.is_some_and(|pool| self.rollout.was_told(pool.revision()) != Some(Readiness::of(pool, warm)))
+        candidate.is_some_and(|pool| {
+            let missing = self.names.missing(self.rollout.endpoints(pool.revision()));
+            self.rollout.was_told(pool.revision()) != Some(Readiness::of(pool, missing, warm))
+        })
     }
 
     /// The app's state in the shape of the API.
@@ -327,7 +341,7 @@ impl AppBoard {
             name: rollout.app().to_string(),
             generation: rollout.generation().0,
             phase: rollout.phase(),
-            message: rollout.message(),
+            message: self.message(),
             active: Some(self.pool_status(rollout.active(), rollout.active_since())),
             preview: rollout.preview().map(|(revision, since)| self.pool_status(revision, since)),
             previous: rollout.previous().map(|previous| PoolStatus {
@@ -338,8 +352,15 @@ impl AppBoard {
             gates: rollout.gates(),
             pin: rollout.pin().cloned(),
             weight: 0,
+            names: self.names.status(),
             source: self.source.clone(),
         }
+    }
+
+    /// Where the app stands, in a sentence, and which of its endpoints cannot be found.
+    pub fn message(&self) -> String {
+        let lost = self.names.in_words().map(|words| format!("; {words}"));
+        self.rollout.message() + lost.as_deref().unwrap_or_default()
     }
 
     fn pool_status(&self, revision: &Revision, since: Timestamp) -> PoolStatus {
@@ -349,6 +370,7 @@ impl AppBoard {
             .flat_map(|pool| pool.endpoints())
             .map(|e| EndpointStatus {
                 address: e.address().to_string(),
+                name: e.destination().name.as_ref().map(ToString::to_string),
                 weight: e.weight(),
                 health: e.health(),
                 in_flight: e.in_flight().sum(),
@@ -358,7 +380,7 @@ impl AppBoard {
             revision: revision.to_string(),
             since,
             ready: pool.map_or(0, |pool| pool.ready()),
-            total: endpoints.len(),
+            total: endpoints.len() + self.names.missing(self.rollout.endpoints(revision)).0,
             in_flight: pool.map_or(0, |pool| pool.tenure().in_flight()),
             labels: self.rollout.labels(revision),
             endpoints,

@@ -167,13 +167,16 @@ mod tests {
     use std::{net::SocketAddr, sync::Arc};
 
     use super::{
-        super::{policy::Balance, pool::Pool},
+        super::{
+            policy::Balance,
+            pool::{Pool, Site},
+        },
         *,
     };
 
     fn pool(endpoints: u16) -> Pool {
         let endpoints = (1..=endpoints).map(|port| {
-            let endpoint = Endpoint::new(SocketAddr::from(([127, 0, 0, 1], port)).into(), 2);
+            let endpoint = Endpoint::new(Site::of_test(SocketAddr::from(([127, 0, 0, 1], port)), 1), 2);
             endpoint.set_probed(Health::Healthy);
             Arc::new(endpoint)
         });

@@ -14,6 +14,7 @@
 //! - **Acknowledged is durable.** A receipt is answered only after its record is synced (`switchboard`, `journal`).
 //! - **Never into a hole.** No flip goes to a pool with fewer ready endpoints than asked (`rollout`).
 
+mod address;
 mod admission;
 #[cfg(test)]
 mod admission_model;
@@ -28,6 +29,7 @@ mod ejection;
 mod journal;
 mod memory;
 mod name;
+mod names;
 mod policy;
 mod pool;
 mod reader;
@@ -43,24 +45,27 @@ mod sync;
 mod warmth;
 
 pub use self::{
+    address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     ejection::{Judge, Sentence},
     journal::{Journal, JournalError},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
+    names::Names,
     policy::{
-        AutoPromotion, Balance, BalanceRule, Drain, Ejection, HashBy, Hashing, HealthCheck, KeepPrevious, MinReady,
-        Policy, Promotion, Statuses, Streams, Traffic,
+        AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
+        KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyProtocol, Roots, Statuses, Streams,
+        TlsVersion, Traffic, Transport, UpstreamTls,
     },
-    pool::{Endpoint, Pool, Stage, Tenure},
+    pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
     record::{Attempt, EjectionReason, Ejections, Record},
     rollout::{Previous, Rollout},
     snapshot::{Route, Snapshot},
     status::{
-        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, Phase, Pin,
-        PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, NameStatus,
+        Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
     warmth::{Cold, Warmth},

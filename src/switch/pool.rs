@@ -3,7 +3,6 @@
 //! idle connections, health and counts outlive a snapshot.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -15,20 +14,54 @@ use crossbeam_utils::CachePadded;
 use tokio::{sync::Notify, sync::watch, time::Instant};
 
 use super::{
+    address::{Address, HostPort},
     admission::{InFlight, Occupancy},
-    desired::EndpointSpec,
     name::Revision,
-    policy::Balance,
+    policy::{Balance, Transport},
     record::{Ejections, Record},
     roster::Lineup,
     status::Health,
     warmth::Warmth,
 };
 
+/// Where connections to an endpoint go, and how they are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Where it listens.
+    pub address: Address,
+    /// The name that the address was found by, if the source gave one.
+    pub name: Option<HostPort>,
+    /// How connections are made.
+    pub transport: Arc<Transport>,
+}
+
+/// What becomes an endpoint: an address that the source gave, or one of those that its name has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Site {
+    pub(super) destination: Destination,
+    pub(super) weight: u32,
+}
+
+#[cfg(test)]
+impl Site {
+    pub(super) fn of_test(address: std::net::SocketAddr, weight: u32) -> Self {
+        Self { destination: Destination { address: address.into(), name: None, transport: Arc::default() }, weight }
+    }
+}
+
+impl Destination {
+    /// The same host at another port; `None` for a Unix socket, which has none.
+    pub fn at_port(&self, port: u16) -> Option<Self> {
+        let mut address = self.address.ip()?;
+        address.set_port(port);
+        Some(Self { address: address.into(), ..self.clone() })
+    }
+}
+
 /// One address serving one revision.
 pub struct Endpoint {
     id: u64,
-    spec: EndpointSpec,
+    site: Site,
     made: Instant,
     /// What its probes say.
     probed: AtomicU8,
@@ -46,11 +79,11 @@ pub struct Endpoint {
 const FIRST_SHARE: f32 = 0.1;
 
 impl Endpoint {
-    pub(super) fn new(spec: EndpointSpec, workers: usize) -> Self {
+    pub(super) fn new(site: Site, workers: usize) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            spec,
+            site,
             made: Instant::now(),
             probed: AtomicU8::new(Health::Unknown as u8),
             ejected: AtomicBool::new(false),
@@ -64,8 +97,8 @@ impl Endpoint {
 
     /// A healthy one in routing, of one worker.
     #[cfg(test)]
-    pub(crate) fn for_tests(address: SocketAddr) -> Arc<Self> {
-        let endpoint = Self::new(address.into(), 1);
+    pub(crate) fn for_tests(address: std::net::SocketAddr) -> Arc<Self> {
+        let endpoint = Self::new(Site::of_test(address, 1), 1);
         endpoint.set_probed(Health::Healthy);
         endpoint.set_routed(true);
         Arc::new(endpoint)
@@ -77,13 +110,18 @@ impl Endpoint {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.spec.address
+    pub fn address(&self) -> &Address {
+        &self.site.destination.address
+    }
+
+    /// Where connections to it go, and how they are made.
+    pub fn destination(&self) -> &Destination {
+        &self.site.destination
     }
 
     /// Its share relative to the others of its pool.
     pub fn weight(&self) -> u32 {
-        self.spec.weight
+        self.site.weight
     }
 
     /// Whether it serves, by its probes and by what traffic says.
@@ -161,8 +199,8 @@ impl Endpoint {
         &self.warmth
     }
 
-    pub(super) fn spec(&self) -> &EndpointSpec {
-        &self.spec
+    pub(super) fn site(&self) -> &Site {
+        &self.site
     }
 
     /// Requests and tunnels in flight on it.

@@ -2,12 +2,17 @@
 //! and go. The ring is that of nginx and memcached (`pingora-ketama`). It is built when a pool's endpoints change, not
 //! when their health does: who is out of service is passed over on the way round.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::BuildHasher,
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
-use foldhash::fast::RandomState;
+use foldhash::fast::{FixedState, RandomState};
 use pingora_ketama::{Bucket, Continuum};
 
-use super::pool::Endpoint;
+use super::{address::Address, pool::Endpoint};
 
 /// Weights are scaled down until a ring has no more units of them than this, at 160 points of 8 octets each.
 const MOST_UNITS: u64 = 8192;
@@ -43,7 +48,14 @@ impl Ring {
     }
 }
 
-/// What an endpoint is known by on the ring.
+/// What an endpoint is known by on the ring. One without an IP address is given one by its path, in a range that is for
+/// documentation (RFC 3849), so that nobody has it.
 fn place(endpoint: &Endpoint) -> SocketAddr {
-    endpoint.address()
+    let path = match endpoint.address() {
+        Address::Ip(address) => return *address,
+        Address::Unix(path) => path.as_os_str().as_encoded_bytes(),
+    };
+    let [low, high] = [0, 1].map(|seed| FixedState::with_seed(seed).hash_one(path));
+    let hashed = u128::from(low) | u128::from(high & 0xffff_ffff) << 64;
+    SocketAddr::from((Ipv6Addr::from_bits(0x2001_0db8 << 96 | hashed), 1))
 }

@@ -345,9 +345,23 @@ impl Rollout {
         &self.policy
     }
 
+    /// Whether both have the same endpoints in the same roles, to be treated in the same way.
+    pub(super) fn has_the_pools_of(&self, other: &Self) -> bool {
+        let role = |rollout: &Self| rollout.kept.preview.as_ref().map(|held| held.revision.clone());
+        Arc::ptr_eq(&self.policy, &other.policy)
+            && self.active() == other.active()
+            && role(self) == role(other)
+            && self.revisions().eq(other.revisions())
+    }
+
     /// All known revisions with their endpoints.
     pub(super) fn revisions(&self) -> impl Iterator<Item = (&Revision, &[EndpointSpec])> {
         self.kept.revisions.iter().map(|(revision, known)| (revision, known.endpoints.as_slice()))
+    }
+
+    /// The endpoints of one revision, as its source gave them.
+    pub(super) fn endpoints(&self, revision: &Revision) -> &[EndpointSpec] {
+        self.kept.revisions.get(revision).map_or(&[], |known| &known.endpoints)
     }
 
     fn is_candidate(&self, revision: &Revision) -> bool {

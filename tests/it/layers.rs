@@ -7,23 +7,24 @@ use std::{
 };
 
 /// A part of the program, and those it may use of `crate::`.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("switch", &[]),
     ("telemetry", &["switch"]),
-    ("health", &["switch"]),
+    ("connector", &["switch"]),
+    ("health", &["connector", "switch"]),
     ("lookout", &["switch"]),
-    ("proxy", &["switch", "telemetry"]),
+    ("proxy", &["connector", "switch", "telemetry"]),
     ("admin", &["switch"]),
     ("source", &[]),
     ("config", &["admin", "proxy", "switch", "telemetry"]),
-    ("server", &["admin", "config", "health", "lookout", "proxy", "source", "switch", "telemetry"]),
+    ("server", &["admin", "config", "connector", "health", "lookout", "proxy", "source", "switch", "telemetry"]),
 ];
 
 /// An outside library, and the parts that may speak to it.
 const SPOKEN_TO_BY: [(&str, &[&str]); 7] = [
     ("hyper", &["proxy", "admin", "health", "cli", "demo"]),
     ("httparse", &["proxy"]),
-    ("rustls", &["proxy", "config", "cli", "main"]),
+    ("rustls", &["connector", "proxy", "config", "cli", "main"]),
     ("axum", &["admin"]),
     ("prometheus", &["telemetry"]),
     ("notify", &["source"]),
