@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    connector::{Connector, Socket},
+    connector::{ConnectError, Connector, Socket},
     switch::{Address, AppName, Board, Destination, Feed, HealthCheck, Revision, Viewer},
 };
 
@@ -184,7 +184,7 @@ impl Verdict {
 /// Why a probe failed, as an operator wants to read it.
 #[derive(Debug)]
 enum Failure {
-    Connect(io::Error),
+    Connect(ConnectError),
     TimedOut(Duration),
     Status(StatusCode),
     Http(hyper::Error),
@@ -194,7 +194,7 @@ enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Self::Connect(ConnectError::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 f.write_str("connection refused")
             }
             Self::Connect(error) => write!(f, "connect: {error}"),
@@ -213,7 +213,7 @@ async fn probe(connector: &Connector, destination: &Destination, check: &HealthC
     let elsewhere = check.port.and_then(|port| destination.at_port(port.get()));
     let destination = elsewhere.as_ref().unwrap_or(destination);
     let asked = async {
-        let stream = connector.connect(destination).await.map_err(Failure::Connect)?;
+        let stream = connector.connect(destination, None).await.map_err(Failure::Connect)?;
         match &check.path {
             Some(path) => get(stream, host(destination, check), path, check).await,
             None => Ok(()),

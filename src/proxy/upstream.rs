@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     clock::Clock,
-    connect::{Connector, Socket, connect},
+    connect::{Connector, Origin, Socket, connect},
     error::ProxyError,
     exchange::Exchange,
     h1, h2,
@@ -40,7 +40,7 @@ const AT_ONCE: usize = 64;
 pub(super) struct Upstream {
     clock: Rc<Clock>,
     connector: Connector,
-    /// By endpoint. Nothing is kept for those in no pool.
+    /// By endpoint. Nothing is kept for those in no pool, nor for those that are told whose a connection is.
     kept: RefCell<HashMap<u64, Kept, RandomState>>,
     /// How many HTTP/2 connections were opened, the failed ones included.
     opened: Cell<u64>,
@@ -97,21 +97,21 @@ impl Upstream {
         &self,
         endpoint: &Arc<Endpoint>,
         request: Outgoing,
-        protocol: Protocol,
+        origin: Option<Origin>,
         reuse: Reuse,
         within: Duration,
     ) -> Begun {
-        match (request, protocol) {
-            (Outgoing::H1(request), _) => self.begin_h1(endpoint, request, reuse, within).await,
+        match (request, endpoint.destination().transport.protocol) {
+            (Outgoing::H1(request), _) => self.begin_h1(endpoint, request, origin, reuse, within).await,
             (Outgoing::Any(message), Protocol::Http1) => {
-                self.begin_h1(endpoint, message.into_h1(), reuse, within).await
+                self.begin_h1(endpoint, message.into_h1(), origin, reuse, within).await
             }
             // Every server takes a WebSocket by Upgrade, and few by extended CONNECT.
             (Outgoing::Any(message), Protocol::Auto) if message.ask.is_some() => {
-                self.begin_h1(endpoint, message.into_h1(), reuse, within).await
+                self.begin_h1(endpoint, message.into_h1(), origin, reuse, within).await
             }
-            (Outgoing::Any(message), Protocol::H2 | Protocol::Auto) => {
-                self.begin_stream(endpoint, message, protocol, reuse, within).await
+            (Outgoing::Any(message), protocol @ (Protocol::H2 | Protocol::Auto)) => {
+                self.begin_stream(endpoint, message, origin, protocol, reuse, within).await
             }
         }
     }
@@ -125,19 +125,21 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         request: h1::Outgoing<OutgoingBody>,
+        origin: Option<Origin>,
         reuse: Reuse,
         within: Duration,
     ) -> Begun {
-        match self.http1(endpoint, reuse, within).await {
+        match self.http1(endpoint, origin, reuse, within).await {
             Ok((connection, reused)) => Ok((Exchange::H1(connection.exchange(request)), reused)),
             Err(error) => Err((error, Outgoing::H1(request))),
         }
     }
 
-    /// An HTTP/1 connection to an endpoint, and whether it was there before.
+    /// An HTTP/1 connection to an endpoint, a new one for `origin`, and whether it was there before.
     pub(super) async fn http1(
         &self,
         endpoint: &Endpoint,
+        origin: Option<Origin>,
         reuse: Reuse,
         within: Duration,
     ) -> Result<(Connection, bool), ProxyError> {
@@ -147,7 +149,7 @@ impl Upstream {
             return Ok((idle, true));
         }
         // On the heap, so that a request that has a connection already does not carry the room for opening one.
-        let socket = Box::pin(connect(&self.connector, endpoint, within)).await?;
+        let socket = Box::pin(connect(&self.connector, endpoint, origin, within)).await?;
         Ok((Connection::new(socket), false))
     }
 
@@ -156,6 +158,7 @@ impl Upstream {
         &self,
         endpoint: &Arc<Endpoint>,
         message: Box<Message<OutgoingBody>>,
+        origin: Option<Origin>,
         protocol: Protocol,
         reuse: Reuse,
         within: Duration,
@@ -174,7 +177,7 @@ impl Upstream {
         {
             return Ok((Exchange::H1(idle.exchange(message.into_h1())), true));
         }
-        let open = async || self.open(endpoint, protocol, set.places(), within).await;
+        let open = async || self.open(endpoint, origin, protocol, set.places(), within).await;
         match timeout(within, set.seek(after, open)).await {
             Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
             Ok(Ok(h2::Found::Other(socket))) => {
@@ -188,11 +191,12 @@ impl Upstream {
     async fn open(
         &self,
         endpoint: &Endpoint,
+        origin: Option<Origin>,
         protocol: Protocol,
         places: &Rc<tokio::sync::Notify>,
         within: Duration,
     ) -> Result<h2::Opened<Socket>, ProxyError> {
-        let socket = connect(&self.connector, endpoint, within).await?;
+        let socket = connect(&self.connector, endpoint, origin, within).await?;
         // Over plain text there is nothing to choose by, and `auto` stays with what every server speaks.
         if protocol == Protocol::Auto && socket.alpn() != Some(b"h2") {
             return Ok(h2::Opened::Other(socket));
@@ -210,11 +214,13 @@ impl Upstream {
         self.with_kept(endpoint, of_kept).unwrap_or_default()
     }
 
-    /// Does something to what is kept for an endpoint, if any of it is in a pool.
+    /// Does something to what is kept for an endpoint, if anything is.
     fn with_kept<T>(&self, endpoint: &Arc<Endpoint>, work: impl FnOnce(&mut Kept) -> T) -> Option<T> {
         let mut kept = self.kept.borrow_mut();
         let nothing = || Kept { endpoint: Arc::clone(endpoint), idle: Vec::new(), streams: None };
-        endpoint.is_routed().then(|| work(kept.entry(endpoint.id()).or_insert_with(nothing)))
+        // One that is told whose a connection is gets a new one for each request: nobody else may use it.
+        let keeps = endpoint.is_routed() && endpoint.destination().transport.proxy_protocol.is_none();
+        keeps.then(|| work(kept.entry(endpoint.id()).or_insert_with(nothing)))
     }
 
     /// The idle connection used last, if there is one that is still good.
@@ -240,17 +246,12 @@ impl Upstream {
     }
 
     /// Opens a connection before there is a request for it, and keeps it.
-    pub(super) async fn open_ahead(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        protocol: Protocol,
-        within: Duration,
-    ) -> Result<(), ProxyError> {
-        let opened = match protocol {
-            Protocol::Http1 => h2::Opened::Other(connect(&self.connector, endpoint, within).await?),
-            Protocol::H2 | Protocol::Auto => {
+    pub(super) async fn open_ahead(&self, endpoint: &Arc<Endpoint>, within: Duration) -> Result<(), ProxyError> {
+        let opened = match endpoint.destination().transport.protocol {
+            Protocol::Http1 => h2::Opened::Other(connect(&self.connector, endpoint, None, within).await?),
+            protocol @ (Protocol::H2 | Protocol::Auto) => {
                 let places = Rc::clone(self.streams(endpoint).places());
-                let open = self.open(endpoint, protocol, &places, within);
+                let open = self.open(endpoint, None, protocol, &places, within);
                 timeout(within, open).await.map_err(|_| ProxyError::ConnectionTimeout)??
             }
         };

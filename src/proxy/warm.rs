@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use tokio::{task::spawn_local, time::Instant};
 
 use super::{upstream::Census, worker::Worker};
-use crate::switch::{Cold, Endpoint, Health, Protocol};
+use crate::switch::{Cold, Endpoint, Health};
 
 /// How many connections a worker opens at once.
 const OPENING: usize = 16;
@@ -52,13 +52,12 @@ impl Warming {
     pub(super) fn look(&self, worker: &Rc<Worker>) {
         let view = worker.reader.view();
         let wanted = view.snapshot().warmed().flat_map(|(route, pool, least)| {
-            let traffic = &route.policy.traffic;
-            pool.endpoints().iter().map(move |endpoint| (endpoint, least, traffic.protocol, traffic.connect))
+            pool.endpoints().iter().map(move |endpoint| (endpoint, least, route.policy.traffic.connect))
         });
         let mut efforts = self.efforts.borrow_mut();
         let mut before = std::mem::take(&mut *efforts);
         let mut opening: usize = before.values().map(|effort| effort.opening).sum();
-        for (endpoint, least, protocol, within) in wanted {
+        for (endpoint, least, within) in wanted {
             let mut effort = before.remove(&endpoint.id()).unwrap_or_else(|| Effort::new(endpoint));
             let now = worker.clock.now();
             let open = effort.count(worker, now);
@@ -71,7 +70,7 @@ impl Warming {
                 effort.opening += missing;
                 opening += missing;
                 for _ in 0..missing {
-                    spawn_local(open_one(Rc::downgrade(worker), Arc::clone(endpoint), protocol, within));
+                    spawn_local(open_one(Rc::downgrade(worker), Arc::clone(endpoint), within));
                 }
             }
             efforts.insert(endpoint.id(), effort);
@@ -94,10 +93,10 @@ impl Warming {
     }
 }
 
-async fn open_one(worker: Weak<Worker>, endpoint: Arc<Endpoint>, protocol: Protocol, within: Duration) {
+async fn open_one(worker: Weak<Worker>, endpoint: Arc<Endpoint>, within: Duration) {
     // Held for as long as the connect may take, and no task of a worker outlives it.
     let Some(worker) = worker.upgrade() else { return };
-    let well = worker.upstream.open_ahead(&endpoint, protocol, within).await.is_ok();
+    let well = worker.upstream.open_ahead(&endpoint, within).await.is_ok();
     worker.warming.opened(&worker, &endpoint, well);
 }
 

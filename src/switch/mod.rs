@@ -55,7 +55,7 @@ pub use self::{
     names::Names,
     policy::{
         AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
-        KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyProtocol, Roots, Statuses, Streams,
+        KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses, Streams,
         TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},

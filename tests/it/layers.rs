@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("lookout", &["switch"]),
     ("proxy", &["connector", "switch", "telemetry"]),
     ("admin", &["switch"]),
-    ("source", &[]),
+    ("source", &["switch"]),
     ("config", &["admin", "proxy", "switch", "telemetry"]),
     ("server", &["admin", "config", "connector", "health", "lookout", "proxy", "source", "switch", "telemetry"]),
 ];
