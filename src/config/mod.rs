@@ -9,6 +9,7 @@
 //! the first error; the pass over the values finds them all.
 
 mod address;
+mod balancing;
 mod claims;
 mod duration;
 mod environment;

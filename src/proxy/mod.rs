@@ -30,6 +30,7 @@ mod client_certificate;
 mod clock;
 mod connect;
 mod connection;
+mod cookie;
 mod error;
 mod exchange;
 mod flood;
@@ -55,6 +56,7 @@ mod tls;
 mod tunnel;
 mod upload;
 mod upstream;
+mod warm;
 mod websocket;
 mod worker;
 

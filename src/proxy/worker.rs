@@ -34,6 +34,7 @@ use super::{
     listener::{self, Crowd, Listening, Room},
     tls::Certificates,
     upstream::Upstream,
+    warm::Warming,
 };
 use crate::{
     switch::{Reader, Readers},
@@ -42,6 +43,8 @@ use crate::{
 
 /// How many ticks pass between two looks at the idle upstream connections.
 const SWEEP: u32 = 10;
+/// How many ticks pass between two looks at the connections of pools that are kept warm.
+const WARM: u32 = 2;
 /// How many desks are kept for requests to come, some 64 KiB each.
 const SPARE_DESKS: usize = 64;
 /// How long accepting pauses when the system is out of files.
@@ -53,6 +56,7 @@ pub(super) struct Worker {
     pub(super) reader: Reader,
     pub(super) recorder: Rc<Recorder>,
     pub(super) upstream: Upstream,
+    pub(super) warming: Warming,
     clients: RefCell<Slab<Rc<Client>>>,
     /// Memory for requests to come.
     desks: RefCell<Vec<Box<Desk>>>,
@@ -121,7 +125,8 @@ impl Worker {
     fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>) -> Rc<Self> {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock, connector);
-        Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default(), desks: RefCell::default() })
+        let (warming, clients, desks) = (Warming::default(), RefCell::default(), RefCell::default());
+        Rc::new(Self { clock, reader, recorder, upstream, warming, clients, desks })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -177,7 +182,7 @@ impl Worker {
     async fn follow_snapshots(self: Rc<Self>) {
         loop {
             let adopted = self.reader.adopt();
-            self.upstream.keep_only(adopted.snapshot());
+            self.upstream.let_go().await;
             self.reader.acknowledge(&adopted);
             drop(adopted);
             self.reader.changed().await;
@@ -196,6 +201,9 @@ impl Worker {
             }
             if count.is_multiple_of(SWEEP) {
                 self.upstream.sweep();
+            }
+            if count.is_multiple_of(WARM) {
+                self.warming.look(&self);
             }
         }
     }

@@ -25,6 +25,7 @@ mod barrier;
 mod control;
 mod desired;
 mod drain;
+mod ejection;
 mod journal;
 mod memory;
 mod name;
@@ -32,26 +33,34 @@ mod names;
 mod policy;
 mod pool;
 mod reader;
+mod record;
+mod ring;
 mod rollout;
+mod roster;
 mod snapshot;
 mod status;
+mod sticky;
 mod switchboard;
 mod sync;
+mod warmth;
 
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    ejection::{Judge, Sentence},
     journal::{Journal, JournalError},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     names::Names,
     policy::{
-        AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, KeepPrevious, Lookup, MinReady, Policy,
-        Promotion, Protocol, ProxyVersion, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+        AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
+        KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses, Streams,
+        TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
+    record::{Attempt, EjectionReason, Ejections, Record},
     rollout::{Previous, Rollout},
     snapshot::{Route, Snapshot},
     status::{
@@ -59,4 +68,5 @@ pub use self::{
         Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
+    warmth::{Cold, Warmth},
 };

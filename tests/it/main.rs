@@ -49,6 +49,9 @@ mod limits;
 // What is tried again, where, and how often.
 mod retries;
 
+// Which endpoint a request goes to, and which rests.
+mod balancing;
+
 // Suites that others wrote: what they find wrong with us is wrong.
 mod outside_suite;
 
