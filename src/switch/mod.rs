@@ -35,6 +35,7 @@ mod snapshot;
 mod status;
 mod switchboard;
 mod sync;
+mod waiting;
 
 pub use self::{
     admission::InFlight,
@@ -52,4 +53,5 @@ pub use self::{
         PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
+    waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},
 };
