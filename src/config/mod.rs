@@ -63,8 +63,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a file, and makes sure that the files it names (certificates, keys, tokens) are there and hold what they
-    /// should.
+    /// Reads a file, and makes sure that the files it names (certificates, keys, tokens, pages) are there and hold what
+    /// they should.
     pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
         let unreadable = |error| {
             let wrong = Wrong::new(format!("the configuration cannot be read: {error}"));
@@ -75,17 +75,18 @@ impl Config {
     }
 
     /// Reads the text of a file. `file` names it in errors, and relative paths in it start at its directory; neither it
-    /// nor any file it names is opened.
+    /// nor any file it names is opened, so error pages are empty.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, tokens. When one of them changes, whoever uses it reads it anew.
+    /// The files it names: certificates, keys, tokens, pages. When one of them changes, whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let certificates =
             self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
         let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
-        pem.chain(self.admin.tokens.clone()).collect()
+        let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values());
+        pem.chain(self.admin.tokens.clone()).chain(pages.map(|page| page.file.clone())).collect()
     }
 }
 

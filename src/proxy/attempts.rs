@@ -14,8 +14,12 @@ use super::{
 };
 use crate::{
     switch::{Ticket, Traffic},
-    telemetry::request_log::RequestLog,
+    telemetry::request_log::{Recent, RequestLog},
 };
+
+/// So many retries a worker grants an app within the last while whatever its budget, or one with little traffic would have
+/// none: three a second.
+const RETRIES_ALWAYS: f64 = 30.0;
 
 /// What has been tried of one request.
 pub(super) struct Attempts {
@@ -131,13 +135,28 @@ impl Attempts {
         if error.is_upstreams() {
             log.attempt_failed(error.label());
         }
-        if self.made >= ticket.policy().traffic.attempts {
+        let traffic = &ticket.policy().traffic;
+        if self.made >= traffic.attempts {
             return (error, None);
+        }
+        if again.is_some() {
+            if !log.recent().is_none_or(|recent| has_budget(&recent, traffic.retry_budget)) {
+                log.retry_denied();
+                return (error, None);
+            }
+            log.retry_granted();
         }
         self.made += 1;
         self.tried.push(ticket.endpoint().id());
         (error, again)
     }
+}
+
+/// Whether the app's traffic can bear one more retry: when most requests fail, to send each of them again is what keeps
+/// the upstream down.
+fn has_budget(recent: &Recent, percent: u32) -> bool {
+    let share = recent.requests * f64::from(percent) / 100.0;
+    recent.retries + 1.0 <= share.max(RETRIES_ALWAYS)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use super::{
     upstream::Exchange,
 };
 use crate::{
-    switch::{Ticket, Traffic},
+    switch::{Policy, Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
 
@@ -44,12 +44,19 @@ pub(super) fn call(
 async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> Response<TrackedBody> {
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
     let version = parts.version;
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
+    let mut policy = None;
     let forwarded = match target {
-        Ok(target) => forward(&client, &target, parts, incoming, timer, arrived, &mut log).await,
+        Ok(target) => {
+            let forwarded = forward(&client, &target, &mut parts, incoming, timer, arrived, &mut log).await;
+            if forwarded.is_err() {
+                policy = client.worker.reader.policy(&visitor(&client, &target, &parts, arrived));
+            }
+            forwarded
+        }
         Err(error) => Err(error),
     };
     let mut response = match forwarded {
@@ -66,7 +73,7 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
             let body = TrackedBody::upstream(download, keeps_length, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, version, Record { log, serving }),
+        Err(error) => refuse(error, policy.as_deref(), version, Record { log, serving }),
     };
     client.decline_upgrade();
     let has_length =
@@ -126,14 +133,14 @@ struct Reply {
 async fn forward(
     client: &Client,
     target: &Target,
-    mut parts: Parts,
+    parts: &mut Parts,
     incoming: Incoming,
     timer: Timer,
     arrived: Instant,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
-    let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let mut ticket = visitor(client, target, parts, arrived).admit(&[], log).await?;
+    let (mut request, patience) = prepare(client, target, parts, incoming, timer, &ticket, log)?;
     let mut attempts = Attempts::new(&parts.method);
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
@@ -144,7 +151,7 @@ async fn forward(
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
+        ticket = visitor(client, target, parts, arrived).admit(attempts.tried(), log).await?;
     }
 }
 
@@ -209,11 +216,11 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
     response
 }
 
-/// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, version: Version, mut record: Record) -> Response<TrackedBody> {
+/// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
+fn refuse(error: ProxyError, policy: Option<&Policy>, version: Version, mut record: Record) -> Response<TrackedBody> {
     let closes = error.closes() && version != Version::HTTP_2;
     record.log.ended(error.outcome(), error.label());
-    let (parts, text) = error.into_parts();
+    let (parts, text) = error.into_parts(policy);
     record.log.answered(parts.status);
     let mut response = Response::from_parts(parts, TrackedBody::text(text, record));
     if closes {

@@ -38,6 +38,7 @@ mod listener;
 mod options;
 mod patience;
 mod plane;
+mod rate;
 mod stream;
 mod target;
 mod tls;

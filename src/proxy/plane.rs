@@ -67,7 +67,8 @@ impl DataPlane {
         recorder: impl Fn(usize) -> Rc<Recorder> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync> = Arc::new(recorder);
-        let start = |index| worker::start(index, readers.clone(), Arc::clone(&recorder));
+        let rates = Arc::default();
+        let start = |index| worker::start(index, readers.clone(), Arc::clone(&recorder), Arc::clone(&rates));
         let started = (0..workers).map(start).collect::<io::Result<Vec<_>>>()?;
         let (workers, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
         Ok(Self { workers, threads: threads.into(), installed: Mutex::default() })

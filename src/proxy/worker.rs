@@ -29,6 +29,7 @@ use super::{
     clock::{Clock, TICK},
     connection::{self, Socket},
     listener::{Admitted, Crowd, Entry, Listening},
+    rate::{RateLimits, Rates},
     upstream::Upstream,
 };
 use crate::{
@@ -47,6 +48,8 @@ pub(super) struct Worker {
     pub(super) reader: Reader,
     pub(super) recorder: Rc<Recorder>,
     pub(super) upstream: Upstream,
+    pub(super) rate_limits: RateLimits,
+    rates: Arc<Rates>,
     clients: RefCell<Slab<Rc<Client>>>,
 }
 
@@ -87,6 +90,7 @@ pub(super) fn start(
     index: usize,
     readers: Readers,
     recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync>,
+    rates: Arc<Rates>,
 ) -> io::Result<(Running, thread::JoinHandle<()>)> {
     let (orders, received) = mpsc::unbounded_channel();
     let (started, outcome) = std_mpsc::channel();
@@ -96,7 +100,7 @@ pub(super) fn start(
             Ok(runtime) => {
                 drop(started.send(Ok(())));
                 runtime.block_on(async {
-                    let worker = Worker::new(readers.reader(index), recorder(index));
+                    let worker = Worker::new(readers.reader(index), recorder(index), rates);
                     worker.run(received).await;
                 });
             }
@@ -109,10 +113,11 @@ pub(super) fn start(
 }
 
 impl Worker {
-    fn new(reader: Reader, recorder: Rc<Recorder>) -> Rc<Self> {
+    fn new(reader: Reader, recorder: Rc<Recorder>, rates: Arc<Rates>) -> Rc<Self> {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock);
-        Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default() })
+        let rate_limits = RateLimits::new(&rates);
+        Rc::new(Self { clock, reader, recorder, upstream, rate_limits, rates, clients: RefCell::default() })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -171,6 +176,9 @@ impl Worker {
             }
             if count.is_multiple_of(SWEEP) {
                 self.upstream.sweep();
+                if self.reader.worker() == 0 {
+                    self.rates.sweep();
+                }
             }
         }
     }

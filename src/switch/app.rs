@@ -11,6 +11,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    capacity::Capacity,
     control::{AppBoard, Draining},
     desired::{EndpointSpec, Matching},
     name::{Revision, Role},
@@ -28,6 +29,7 @@ pub(super) struct App {
     /// What the last publication led to, and as what.
     routed: Vec<(Role, Arc<Pool>)>,
     draining: Vec<Draining>,
+    capacity: Option<Arc<Capacity>>,
 }
 
 impl App {
@@ -39,6 +41,7 @@ impl App {
             pools: BTreeMap::new(),
             routed: Vec::new(),
             draining: Vec::new(),
+            capacity: None,
         }
     }
 
@@ -53,6 +56,7 @@ impl App {
     /// Makes the pools of a state it was made with.
     pub(super) fn begin(&mut self, workers: usize) -> Option<Happening> {
         self.sync_pools(workers);
+        self.sync_capacity();
         Some(Happening::Added)
     }
 
@@ -61,6 +65,7 @@ impl App {
         let before = (self.rollout.phase(), self.rollout.message());
         self.rollout = next;
         self.sync_pools(workers);
+        self.sync_capacity();
         let after = (self.rollout.phase(), self.rollout.message());
         (before != after).then_some(Happening::Changed { phase: after.0, message: after.1 })
     }
@@ -88,6 +93,22 @@ impl App {
             self.pools.insert(revision.clone(), pool);
         }
         self.begin_tenures(workers);
+    }
+
+    /// The places are the same ones as long as there is a limit, so that who has one is counted whatever changes.
+    fn sync_capacity(&mut self) {
+        let most = self.rollout.policy().limits.in_flight.map(|limit| limit.most as usize);
+        self.capacity = match (self.capacity.take(), most) {
+            (Some(capacity), Some(most)) => {
+                capacity.resize(most);
+                Some(capacity)
+            }
+            (None, Some(most)) => Some(Capacity::new(most)),
+            (capacity, None) => {
+                capacity.iter().for_each(|capacity| capacity.abolish());
+                None
+            }
+        };
     }
 
     /// Drops endpoints that were replaced, once one of those that replace them is healthy. Whether there were any.
@@ -129,6 +150,7 @@ impl App {
             active: pool(self.rollout.active()),
             preview: self.rollout.preview().and_then(|(revision, _)| pool(revision)),
             policy: Arc::clone(self.rollout.policy()),
+            capacity: self.capacity.clone(),
             preview_allow: self.matching.preview_allow.clone().into(),
         }
     }
@@ -157,6 +179,8 @@ impl App {
 
     /// The app is gone from routing altogether.
     pub(super) fn retire_all(self) -> Vec<Arc<Tenure>> {
+        // Whoever waits for a place learns that there is no app.
+        self.capacity.iter().for_each(|capacity| capacity.abolish());
         let retire = |(_, pool): (Role, Arc<Pool>)| {
             pool.tenure.retire();
             Arc::clone(&pool.tenure)
@@ -197,6 +221,7 @@ impl App {
             rollout: Arc::new(self.rollout.clone()),
             policy: Arc::clone(self.rollout.policy()),
             pools: self.pools.clone(),
+            capacity: self.capacity.clone(),
             draining: self.draining.clone(),
             history,
             source: SourceStatus {

@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
+    capacity::Capacity,
     desired::{Desired, EndpointSpec},
     name::{AppName, Revision},
     policy::Policy,
@@ -278,6 +279,8 @@ pub struct AppBoard {
     pub policy: Arc<Policy>,
     /// The live pool of each known revision.
     pub pools: BTreeMap<Revision, Arc<Pool>>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
     /// Retired tenures that are not empty.
     pub draining: Vec<Draining>,
     /// Past actions, newest last.

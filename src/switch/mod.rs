@@ -21,10 +21,12 @@ mod app;
 mod archive;
 mod balance;
 mod barrier;
+mod capacity;
 mod control;
 mod desired;
 mod drain;
 mod journal;
+mod limits;
 mod memory;
 mod name;
 mod policy;
@@ -39,9 +41,11 @@ mod waiting;
 
 pub use self::{
     admission::InFlight,
+    capacity::{Capacity, Slot},
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     journal::{Journal, JournalError},
+    limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     policy::{AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Streams, Traffic},
     pool::{Endpoint, Pool, Stage, Tenure},

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::limits::{ErrorPages, Limits};
+
 /// Everything one app's owner can set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
@@ -18,6 +20,10 @@ pub struct Policy {
     pub balance: Balance,
     /// Timeouts, limits and retries of a request.
     pub traffic: Traffic,
+    /// How much is let in.
+    pub limits: Limits,
+    /// Answers of the owner's own in place of ours.
+    pub errors: ErrorPages,
 }
 
 /// The gates before a promotion.
@@ -81,13 +87,16 @@ impl Default for KeepPrevious {
 pub struct Drain {
     /// How long ordinary requests may go on before they are cut.
     pub timeout: Duration,
-    /// What long-lived streams (tunnels) do.
+    /// What long-lived streams do: tunnels, and answers that are event streams.
     pub streams: Streams,
+    /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
+    /// back at once; one or more.
+    pub close_rate: u32,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), streams: Streams::Drain }
+        Self { timeout: Duration::from_secs(30), streams: Streams::Drain, close_rate: 100 }
     }
 }
 
@@ -96,10 +105,10 @@ impl Default for Drain {
 pub enum Streams {
     /// Stay until one side ends them.
     Keep,
-    /// Stay until the drain deadline.
+    /// Stay until the drain deadline; from then on they are closed at the close rate.
     #[default]
     Drain,
-    /// End at once, so that the client comes back on the new pool.
+    /// End at once, at the close rate, so that the client comes back on the new pool.
     Cut,
 }
 
@@ -153,6 +162,8 @@ pub struct Traffic {
     pub attempts: u32,
     /// How long one try may take to the response's head while another is still allowed.
     pub per_try: Duration,
+    /// How many retries the app's requests of the last while may cause, in percent of them.
+    pub retry_budget: u32,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,
 }
@@ -167,6 +178,7 @@ impl Default for Traffic {
             body_size: None,
             attempts: 2,
             per_try: Duration::from_secs(10),
+            retry_budget: 20,
             expose_revision: false,
         }
     }
