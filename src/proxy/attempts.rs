@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::{
     error::ProxyError,
     h1::{FailureKind, Outgoing},
+    headers,
     patience::{Impatience, Patience},
     upload::UploadBody,
     upstream::{Exchange, Upstream},
@@ -86,7 +87,12 @@ impl Attempts {
         let mut exchange = Box::new(connection.exchange(request));
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
-            Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
+            Ok(Ok((status, headers))) => {
+                if headers::is_event_stream(&headers) {
+                    patience.with_stream(ticket);
+                }
+                return Ok((exchange, status, headers));
+            }
             Ok(Err(kind)) => (kind, None),
             Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
         };

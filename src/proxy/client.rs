@@ -247,7 +247,7 @@ impl Client {
             self.wake();
         }
         // hyper asks a body for nothing while its client takes nothing, so an answer that was cut cannot end by itself then.
-        let is_cut = || self.downloading.get().is_some_and(|timer| self.clock().is_cut(timer));
+        let is_cut = || self.downloading.get().is_some_and(|timer| self.clock().is_over(timer));
         if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body || is_cut()) {
             self.abort();
         }

@@ -108,7 +108,7 @@ async fn sniff(client: &Rc<Client>, stream: &Rc<RefCell<Stream>>, timer: &Timer)
         match timer.guard(more).await {
             Ok(Ok(octets)) if octets > 0 => {}
             // A preface that does not get on is nothing anybody could be answered to.
-            Ok(_) | Err(Alarm::Due | Alarm::Cut) => return None,
+            Ok(_) | Err(Alarm::Due | Alarm::Cut | Alarm::Retired) => return None,
         }
         if read.len() >= H2_PREFACE.len() || !H2_PREFACE.starts_with(&read) {
             return Some(read);

@@ -274,7 +274,7 @@ impl ProxyError {
         match whose {
             Impatience::Client => Self::RequestTimeout,
             Impatience::Upstream | Impatience::Whole => Self::HttpResponseTimeout,
-            Impatience::Cut => Self::Drained,
+            Impatience::Cut | Impatience::Retired => Self::Drained,
         }
     }
 

@@ -205,7 +205,9 @@ fn switch(reply: Reply, mut log: RequestLog, serving: Serving) -> Response<Track
     log.answered(reply.status);
     let client = Rc::clone(serving.client());
     let (upstream, early) = reply.exchange.into_tunnel();
-    client.tunnel.replace(Some(tunnel::Opening { upstream, early, ticket: reply.ticket, log, serving }));
+    let is_websocket = headers::is_websocket(&reply.headers);
+    let ticket = reply.ticket;
+    client.tunnel.replace(Some(tunnel::Opening { upstream, early, is_websocket, ticket, log, serving }));
     respond(reply.status, reply.headers, TrackedBody::nothing())
 }
 

@@ -137,6 +137,19 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether it is WebSocket that a 101 switches to (RFC 6455 §4.2.2).
+pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Whether an answer is a stream of events, which may never end (HTML, server-sent events).
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    let value = headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let (essence, rest) = value.split_at(EVENT_STREAM.len().min(value.len()));
+    essence.eq_ignore_ascii_case(EVENT_STREAM) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
+}
+
 /// The members of a list. Not as text: one that is none must not hide the others.
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())

@@ -45,6 +45,7 @@ mod tls;
 mod tunnel;
 mod upload;
 mod upstream;
+mod websocket;
 mod worker;
 
 pub use self::{

@@ -1,94 +1,143 @@
 //! What follows a 101: octets both ways, until one side ends it. Each direction is closed on its own, so a half-close is
 //! passed on. The ticket is held all the while: a tunnel keeps its pool from being drained, unless its app's policy says
 //! otherwise.
+//!
+//! When it is we who end a WebSocket, both sides are told by a close frame, put between two frames of the conversation, and
+//! have a moment to answer: a client then knows that it may come back at once.
 
 use std::{
     cell::Cell,
-    future::pending,
+    future::{pending, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes},
     net::TcpStream,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use super::{
     client::Serving,
     clock::{Alarm, Clock, TICK},
-    stream::Stream,
+    websocket::{self, CloseCode, Frames},
 };
 use crate::{
-    switch::{Stage, Streams, Ticket},
+    switch::Ticket,
     telemetry::request_log::{Outcome, RequestLog},
 };
 
 /// The buffer of each direction, in octets.
 const BUFFER: usize = 16 * 1024;
+/// How long frames that have begun may take to end; after that, theirs is a conversation that ends without a word.
+const LAST_FRAMES: Duration = Duration::from_millis(500);
+/// How long both sides have to answer a close frame.
+const GOODBYES: Duration = Duration::from_secs(1);
+/// How long a tunnel that is to end may take for it, at most.
+pub(super) const CLOSING: Duration = LAST_FRAMES.saturating_add(GOODBYES);
 
 /// A tunnel that begins when its 101 has been written.
 pub(super) struct Opening {
     pub(super) upstream: TcpStream,
     /// What the upstream sent right behind its 101.
     pub(super) early: Bytes,
+    /// Whether WebSocket is what they speak from here on.
+    pub(super) is_websocket: bool,
     pub(super) ticket: Ticket,
     pub(super) log: RequestLog,
     pub(super) serving: Serving,
 }
 
 /// Runs a tunnel to its end. `early` is what the client sent right behind its request.
-pub(super) async fn run(opening: Opening, stream: Stream, early: Bytes) {
-    let Opening { upstream, early: from_upstream, ticket, mut log, serving } = opening;
+pub(super) async fn run(opening: Opening, stream: impl AsyncRead + AsyncWrite + Unpin, early: Bytes) {
+    let Opening { upstream, early: from_upstream, is_websocket, ticket, mut log, serving } = opening;
     let clock = serving.client().clock();
-    let moved = Rc::new(Cell::new(clock.now()));
-    let mut client = Side::new(stream, early, &moved, clock);
-    let mut upstream = Side::new(upstream, from_upstream, &moved, clock);
-    let (outcome, reason) = tokio::select! {
-        ended = copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER) => match ended {
-            Ok(_) => (Outcome::Answered, ""),
-            Err(_) if client.failed => (Outcome::ClientGone, ""),
-            Err(_) => (Outcome::UpstreamFailedAfter, "reset"),
-        },
-        alarm = overstay(&ticket, clock, &moved) => match alarm {
-            Alarm::Due => (Outcome::Answered, "idle"),
-            Alarm::Cut => (Outcome::UpstreamFailedAfter, "drained"),
-        },
-        () = retired(&ticket) => (Outcome::Answered, "retired"),
+    let watch = Rc::new(Watch {
+        clock: Rc::clone(clock),
+        is_websocket,
+        moved: Cell::new(clock.now()),
+        halting: Cell::new(false),
+        mid_frame: Cell::new(0),
+    });
+    let mut client = Side::new(stream, early, &watch);
+    let mut upstream = Side::new(upstream, from_upstream, &watch);
+    let ended = {
+        let mut copying = pin!(copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER));
+        let ended = tokio::select! {
+            ended = &mut copying => Ok(ended),
+            alarm = overstay(&ticket, &watch) => Err(alarm),
+        };
+        if ended.is_err() && is_websocket {
+            timeout(LAST_FRAMES, halt(copying, &watch)).await.ok();
+        }
+        ended
+    };
+    let (outcome, reason) = match ended {
+        Ok(Ok(_)) => (Outcome::Answered, ""),
+        Ok(Err(_)) if client.failed => (Outcome::ClientGone, ""),
+        Ok(Err(_)) => (Outcome::UpstreamFailedAfter, "reset"),
+        Err(Alarm::Due) => (Outcome::Answered, "idle"),
+        Err(Alarm::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+        Err(Alarm::Retired) => (Outcome::Answered, "retired"),
     };
     log.received(client.read);
     log.sent(upstream.read);
     log.ended(outcome, reason);
+    if ended.is_err() && is_websocket {
+        let code = if serving.client().is_closing() { CloseCode::GoingAway } else { CloseCode::ServiceRestart };
+        let mask = Some(fastrand::u32(..).to_ne_bytes());
+        let goodbyes = async {
+            tokio::join!(
+                client.part(websocket::close(code, None)),
+                upstream.part(websocket::close(CloseCode::GoingAway, mask))
+            )
+        };
+        // Who does not answer, or cannot, is left as any other tunnel is.
+        timeout(GOODBYES, goodbyes).await.ok();
+    }
 }
 
-/// Until it has been silent for too long, or its tenure is cut, where the policy minds.
-async fn overstay(ticket: &Ticket, clock: &Rc<Clock>, moved: &Cell<Instant>) -> Alarm {
+/// Until it has been silent for too long, or its time is over by its app's policy.
+async fn overstay(ticket: &Ticket, watch: &Watch) -> Alarm {
     let idle = ticket.policy().traffic.upgrade_idle + TICK;
-    let timer = clock.timer();
-    if ticket.policy().drain.streams != Streams::Keep {
-        timer.follow(ticket.tenure());
-    }
+    let timer = watch.clock.timer();
+    timer.follow(ticket.tenure());
+    timer.is_for_stream(ticket.tenure(), ticket.policy().drain);
     loop {
-        timer.set(moved.get().checked_add(idle));
+        timer.set(watch.moved.get().checked_add(idle));
         let Err(alarm) = timer.guard(pending::<()>()).await else { continue };
-        if alarm == Alarm::Cut || moved.get() + idle <= clock.now() {
+        if alarm != Alarm::Due || watch.moved.get() + idle <= watch.clock.now() {
             return alarm;
         }
     }
 }
 
-/// Until its pool is out of routing, where the policy has it end then, so that the client comes back on the new one.
-async fn retired(ticket: &Ticket) {
-    if ticket.policy().drain.streams == Streams::Cut
-        && ticket.tenure().stage().wait_for(|stage| *stage >= Stage::Retired).await.is_ok()
-    {
-        return;
-    }
-    pending::<()>().await;
+/// Goes on until the frames that have begun have ended, both ways, and takes up no others.
+async fn halt(mut copying: Pin<&mut impl Future>, watch: &Watch) {
+    watch.halting.set(true);
+    poll_fn(|cx| match copying.as_mut().poll(cx) {
+        Poll::Pending if watch.mid_frame.get() > 0 => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
+    watch.halting.set(false);
+}
+
+/// What both ends of a tunnel are watched with.
+struct Watch {
+    clock: Rc<Clock>,
+    is_websocket: bool,
+    /// When an octet last moved.
+    moved: Cell<Instant>,
+    /// No other frame is to be begun.
+    halting: Cell<bool>,
+    /// To how many of the two sides a frame has begun to be written and has not ended.
+    mid_frame: Cell<u8>,
 }
 
 /// One end of a tunnel: what came early is read first, and every octet is taken note of.
@@ -97,22 +146,52 @@ struct Side<IO> {
     early: Bytes,
     read: u64,
     failed: bool,
-    moved: Rc<Cell<Instant>>,
-    clock: Rc<Clock>,
+    /// What this side has said, and what it has heard, if it is WebSocket.
+    said: Frames,
+    heard: Frames,
+    watch: Rc<Watch>,
 }
 
 impl<IO> Side<IO> {
-    fn new(io: IO, early: Bytes, moved: &Rc<Cell<Instant>>, clock: &Rc<Clock>) -> Self {
-        Self { io, early, read: 0, failed: false, moved: Rc::clone(moved), clock: Rc::clone(clock) }
+    fn new(io: IO, early: Bytes, watch: &Rc<Watch>) -> Self {
+        let (said, heard) = <_>::default();
+        Self { io, early, read: 0, failed: false, said, heard, watch: Rc::clone(watch) }
     }
 
     fn note<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &polled {
-            Poll::Ready(Ok(_)) => self.moved.set(self.clock.now()),
+            Poll::Ready(Ok(_)) => self.watch.moved.set(self.watch.clock.now()),
             Poll::Ready(Err(_)) => self.failed = true,
             Poll::Pending => {}
         }
         polled
+    }
+
+    fn hear(&mut self, octets: &[u8]) {
+        let before = self.heard.is_between();
+        self.heard.pass(octets);
+        let mid_frame = &self.watch.mid_frame;
+        match (before, self.heard.is_between()) {
+            (true, false) => mid_frame.set(mid_frame.get() + 1),
+            (false, true) => mid_frame.set(mid_frame.get() - 1),
+            _ => {}
+        }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Side<IO> {
+    /// Says that the conversation is over, where that can be said, and listens until this side has said so too.
+    async fn part(&mut self, farewell: Vec<u8>) -> io::Result<()> {
+        if !self.heard.is_between() {
+            return Ok(());
+        }
+        if !self.heard.have_closed() {
+            self.write_all(&farewell).await?;
+            self.flush().await?;
+        }
+        let mut ignored = [0; 1024];
+        while !self.said.have_closed() && self.read(&mut ignored).await? > 0 {}
+        self.shutdown().await
     }
 }
 
@@ -129,14 +208,29 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Side<IO> {
             Poll::Ready(Ok(()))
         };
         this.read += (buf.filled().len() - before) as u64;
+        if this.watch.is_websocket {
+            this.said.pass(&buf.filled()[before..]);
+        }
         this.note(polled)
     }
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Side<IO> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.watch.halting.get() {
+            buf = &buf[..this.heard.rest_of_frame(buf)];
+            if buf.is_empty() {
+                // Whoever halts us sees that we have, and does not wait for us.
+                return Poll::Pending;
+            }
+        }
         let polled = Pin::new(&mut this.io).poll_write(cx, buf);
+        if this.watch.is_websocket
+            && let Poll::Ready(Ok(written)) = polled
+        {
+            this.hear(&buf[..written]);
+        }
         this.note(polled)
     }
 

@@ -30,6 +30,7 @@ use super::{
     connection::{self, Socket},
     listener::{Admitted, Crowd, Entry, Listening},
     rate::{RateLimits, Rates},
+    tunnel,
     upstream::Upstream,
 };
 use crate::{
@@ -187,6 +188,7 @@ impl Worker {
     async fn drain(&self, within: Duration) -> usize {
         let deadline = Instant::now() + within;
         let mut looks = interval(TICK / 4);
+        self.clock.begin_to_end();
         loop {
             // Also those that came in with the last accepts.
             self.clients.borrow().iter().for_each(|(_, client)| client.close());
@@ -200,6 +202,12 @@ impl Worker {
         }
         let cut = self.clients.borrow().iter().map(|(_, client)| client.in_flight() as usize).sum();
         self.recorder.cuts_what_is_left();
+        // Who can still be told so is told.
+        self.clock.cut_all();
+        let last_words = Instant::now() + tunnel::CLOSING;
+        while !self.clients.borrow().is_empty() && Instant::now() < last_words {
+            looks.tick().await;
+        }
         self.clients.borrow().iter().for_each(|(_, client)| client.abort());
         // Aborted tasks are dropped when the runtime comes round to them.
         while !self.clients.borrow().is_empty() {

@@ -69,7 +69,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
         ],
     ),
     ("    limits: { rate: { per: 1s } }", &["6:23: `requests` is missing"]),
-    ("    limits: { rate: [1] }", &["6:21: a rate: 100/s, or { requests: 100, per: 1s }"]),
+    ("    limits: { rate: [1] }", &["6:15: a rate: 100/s, or { requests: 100, per: 1s } is expected here"]),
     // What is not in force.
     ("    guard: { window: 30s }", &["6:12: `guard` is not enforced by this version; remove it"]),
     (
