@@ -145,7 +145,8 @@ impl Attempts {
         if self.made >= traffic.attempts {
             return (error, None);
         }
-        if again.is_some() {
+        // What was never sent is no more work for the upstreams than it was before, however often it is tried.
+        if sent && again.is_some() {
             if !log.recent().is_none_or(|recent| has_budget(&recent, traffic.retry_budget)) {
                 log.retry_denied();
                 return (error, None);

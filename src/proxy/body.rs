@@ -67,7 +67,11 @@ pub(super) enum BodyError {
 impl TrackedBody {
     /// A short text of ours. The log has been told how the request ended.
     pub(super) fn text(text: Bytes, record: Record) -> Self {
-        Self { source: Source::Text(Some(text)), record: Some(record), conceals_end: false }
+        Self {
+            source: Source::Text(Some(text).filter(|text| !text.is_empty())),
+            record: Some(record),
+            conceals_end: false,
+        }
     }
 
     /// An answer of an upstream. `conceals_end` is for an HTTP/1 answer that has a length and no body.

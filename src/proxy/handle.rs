@@ -73,7 +73,7 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
             let body = TrackedBody::upstream(download, keeps_length, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, policy.as_deref(), version, Record { log, serving }),
+        Err(error) => refuse(error, policy.as_deref(), &parts, Record { log, serving }),
     };
     client.decline_upgrade();
     let has_length =
@@ -219,11 +219,16 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
 }
 
 /// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
-fn refuse(error: ProxyError, policy: Option<&Policy>, version: Version, mut record: Record) -> Response<TrackedBody> {
-    let closes = error.closes() && version != Version::HTTP_2;
+fn refuse(error: ProxyError, policy: Option<&Policy>, asked: &Parts, mut record: Record) -> Response<TrackedBody> {
+    let is_h2 = asked.version == Version::HTTP_2;
+    let closes = error.closes() && !is_h2;
     record.log.ended(error.outcome(), error.label());
-    let (parts, text) = error.into_parts(policy);
+    let (parts, mut text) = error.into_parts(policy);
     record.log.answered(parts.status);
+    if is_h2 && asked.method == Method::HEAD {
+        // On HTTP/1 hyper knows by itself that nothing follows.
+        text.clear();
+    }
     let mut response = Response::from_parts(parts, TrackedBody::text(text, record));
     if closes {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

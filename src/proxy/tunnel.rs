@@ -73,7 +73,9 @@ pub(super) async fn run(opening: Opening, stream: impl AsyncRead + AsyncWrite + 
             alarm = overstay(&ticket, &watch) => Err(alarm),
         };
         if ended.is_err() && is_websocket {
-            timeout(LAST_FRAMES, halt(copying, &watch)).await.ok();
+            watch.halting.set(true);
+            timeout(LAST_FRAMES, halted(copying, &watch)).await.ok();
+            watch.halting.set(false);
         }
         ended
     };
@@ -88,8 +90,11 @@ pub(super) async fn run(opening: Opening, stream: impl AsyncRead + AsyncWrite + 
     log.received(client.read);
     log.sent(upstream.read);
     log.ended(outcome, reason);
-    if ended.is_err() && is_websocket {
-        let code = if serving.client().is_closing() { CloseCode::GoingAway } else { CloseCode::ServiceRestart };
+    if let Err(alarm) = ended
+        && is_websocket
+    {
+        let comes_back = alarm != Alarm::Due && !serving.client().is_closing();
+        let code = if comes_back { CloseCode::ServiceRestart } else { CloseCode::GoingAway };
         let mask = Some(fastrand::u32(..).to_ne_bytes());
         let goodbyes = async {
             tokio::join!(
@@ -117,15 +122,13 @@ async fn overstay(ticket: &Ticket, watch: &Watch) -> Alarm {
     }
 }
 
-/// Goes on until the frames that have begun have ended, both ways, and takes up no others.
-async fn halt(mut copying: Pin<&mut impl Future>, watch: &Watch) {
-    watch.halting.set(true);
+/// Until the frames that have begun have ended, both ways, while no others are taken up.
+async fn halted(mut copying: Pin<&mut impl Future>, watch: &Watch) {
     poll_fn(|cx| match copying.as_mut().poll(cx) {
         Poll::Pending if watch.mid_frame.get() > 0 => Poll::Pending,
         _ => Poll::Ready(()),
     })
     .await;
-    watch.halting.set(false);
 }
 
 /// What both ends of a tunnel are watched with.
@@ -240,5 +243,38 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Side<IO> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_who_halts_ends_the_frame_it_is_in_and_begins_no_other() {
+        let clock = Clock::new();
+        let now = clock.now();
+        let (halting, mid_frame) = (Cell::new(false), Cell::new(0));
+        let watch = Rc::new(Watch { clock, is_websocket: true, moved: Cell::new(now), halting, mid_frame });
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut side = Side::new(ours, Bytes::new(), &watch);
+        side.write_all(b"\x82\x05ab").await.unwrap();
+        assert_eq!(watch.mid_frame.get(), 1);
+        watch.halting.set(true);
+        let more = side.write(b"cde\x82\x05next one").await.unwrap();
+        assert_eq!((more, watch.mid_frame.get()), (3, 0));
+        let none = poll_fn(|cx| Poll::Ready(Pin::new(&mut side).poll_write(cx, b"\x82\x05"))).await;
+        assert!(none.is_pending());
+        watch.halting.set(false);
+        let parting = async {
+            let mut heard = [0; 11];
+            theirs.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"\x82\x05abcde\x88\x02\x03\xE9");
+            // What was under way is read over, up to the answer.
+            theirs.write_all(b"\x81\x83\0\0\0\0bye\x88\x80\0\0\0\0").await.unwrap();
+            theirs.read_to_end(&mut Vec::new()).await.unwrap()
+        };
+        let (parted, after) = tokio::join!(side.part(websocket::close(CloseCode::GoingAway, None)), parting);
+        assert_eq!((parted.unwrap(), after), ((), 0));
     }
 }

@@ -162,7 +162,8 @@ pub struct Traffic {
     pub attempts: u32,
     /// How long one try may take to the response's head while another is still allowed.
     pub per_try: Duration,
-    /// How many retries the app's requests of the last while may cause, in percent of them.
+    /// How many retries of what an upstream may have begun to work on the app's requests of the last while may cause, in
+    /// percent of them. What was never sent counts for nothing.
     pub retry_budget: u32,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,

@@ -1,7 +1,7 @@
 //! More than is let in: a bounded number in flight, a bounded queue before it, a rate for each client; and what those are
 //! told who are over it.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use futures_util::future::join_all;
 use http::StatusCode;

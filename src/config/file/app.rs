@@ -220,7 +220,7 @@ pub(in crate::config) struct Retries {
     /// How long one try may take to the response's head while another is still allowed.
     pub(in crate::config) per_try: Given<Text<Time<1>>>,
     /// How many retries the requests of the last ten seconds may cause, as a share of them; a few a second are always
-    /// granted.
+    /// granted, and what was never sent (a refused connection) counts for nothing.
     pub(in crate::config) budget: Given<Text<Share>>,
 }
 
