@@ -177,6 +177,7 @@ fn every_key_reaches_its_place() {
     limits: { body_size: 10MiB, in_flight: 100, queue: 50, queue_timeout: 3s,
               rate: { requests: 100, per: 1m, burst: 7, by: header:X-Api-Key } }
     retries: { attempts: 1, per_try: 3s, budget: 5% }
+    upstream: { protocol: h2 }
     drain: { timeout: 0s, streams: cut, close_rate: 50 }
     errors: { "503": { file: sorry.html }, "429": { file: /pages/429.json, content_type: application/json } }
     expose_revision: true"#,
@@ -201,7 +202,7 @@ fn every_key_reaches_its_place() {
         "drain: Drain { timeout: 0ns, streams: Cut, close_rate: 50 }",
         r#"path: Some("/healthz?deep"), interval: 5s, timeout: 250ms, rise: 4, fall: 5"#,
         "connect: 3s, response: 60s, upgrade_idle: 7200s, request: Some(300s), body_size: Some(10485760)",
-        "attempts: 1, per_try: 3s, retry_budget: 5, expose_revision: true",
+        "attempts: 1, per_try: 3s, retry_budget: 5, expose_revision: true, protocol: H2",
         "InFlightLimit { most: 100, queue: 50, queue_timeout: 3s }",
         r#"Rate { requests: 100, per: 60s, burst: 7, by: Header("x-api-key") }"#,
         "503: ErrorPage(/etc/tealgate/sorry.html as text/html; charset=utf-8, 0 octets)",

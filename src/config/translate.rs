@@ -14,7 +14,7 @@ use serde_saphyr::Location;
 
 use super::{
     Config,
-    address::SocketPath,
+    address::{EndpointAddress, SocketPath},
     claims::Claims,
     error::{Wrong, quoted},
     file::{self, File},
@@ -30,8 +30,8 @@ use crate::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
     switch::{
-        AppName, Desired, EndpointSpec, ErrorPage, ErrorPages, InFlightLimit, Limits, Matching, Policy, Rate, RateBy,
-        Revision, Wanted,
+        Address, AppName, Desired, EndpointSpec, ErrorPage, ErrorPages, InFlightLimit, Limits, Matching, Policy, Rate,
+        RateBy, Revision, Wanted,
     },
     telemetry,
 };
@@ -236,6 +236,7 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
         policy.limits = self.limits(&app.limits);
         policy.errors = self.error_pages(&app.errors);
+        self.set(&mut policy.traffic.protocol, &app.upstream.protocol);
         policy
     }
 
@@ -337,12 +338,20 @@ impl Pass<'_> {
         let mut specs = Vec::new();
         let mut seen = HashMap::new();
         for endpoint in &endpoints.value {
-            let Some(address) = self.read(&endpoint.address) else { continue };
             let place = endpoint.address.place;
-            if address.port() == 0 {
-                self.wrong(place, Wrong::new(format!("{} has no port to connect to", quoted(&address.to_string()))));
-            }
-            if let Some(first) = seen.insert(address, place) {
+            let address = match self.read(&endpoint.address) {
+                None => continue,
+                Some(EndpointAddress::Elsewhere(address)) => address,
+                // Kept in the journal, where it must mean the same whatever the working directory.
+                Some(EndpointAddress::Socket(path)) => match std::path::absolute(self.path(&path)) {
+                    Ok(path) => Address::Unix(path.into()).into(),
+                    Err(error) => {
+                        self.wrong(place, Wrong::new(format!("{} cannot be found: {error}", path.display())));
+                        continue;
+                    }
+                },
+            };
+            if let Some(first) = seen.insert(address.clone(), place) {
                 let wrong = Wrong::new(format!("{address} is given twice in this revision"));
                 self.wrong(
                     place,

@@ -108,11 +108,6 @@ impl Clock {
         }
     }
 
-    /// Whether the time of what a timer is for is over, whatever its deadline.
-    pub(super) fn is_over(&self, timer: TimerKey) -> bool {
-        self.slots.borrow().get(timer.0).is_some_and(|slot| slot.over.is_some())
-    }
-
     /// The worker is about to end: streams that leave when their pool is retired leave now.
     pub(super) fn begin_to_end(&self) {
         self.ending.set(true);

@@ -1,6 +1,6 @@
-//! What follows a 101: octets both ways, until one side ends it. Each direction is closed on its own, so a half-close is
-//! passed on. The ticket is held all the while: a tunnel keeps its pool from being drained, unless its app's policy says
-//! otherwise.
+//! What follows a 101, or an extended CONNECT (RFC 8441) that was taken: octets both ways, until one side ends it. Each
+//! direction is closed on its own, so a half-close is passed on. The ticket is held all the while: a tunnel keeps its pool
+//! from being drained, unless its app's policy says otherwise.
 //!
 //! When it is we who end a WebSocket, both sides are told by a close frame, put between two frames of the conversation, and
 //! have a moment to answer: a client then knows that it may come back at once.
@@ -18,14 +18,14 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes},
-    net::TcpStream,
     time::{Instant, timeout},
 };
 
 use super::{
     client::Serving,
     clock::{Alarm, Clock, TICK},
-    websocket::{self, CloseCode, Frames},
+    exchange::Wire,
+    frames::{self, CloseCode, Frames},
 };
 use crate::{
     switch::Ticket,
@@ -41,10 +41,10 @@ const GOODBYES: Duration = Duration::from_secs(1);
 /// How long a tunnel that is to end may take for it, at most.
 pub(super) const CLOSING: Duration = LAST_FRAMES.saturating_add(GOODBYES);
 
-/// A tunnel that begins when its 101 has been written.
+/// A tunnel that begins when the client has been told so.
 pub(super) struct Opening {
-    pub(super) upstream: TcpStream,
-    /// What the upstream sent right behind its 101.
+    pub(super) upstream: Wire,
+    /// What the upstream sent right behind its answer.
     pub(super) early: Bytes,
     /// Whether WebSocket is what they speak from here on.
     pub(super) is_websocket: bool,
@@ -98,8 +98,8 @@ pub(super) async fn run(opening: Opening, stream: impl AsyncRead + AsyncWrite + 
         let mask = Some(fastrand::u32(..).to_ne_bytes());
         let goodbyes = async {
             tokio::join!(
-                client.part(websocket::close(code, None)),
-                upstream.part(websocket::close(CloseCode::GoingAway, mask))
+                client.part(frames::close(code, None)),
+                upstream.part(frames::close(CloseCode::GoingAway, mask))
             )
         };
         // Who does not answer, or cannot, is left as any other tunnel is.
@@ -274,7 +274,7 @@ mod tests {
             theirs.write_all(b"\x81\x83\0\0\0\0bye\x88\x80\0\0\0\0").await.unwrap();
             theirs.read_to_end(&mut Vec::new()).await.unwrap()
         };
-        let (parted, after) = tokio::join!(side.part(websocket::close(CloseCode::GoingAway, None)), parting);
+        let (parted, after) = tokio::join!(side.part(frames::close(CloseCode::GoingAway, None)), parting);
         assert_eq!((parted.unwrap(), after), ((), 0));
     }
 }

@@ -1,199 +1,158 @@
-//! As much of the WebSocket protocol (RFC 6455) as it takes to end a conversation decently from in between: where one frame
-//! ends and the next begins, and the frame that closes. Payloads are passed over unseen, so a long message costs what a
-//! short one does.
+//! Asking for a WebSocket, in the words of either version: by Upgrade on HTTP/1.1 (RFC 6455 §4), by extended CONNECT on
+//! HTTP/2 (RFC 8441 §5). Where client and upstream speak different ones, the question and its answer are put into the
+//! other's words here; what is said over the socket is the same in both, and passes as it is.
 
-/// What a close frame says (RFC 6455 §7.4.1, and the IANA registry of close codes).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CloseCode {
-    /// This end goes away.
-    GoingAway = 1001,
-    /// The service is being restarted: the other side may come back.
-    ServiceRestart = 1012,
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::error::ProxyError;
+
+/// RFC 6455 §1.3.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// How a client asks for a WebSocket.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    /// By Upgrade, with this key.
+    Upgrade(HeaderValue),
+    /// By extended CONNECT. The key is ours, should the upstream speak HTTP/1.
+    Connect(HeaderValue),
 }
 
-/// The longest header: two octets, eight of length, four of mask.
-const LONGEST_HEADER: usize = 14;
-const CLOSE: u8 = 0x8;
+impl Ask {
+    /// Whether these fields, already made the upstream's, ask for one.
+    pub(super) fn by_upgrade(fields: &HeaderMap) -> Option<Self> {
+        let to = fields.get(header::UPGRADE)?;
+        let key = fields.get(header::SEC_WEBSOCKET_KEY)?;
+        to.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()).then(|| Self::Upgrade(key.clone()))
+    }
 
-/// How far a stream of frames has got, in one direction.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Frames {
-    header: [u8; LONGEST_HEADER],
-    /// Octets of a header that is not whole.
-    have: usize,
-    /// Octets of payload still to come.
-    payload: u64,
-    /// The frame whose payload is coming closes the conversation.
-    closing: bool,
-    closed: bool,
-}
+    /// That of a client that sent an extended CONNECT.
+    pub(super) fn by_connect() -> Self {
+        let key = BASE64_STANDARD.encode(fastrand::u128(..).to_le_bytes());
+        // Base64 is made of what a value may be made of.
+        Self::Connect(HeaderValue::from_str(&key).unwrap_or(WEBSOCKET))
+    }
 
-impl Frames {
-    /// Takes note of octets that went by.
-    pub(super) fn pass(&mut self, mut octets: &[u8]) {
-        while !octets.is_empty() {
-            octets = &octets[self.step(octets)..];
+    /// Puts the question into the words of HTTP/1.
+    pub(super) fn write_h1(&self, method: &mut Method, fields: &mut HeaderMap) {
+        let Self::Connect(key) = self else { return };
+        *method = Method::GET;
+        fields.insert(header::UPGRADE, WEBSOCKET);
+        fields.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::SEC_WEBSOCKET_KEY, key.clone());
+    }
+
+    /// Takes out of the fields what has no place in an extended CONNECT.
+    pub(super) fn write_h2(&self, fields: &mut HeaderMap) {
+        if let Self::Upgrade(_) = self {
+            fields.remove(header::SEC_WEBSOCKET_KEY);
         }
+        fields.remove(header::CONTENT_LENGTH);
     }
 
-    /// How many of these octets, which come next, belong to the frame that has begun: none between two frames.
-    pub(super) fn rest_of_frame(mut self, octets: &[u8]) -> usize {
-        let mut rest = 0;
-        while !self.is_between() && rest < octets.len() {
-            rest += self.step(&octets[rest..]);
-        }
-        rest
-    }
-
-    /// Whether a whole frame, or nothing yet, has gone by: here another may be put in.
-    pub(super) fn is_between(&self) -> bool {
-        self.have == 0 && self.payload == 0
-    }
-
-    /// Whether a whole close frame has gone by: nothing may follow it.
-    pub(super) fn have_closed(&self) -> bool {
-        self.closed
-    }
-
-    /// Takes octets up to the end of a header, of a payload, or of what there is, and says how many. Of no octets, none.
-    fn step(&mut self, octets: &[u8]) -> usize {
-        if self.payload > 0 {
-            let here = usize::try_from(self.payload).unwrap_or(usize::MAX).min(octets.len());
-            self.payload -= here as u64;
-            self.end_of_frame();
-            return here;
-        }
-        let here = self.lacking().min(octets.len());
-        self.header[self.have..][..here].copy_from_slice(&octets[..here]);
-        self.have += here;
-        if self.lacking() == 0 {
-            self.payload = self.length();
-            self.closing = self.header[0] & 0xF == CLOSE;
-            self.have = 0;
-            self.end_of_frame();
-        }
-        here
-    }
-
-    fn end_of_frame(&mut self) {
-        self.closed |= self.payload == 0 && self.closing;
-    }
-
-    /// How many octets of the header are known to be missing; more may turn out to be once these are here.
-    fn lacking(&self) -> usize {
-        if self.have < 2 {
-            return 2 - self.have;
-        }
-        let length = match self.header[1] & 0x7F {
-            126 => 2,
-            127 => 8,
-            _ => 0,
+    /// Puts the answer of an upstream, which speaks HTTP/2 or does not, into the client's words. Says the status the client
+    /// is told, and whether a tunnel follows.
+    pub(super) fn settle(
+        &self,
+        over_h2: bool,
+        status: StatusCode,
+        fields: &mut HeaderMap,
+    ) -> Result<(StatusCode, bool), ProxyError> {
+        let switched = match over_h2 {
+            true => status.is_success(),
+            false => status == StatusCode::SWITCHING_PROTOCOLS,
         };
-        let mask = if self.header[1] & 0x80 == 0 { 0 } else { 4 };
-        2 + length + mask - self.have
-    }
-
-    /// The length of the payload, of a header that is whole.
-    fn length(&self) -> u64 {
-        let [_, short, long @ ..] = &self.header;
-        match short & 0x7F {
-            126 => u64::from(u16::from_be_bytes([long[0], long[1]])),
-            127 => u64::from_be_bytes([long[0], long[1], long[2], long[3], long[4], long[5], long[6], long[7]]),
-            short => u64::from(short),
+        match self {
+            Self::Upgrade(key) if over_h2 && switched => {
+                fields.remove(header::CONTENT_LENGTH);
+                fields.insert(header::UPGRADE, WEBSOCKET);
+                fields.insert(header::SEC_WEBSOCKET_ACCEPT, accept(key));
+                Ok((StatusCode::SWITCHING_PROTOCOLS, true))
+            }
+            Self::Connect(key) if !over_h2 && switched => {
+                let mut accepts = fields.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
+                if accepts.next() != Some(&accept(key)) || accepts.next().is_some() {
+                    return Err(ProxyError::HttpUpgradeFailed("the upstream's Sec-WebSocket-Accept is wrong"));
+                }
+                fields.remove(header::SEC_WEBSOCKET_ACCEPT);
+                Ok((StatusCode::OK, true))
+            }
+            // To the client it would look as if the socket were open.
+            Self::Connect(_) if !over_h2 && status.is_success() => {
+                Err(ProxyError::HttpUpgradeFailed("the upstream knows no WebSocket here"))
+            }
+            Self::Connect(_) | Self::Upgrade(_) => Ok((status, switched)),
         }
     }
 }
 
-/// A close frame. What a client sends is masked (RFC 6455 §5.3); what it hides here is the same for everybody.
-pub(super) fn close(code: CloseCode, mask: Option<[u8; 4]>) -> Vec<u8> {
-    let code = (code as u16).to_be_bytes();
-    let mut frame = vec![0x80 | CLOSE, code.len() as u8];
-    match mask {
-        Some(mask) => {
-            frame[1] |= 0x80;
-            frame.extend(mask);
-            frame.extend(code.iter().zip(mask).map(|(octet, mask)| octet ^ mask));
-        }
-        None => frame.extend(code),
-    }
-    frame
+/// What a server answers to a key (RFC 6455 §4.2.2).
+fn accept(key: &HeaderValue) -> HeaderValue {
+    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key.as_bytes(), GUID].concat());
+    HeaderValue::from_str(&BASE64_STANDARD.encode(digest)).unwrap_or(WEBSOCKET)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn frame(opcode: u8, length: usize, mask: bool) -> Vec<u8> {
-        let mask_bit = if mask { 0x80 } else { 0 };
-        let mut frame = vec![0x80 | opcode];
-        match length {
-            ..126 => frame.push(mask_bit | length as u8),
-            126..0x1_0000 => {
-                frame.push(mask_bit | 126);
-                frame.extend((length as u16).to_be_bytes());
-            }
-            _ => {
-                frame.push(mask_bit | 127);
-                frame.extend((length as u64).to_be_bytes());
-            }
-        }
-        frame.extend(mask.then_some([0x88, 0x82, 0, 0]).into_iter().flatten());
-        // A payload that looks like close frames.
-        frame.extend([0x88, 0x00].iter().cycle().take(length));
-        frame
+    fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        fields.iter().map(field).collect()
     }
 
-    fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        let lengths = prop_oneof![0..200_usize, 120..130_usize, 65_530..65_540_usize];
-        proptest::collection::vec((0..=7_u8, lengths, any::<bool>()).prop_map(|(o, l, m)| frame(o, l, m)), 0..6)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn however_a_stream_is_cut_up_the_frames_end_where_they_end(
-            frames in frames(),
-            pieces in proptest::collection::vec(1..5_000_usize, 1..8),
-        ) {
-            let whole = frames.concat();
-            let ends: Vec<usize> = frames.iter().scan(0, |at, frame| { *at += frame.len(); Some(*at) }).collect();
-            let (mut state, mut at) = (Frames::default(), 0);
-            for piece in pieces.iter().cycle() {
-                let between = at == 0 || ends.contains(&at);
-                prop_assert_eq!(state.is_between(), between, "at {}", at);
-                let end = ends.iter().find(|end| **end > at).map_or(0, |end| end - at);
-                prop_assert_eq!(state.rest_of_frame(&whole[at..]), if between { 0 } else { end });
-                if at == whole.len() {
-                    break;
-                }
-                let next = (at + piece).min(whole.len());
-                state.pass(&whole[at..next]);
-                at = next;
-            }
-            prop_assert!(!state.have_closed());
-            for octet in close(CloseCode::GoingAway, Some([1, 2, 3, 4])) {
-                prop_assert!(!state.have_closed());
-                state.pass(&[octet]);
-            }
-            prop_assert!(state.have_closed() && state.is_between());
+    #[test]
+    fn only_a_websocket_is_asked_for_and_only_with_a_key() {
+        let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        assert!(Ask::by_upgrade(&fields(&[("upgrade", "WebSocket"), key])).is_some());
+        for other in
+            [&[("upgrade", "chat"), key][..], &[("upgrade", "websocket, chat"), key], &[("upgrade", "websocket")]]
+        {
+            assert!(Ask::by_upgrade(&fields(other)).is_none(), "{other:?}");
         }
     }
 
     #[test]
-    fn a_close_frame_says_its_code_masked_or_not() {
-        assert_eq!(close(CloseCode::ServiceRestart, None), [0x88, 2, 0x03, 0xF4]);
-        assert_eq!(close(CloseCode::GoingAway, Some([1, 2, 3, 4])), [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xE9 ^ 2]);
+    fn an_accepted_extended_connect_is_a_101_with_the_answer_to_the_clients_key() {
+        // The example of RFC 6455 §1.3.
+        let ask = Ask::Upgrade(HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+        let mut answer = fields(&[("sec-websocket-protocol", "chat")]);
+        let settled = ask.settle(true, StatusCode::OK, &mut answer).expect("a tunnel");
+        assert_eq!(settled, (StatusCode::SWITCHING_PROTOCOLS, true));
+        assert_eq!(answer["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!((&answer["upgrade"], &answer["sec-websocket-protocol"]), (&WEBSOCKET, &"chat".parse().unwrap()));
+        assert_eq!(
+            ask.settle(true, StatusCode::FORBIDDEN, &mut answer).expect("an answer"),
+            (StatusCode::FORBIDDEN, false)
+        );
     }
 
     #[test]
-    fn a_length_nobody_can_mean_is_waited_for_and_nothing_more() {
-        let mut state = Frames::default();
-        state.pass(&[0x82, 127]);
-        state.pass(&[0xFF; 8]);
-        state.pass(&[0; 1000]);
-        assert!(!state.is_between());
+    fn a_101_opens_the_socket_of_an_extended_connect_only_if_it_answers_our_key() {
+        let ask = Ask::by_connect();
+        let (mut method, mut question) = (Method::CONNECT, HeaderMap::new());
+        ask.write_h1(&mut method, &mut question);
+        assert_eq!(
+            (method, &question["upgrade"], &question["connection"]),
+            (Method::GET, &WEBSOCKET, &"upgrade".parse().unwrap())
+        );
+        assert_eq!(question["sec-websocket-key"].len(), 24);
+        let right = accept(&question["sec-websocket-key"]);
+        let settle = |status: u16, accepts: &[&HeaderValue]| {
+            let mut answer = HeaderMap::new();
+            accepts.iter().for_each(|accept| drop(answer.append(header::SEC_WEBSOCKET_ACCEPT, (*accept).clone())));
+            ask.settle(false, StatusCode::from_u16(status).expect("a status"), &mut answer).ok()
+        };
+        assert_eq!(settle(101, &[&right]), Some((StatusCode::OK, true)));
+        for wrong in [&[][..], &[&WEBSOCKET], &[&right, &right]] {
+            assert_eq!(settle(101, wrong), None, "{wrong:?}");
+        }
+        assert_eq!(settle(200, &[]), None, "the client would take it for an open socket");
+        assert_eq!(settle(404, &[]), Some((StatusCode::NOT_FOUND, false)));
     }
 }

@@ -14,6 +14,7 @@
 //! - **Acknowledged is durable.** A receipt is answered only after its record is synced (`switchboard`, `journal`).
 //! - **Never into a hole.** No flip goes to a pool with fewer ready endpoints than asked (`rollout`).
 
+mod address;
 mod admission;
 #[cfg(test)]
 mod admission_model;
@@ -29,6 +30,7 @@ mod journal;
 mod limits;
 mod memory;
 mod name;
+mod names;
 mod policy;
 mod pool;
 mod reader;
@@ -40,6 +42,7 @@ mod sync;
 mod waiting;
 
 pub use self::{
+    address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
     capacity::{Capacity, Slot},
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
@@ -47,14 +50,18 @@ pub use self::{
     journal::{Journal, JournalError},
     limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
-    policy::{AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Streams, Traffic},
-    pool::{Endpoint, Pool, Stage, Tenure},
+    names::Names,
+    policy::{
+        AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, KeepPrevious, Lookup, MinReady, Policy,
+        Promotion, Protocol, ProxyProtocol, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+    },
+    pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
     rollout::{Previous, Rollout},
     snapshot::{Route, Snapshot},
     status::{
-        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, Phase, Pin,
-        PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, NameStatus,
+        Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
     waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},

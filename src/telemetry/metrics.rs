@@ -112,7 +112,7 @@ families! {
 }
 
 /// How upstreams fail. Every pool, and every app, shows these from its creation, at zero.
-const UPSTREAM_REASONS: [&str; 5] = ["connect", "connect_timeout", "protocol", "reset", "timeout"];
+const UPSTREAM_REASONS: [&str; 6] = ["connect", "connect_timeout", "protocol", "reset", "timeout", "upgrade"];
 
 /// All that the program measures.
 pub struct Metrics {
@@ -375,7 +375,7 @@ mod tests {
         }
 
         async fn observe(&self, revision: &str, port: u16, healthy: bool) {
-            let address = ([127, 0, 0, 1], port).into();
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
             self.switch.feed.observed("shop".parse().unwrap(), name(revision), address, healthy).await;
         }
 

@@ -6,7 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     hash::Hash,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -24,7 +24,7 @@ use super::{
     book::Book,
     series::{Cells, LedgerCells, MethodLabel, Place, Series},
 };
-use crate::switch::{AppName, Capacity, Role, Slot, Ticket};
+use crate::switch::{Address, AppName, Capacity, Role, Slot, Ticket};
 
 /// How long the wall clock is inferred from the other one before it is read again.
 const WALL: Duration = Duration::from_secs(1);
@@ -223,7 +223,7 @@ impl Recorder {
             pool: pool.map(|(role, _)| *role),
             revision: pool.map(|(_, revision)| revision.as_str()),
             generation: words.generation,
-            endpoint: words.endpoint,
+            endpoint: words.endpoint.as_ref(),
             method: &words.method,
             host: &words.host,
             path: &words.path,
@@ -249,6 +249,11 @@ impl Recorder {
 }
 
 impl RequestLog {
+    /// When it began: its head had just been read.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
     /// It was admitted: to this app, pool, revision and endpoint. Called again on a retry; counts the attempts.
     pub fn admitted(&mut self, ticket: &Ticket) {
         let at_once = self.counters.is_none();
@@ -258,7 +263,7 @@ impl RequestLog {
         });
         if let Some(words) = &mut self.words {
             words.generation = Some(ticket.generation().0);
-            words.endpoint = Some(ticket.endpoint().address());
+            words.endpoint = Some(ticket.endpoint().address().clone());
             // The first admission mostly follows the head at once; the clock need not be asked for it.
             words.admitted = Some(if at_once { self.began } else { Instant::now() });
             words.upstream = None;
@@ -462,7 +467,7 @@ struct Words {
     user_agent: Vec<u8>,
     referer: Vec<u8>,
     generation: Option<u64>,
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Address>,
     admitted: Option<Instant>,
     upstream: Option<Duration>,
 }

@@ -1,6 +1,6 @@
 //! The part of the file that is about one app.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::borrow::Cow;
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -9,12 +9,13 @@ use serde::{Deserialize, Deserializer};
 use super::{ErrorBlock, Limits};
 use crate::{
     config::{
+        address::EndpointAddress,
         duration::Time,
         node::{Given, LongForm, Named, Placed, ShortOr, Text},
         not_yet::NotYet,
         notation::{CheckPath, Share, UrlPath, Whole},
     },
-    switch::{AutoPromotion, Balance, HostPattern, MinReady, Revision, Streams},
+    switch::{AutoPromotion, Balance, HostPattern, MinReady, Protocol, Revision, Streams},
 };
 
 /// One app: what is fronted and rolled out.
@@ -54,6 +55,9 @@ pub(in crate::config) struct App {
     /// How often a request is tried.
     #[serde(default)]
     pub(in crate::config) retries: Retries,
+    /// How endpoints are spoken to.
+    #[serde(default)]
+    pub(in crate::config) upstream: Upstream,
     /// What becomes of requests in flight on a pool that was replaced.
     #[serde(default)]
     pub(in crate::config) drain: DrainBlock,
@@ -128,10 +132,10 @@ pub(in crate::config) struct RevisionBlock {
     pub(in crate::config) endpoints: Placed<Vec<Endpoint>>,
 }
 
-/// One address that serves a revision: `IP:PORT`, or `{ address: IP:PORT, weight: N }`.
+/// Where a revision is served: an address, or `{ address: ADDRESS, weight: N }`.
 #[derive(Debug)]
 pub(in crate::config) struct Endpoint {
-    pub(in crate::config) address: Placed<Text<SocketAddr>>,
+    pub(in crate::config) address: Placed<Text<EndpointAddress>>,
     pub(in crate::config) weight: Given<Text<Whole<1, 256>>>,
 }
 
@@ -139,8 +143,8 @@ pub(in crate::config) struct Endpoint {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WeightedEndpoint {
-    /// Where it listens: `IP:PORT`.
-    address: Placed<Text<SocketAddr>>,
+    /// Where it is: `IP:PORT`, `unix:/PATH`, or `NAME:PORT`, which stands for every address that the name has.
+    address: Placed<Text<EndpointAddress>>,
     /// Its share relative to the others of its pool, 1 to 256.
     #[serde(default)]
     weight: Given<Text<Whole<1, 256>>>,
@@ -224,6 +228,15 @@ pub(in crate::config) struct Retries {
     pub(in crate::config) budget: Given<Text<Share>>,
 }
 
+/// How endpoints are spoken to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct Upstream {
+    /// `http1`: HTTP/1.1; `h2`: HTTP/2, over plain text by prior knowledge (h2c); `auto`: over TLS what the endpoint chooses,
+    /// HTTP/2 if it can, over plain text HTTP/1.1.
+    pub(in crate::config) protocol: Given<Text<Protocol>>,
+}
+
 /// What becomes of requests in flight on a pool that was replaced.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -239,7 +252,7 @@ pub(in crate::config) struct DrainBlock {
 }
 
 impl LongForm for WeightedEndpoint {
-    const FORMS: &str = "an endpoint: IP:PORT, or { address: IP:PORT, weight: N }";
+    const FORMS: &str = "an endpoint: IP:PORT, NAME:PORT or unix:/PATH, or { address: ADDRESS, weight: N }";
 }
 
 impl<'de> Deserialize<'de> for Endpoint {
@@ -260,10 +273,11 @@ impl JsonSchema for Endpoint {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let short = generator.subschema_for::<Text<SocketAddr>>();
+        let short = generator.subschema_for::<Text<EndpointAddress>>();
         let long = generator.subschema_for::<WeightedEndpoint>();
         json_schema!({
-            "description": "One address that serves a revision: IP:PORT, or { address: IP:PORT, weight: N }.",
+            "description": "Where a revision is served: IP:PORT, unix:/PATH, or NAME:PORT, which stands for every address that the name \
+                            has; or { address: ADDRESS, weight: N }.",
             "anyOf": [short, long],
         })
     }
