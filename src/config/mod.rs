@@ -85,8 +85,11 @@ impl Config {
         let certificates =
             self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
         let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
+        let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
+        let towards_endpoints = transports.flat_map(|tls| tls.files().cloned());
         let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values());
-        pem.chain(self.admin.tokens.clone()).chain(pages.map(|page| page.file.clone())).collect()
+        let pages = pages.map(|page| page.file.clone());
+        pem.chain(towards_endpoints).chain(self.admin.tokens.clone()).chain(pages).collect()
     }
 }
 

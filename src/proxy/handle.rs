@@ -25,13 +25,16 @@ use super::{
     replay::Replay,
     target::Target,
     tunnel,
-    upload::UploadBody,
+    upload::{Inflow, UploadBody},
     websocket::Ask,
 };
 use crate::{
     switch::{Policy, Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
+
+/// RFC 9110 §15.2.1.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What hyper calls with every request.
 pub(super) fn call(
@@ -57,7 +60,13 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let mut policy = None;
     let forwarded = match target {
         Ok(target) => {
-            let forwarded = forward(&client, &target, &mut parts, incoming, timer, arrived, &mut log).await;
+            let forwarded = match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
+                Ok(ticket) => {
+                    let body = Inflow::Http2(incoming);
+                    forward(&client, &target, &mut parts, body, timer, arrived, ticket, &mut log).await
+                }
+                Err(error) => Err(error),
+            };
             if forwarded.is_err() {
                 policy = client.worker.reader.policy(&visitor(&client, &target, &parts, arrived));
             }
@@ -105,32 +114,32 @@ fn path(parts: &Parts) -> &str {
 }
 
 /// An upstream's answer, from its head on.
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
     /// A tunnel follows.
-    switched: bool,
-    exchange: Box<Exchange>,
-    ticket: Ticket,
-    patience: Patience,
+    pub(super) switched: bool,
+    pub(super) exchange: Box<Exchange>,
+    pub(super) ticket: Ticket,
+    pub(super) patience: Patience,
 }
 
-/// Admits the request, sends it, and awaits an answer. What may be tried again is, each time admitted anew, so that a retry
-/// reads the current snapshot.
-async fn forward(
+/// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
+/// retry reads the current snapshot.
+pub(super) async fn forward(
     client: &Client,
     target: &Target,
     parts: &mut Parts,
-    incoming: Incoming,
+    incoming: Inflow,
     timer: Timer,
     arrived: Instant,
+    mut ticket: Ticket,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let mut ticket = visitor(client, target, parts, arrived).admit(&[], log).await?;
     let (message, patience) = prepare(client, target, parts, incoming, timer, &ticket, log)?;
     let ask = message.ask.clone();
     let mut request = Outgoing::Any(Box::new(message));
-    let mut attempts = Attempts::new(&parts.method);
+    let mut attempts = Attempts::new(&parts.method, client.origin());
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
@@ -158,7 +167,7 @@ fn prepare(
     client: &Client,
     target: &Target,
     parts: &mut Parts,
-    incoming: Incoming,
+    incoming: Inflow,
     timer: Timer,
     ticket: &Ticket,
     log: &mut RequestLog,

@@ -27,22 +27,19 @@ use crate::{
         admit::{Fields, Visitor},
         attempts::{Attempts, Cause, Failed},
         client::{Answer, Client},
-        connect::Socket,
         error::ProxyError,
         exchange::Wire,
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
         half_close::{self, HalfClose},
+        handle,
         headers::{self, Added, Head, RequestId, Seen, Told},
         patience::Patience,
         tunnel,
         upload::Upload,
     },
-    switch::{Policy, Ticket, Traffic},
+    switch::{Policy, Protocol, Ticket, Traffic},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
-
-/// RFC 9110 §15.2.1.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What becomes of the connection.
 pub(super) enum Next {
@@ -57,13 +54,13 @@ pub(super) enum Next {
 }
 
 /// What became of a request that was forwarded.
-enum Forwarded {
+pub(super) enum Forwarded {
     /// It was answered, whole or not.
     Answered(Next),
     /// The client left before there was an answer.
     Left,
-    /// The 101 is written.
-    Switched(Socket, Ticket),
+    /// The 101 is written. What the upstream sent behind its own comes along.
+    Switched(Wire, Bytes, Ticket),
 }
 
 /// A request under way, beside what stands on the desk.
@@ -102,12 +99,10 @@ impl Http1 {
         match forwarded {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
-            Ok(Forwarded::Switched(upstream, ticket)) => {
-                let early = Bytes::copy_from_slice(desk.answer.rest());
+            Ok(Forwarded::Switched(upstream, early, ticket)) => {
                 // Nothing is switched to but what was asked for.
                 let asked = Head { octets: desk.incoming.head(), lines: &desk.lines }.values(Name::Upgrade).next();
                 let is_websocket = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"));
-                let upstream = Wire::Socket(upstream);
                 Next::Switched(Box::new(tunnel::Opening { upstream, early, is_websocket, ticket, log, serving }))
             }
             Err((error, policy)) => self.refuse(desk, Some(&request), error, policy.as_deref(), &mut log).await,
@@ -147,12 +142,19 @@ impl Http1 {
         let Some(mut ticket) = self.admit(desk, request, target, &[], log).await? else {
             return Ok(Forwarded::Left);
         };
+        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
+            return Box::pin(self.carry(desk, request, target, ticket, log)).await;
+        }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method);
+        let mut attempts = Attempts::new(&request.method, client.origin());
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection = client.worker.upstream.http1(ticket.endpoint(), attempts.reuse(), traffic.connect).await;
+            let connection = client
+                .worker
+                .upstream
+                .http1(ticket.endpoint(), client.origin(), attempts.reuse(), traffic.connect)
+                .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -251,10 +253,14 @@ impl Http1 {
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
-        outgoing.extend_from_slice(request.method.as_str().as_bytes());
-        outgoing.push(b' ');
-        outgoing.extend_from_slice(path(request, Some(target), head).as_bytes());
-        outgoing.extend_from_slice(b" HTTP/1.1\r\n");
+        // Most request lines pass as they are.
+        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        if first.is_none() {
+            let path = path(request, Some(target), head);
+            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+                outgoing.extend_from_slice(part.as_bytes());
+            }
+        }
         let added = Added {
             host: (!target.is_from_host).then(|| self.last.authority()),
             forwarded: self.last.forwarded(),
@@ -262,7 +268,7 @@ impl Http1 {
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
         };
-        let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
+        let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
         let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
@@ -270,7 +276,7 @@ impl Http1 {
             patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
             tracker,
             upload: Pump::new(Some(request.framing), added.chunked, true),
-            interim: if waits { CONTINUE } else { b"" },
+            interim: if waits { handle::CONTINUE } else { b"" },
             upgrades,
             trailers: seen.trailers,
         })
@@ -364,7 +370,10 @@ async fn answer(
     let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
     let octets = &answer.rest()[..head.length];
     reply.clear();
-    write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
+    if first.is_none() {
+        write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    }
     let told = Told {
         chunked,
         connection: match (closes, request.is_http_10) {
@@ -381,7 +390,7 @@ async fn answer(
     if unframed && headers::is_event_stream(lines.first("content-type")) {
         patience.with_stream(&ticket);
     }
-    headers::write_answer_lines(reply, lines, &ticket, &told);
+    headers::write_answer_lines(reply, lines, first, &ticket, &told);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
@@ -398,7 +407,10 @@ async fn answer(
     }
     client.answers(Answer::Otherwise);
     let broken = match rest {
-        Ok(()) if switched => return Forwarded::Switched(relay.upstream, ticket),
+        Ok(()) if switched => {
+            let early = Bytes::copy_from_slice(relay.desk.answer.rest());
+            return Forwarded::Switched(Wire::Socket(relay.upstream), early, ticket);
+        }
         Ok(()) => {
             let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
             let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
@@ -453,12 +465,12 @@ fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
 }
 
 /// The path with its query.
-fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
+pub(super) fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
     let own = || std::str::from_utf8(&head.octets[request.target.clone()]).unwrap_or("/");
     target.and_then(|target| target.path.as_deref()).unwrap_or_else(own)
 }
 
-fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
+pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         into.extend_from_slice(part);
