@@ -135,7 +135,7 @@ pub(super) struct ListenerLimits {
     pub(super) head_size: Given<Text<Octets<1_024, 1_048_576>>>,
     /// Connections at once on this listener; 0 for no limit.
     pub(super) connections: Given<Text<Whole<0, { u32::MAX }>>>,
-    /// Connections at once from one client address; 0 for no limit.
+    /// Connections at once from one client address, of IPv6 from one /64 network; 0 for no limit.
     pub(super) connections_per_client: Given<Text<Whole<0, { u32::MAX }>>>,
 }
 

@@ -40,10 +40,8 @@ struct Slot {
     due: Option<Instant>,
     is_final: bool,
     tenure: u64,
-    /// Set for a long-lived stream.
-    stream: Option<Stream>,
-    /// When the stream is to be closed, and with which alarm.
-    leaves: Option<(Instant, Alarm)>,
+    /// Set for a long-lived stream, which few are.
+    stream: Option<Box<Stream>>,
     /// Its time is over, whatever its deadline.
     over: Option<Alarm>,
     waker: Option<Waker>,
@@ -55,6 +53,8 @@ struct Slot {
 struct Stream {
     tenure: Arc<Tenure>,
     policy: Drain,
+    /// When it is to be closed, and with which alarm.
+    leaves: Option<(Instant, Alarm)>,
 }
 
 /// Why a wait ended early.
@@ -93,7 +93,8 @@ impl Clock {
         let now = Instant::now();
         self.now.set(now);
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
-            if let Some((_, alarm)) = slot.leaves.filter(|(at, _)| *at <= now) {
+            let leaves = slot.stream.as_ref().and_then(|stream| stream.leaves);
+            if let Some((_, alarm)) = leaves.filter(|(at, _)| *at <= now) {
                 slot.end(alarm);
             } else if slot.due.is_some_and(|due| due <= now) {
                 slot.ring();
@@ -138,26 +139,27 @@ impl Clock {
 
 impl Slot {
     fn reached(&mut self, stage: Stage) {
-        let Some(Stream { tenure, policy }) = &self.stream else {
+        let Some(stream) = &mut self.stream else {
             if stage == Stage::Cut {
                 self.end(Alarm::Cut);
             }
             return;
         };
+        let Stream { tenure, policy, leaves } = &mut **stream;
         let alarm = match (policy.streams, stage) {
             (Streams::Cut, Stage::Retired | Stage::Cut) => Alarm::Retired,
             (Streams::Drain, Stage::Cut) => Alarm::Cut,
             (Streams::Keep, _) | (_, Stage::Serving) | (Streams::Drain, Stage::Retired) => return,
         };
         // To be told once more is no new turn.
-        if self.leaves.is_none() && self.over.is_none() {
-            self.leaves = Some((tenure.next_departure(policy.close_rate), alarm));
+        if leaves.is_none() && self.over.is_none() {
+            *leaves = Some((tenure.next_departure(policy.close_rate), alarm));
         }
     }
 
     fn end(&mut self, alarm: Alarm) {
         self.over.get_or_insert(alarm);
-        self.leaves = None;
+        self.stream = None;
         self.ring();
     }
 
@@ -223,7 +225,7 @@ impl Timer {
     /// It is for a long-lived stream from now on, on the tenure it follows: rings when that one's time has come.
     pub(super) fn is_for_stream(&self, tenure: &Arc<Tenure>, policy: Drain) {
         let slot = &mut self.clock.slots.borrow_mut()[self.key];
-        slot.stream = Some(Stream { tenure: Arc::clone(tenure), policy });
+        slot.stream = Some(Box::new(Stream { tenure: Arc::clone(tenure), policy, leaves: None }));
         let stage = *tenure.stage().borrow();
         slot.reached(if self.clock.ending.get() { stage.max(Stage::Retired) } else { stage });
     }

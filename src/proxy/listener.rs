@@ -16,7 +16,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
-use super::{Bind, ListenerLimits, ListenerOptions, tls::CertificateError};
+use super::{Bind, ListenerLimits, ListenerOptions, rate::network, tls::CertificateError};
 
 /// How many connections may wait to be accepted by one worker.
 const BACKLOG: i32 = 4096;
@@ -141,7 +141,8 @@ fn is_stale(path: &Path) -> bool {
 #[derive(Default)]
 pub(super) struct Crowd {
     all: AtomicUsize,
-    by_client: Mutex<HashMap<IpAddr, usize>>,
+    /// By the network that stands for a client.
+    by_client: Mutex<HashMap<u128, usize>>,
 }
 
 /// What to do with a connection.
@@ -157,13 +158,13 @@ pub(super) enum Entry {
 /// A connection counted in, until dropped.
 pub(super) struct Admitted {
     crowd: Arc<Crowd>,
-    client: Option<IpAddr>,
+    client: Option<u128>,
 }
 
 impl Crowd {
     /// Counts a connection in. `client` is its address, `None` on a Unix socket.
     pub(super) fn enter(self: &Arc<Self>, limits: &ListenerLimits, client: Option<IpAddr>) -> Entry {
-        let client = client.filter(|_| limits.connections_per_client > 0);
+        let client = client.filter(|_| limits.connections_per_client > 0).map(network);
         let all = self.all.fetch_add(1, Ordering::Relaxed) + 1;
         let of_client = client.map_or(0, |client| {
             let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);

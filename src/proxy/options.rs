@@ -96,7 +96,7 @@ pub struct ListenerLimits {
     pub head_size: usize,
     /// Connections at once on this listener, over all workers.
     pub connections: usize,
-    /// Connections at once from one client address, over all workers.
+    /// Connections at once from one client address (of IPv6 one /64 network), over all workers.
     pub connections_per_client: usize,
 }
 

@@ -99,7 +99,7 @@ impl Rates {
     fn client(&self, by: &RateBy, visitor: &Visitor<'_>) -> u128 {
         match by {
             RateBy::Header(name) if let Some(value) = visitor.field(name) => self.hash(value),
-            RateBy::Header(_) | RateBy::ClientIp => network(visitor.client()),
+            RateBy::Header(_) | RateBy::ClientIp => visitor.client().map_or(0, network),
         }
     }
 
@@ -110,12 +110,11 @@ impl Rates {
     }
 }
 
-/// The address of one client: of IPv6 its /64, out of which anybody can take addresses at will.
-fn network(address: Option<IpAddr>) -> u128 {
-    match address.map(|address| address.to_canonical()) {
-        Some(IpAddr::V4(address)) => address.to_ipv6_mapped().to_bits(),
-        Some(IpAddr::V6(address)) => address.to_bits() & !u128::from(u64::MAX),
-        None => 0,
+/// What stands for all addresses of one client: of IPv6 its /64, out of which anybody can take addresses at will.
+pub(super) fn network(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits() & !u128::from(u64::MAX),
     }
 }
 
@@ -161,7 +160,7 @@ mod tests {
 
     #[test]
     fn addresses_are_one_clients_by_network_and_in_either_notation() {
-        let at = |text: &str| network(Some(text.parse().unwrap()));
+        let at = |text: &str| network(text.parse().unwrap());
         assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
         assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
         assert_eq!(at("192.0.2.1"), at("::ffff:192.0.2.1"));
