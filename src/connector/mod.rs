@@ -66,6 +66,21 @@ impl Connector {
     /// Opens a connection, ready for the first octet of a request from `origin`; `None` is our own, as of a probe. There is
     /// no deadline in here.
     pub(crate) async fn connect(&self, to: &Destination, origin: Option<Origin>) -> Result<Socket, ConnectError> {
+        self.open(to, origin, None).await
+    }
+
+    /// The same for a request that is written for HTTP/1 already: the endpoint may choose nothing else.
+    pub(crate) async fn connect_http1(&self, to: &Destination, origin: Option<Origin>) -> Result<Socket, ConnectError> {
+        self.open(to, origin, Some(b"http/1.1")).await
+    }
+
+    /// Opens a connection, on which TLS offers to speak what its transport wants, or `only` this.
+    async fn open(
+        &self,
+        to: &Destination,
+        origin: Option<Origin>,
+        only: Option<&[u8]>,
+    ) -> Result<Socket, ConnectError> {
         let greeting = to.transport.proxy_protocol.map(|version| proxy_header::write(version, origin));
         match &to.address {
             Address::Ip(address) => {
@@ -74,7 +89,7 @@ impl Connector {
                 greet(&mut socket, greeting).await?;
                 match &to.transport.tls {
                     None => Ok(Socket::Tcp(socket)),
-                    Some(tls) => Ok(Socket::Tls(Box::new(self.secure(socket, to, tls).await?))),
+                    Some(tls) => Ok(Socket::Tls(Box::new(self.secure(socket, to, tls, only).await?))),
                 }
             }
             Address::Unix(path) => {
@@ -82,13 +97,19 @@ impl Connector {
                 greet(&mut socket, greeting).await?;
                 match &to.transport.tls {
                     None => Ok(Socket::Unix(socket)),
-                    Some(tls) => Ok(Socket::TlsUnix(Box::new(self.secure(socket, to, tls).await?))),
+                    Some(tls) => Ok(Socket::TlsUnix(Box::new(self.secure(socket, to, tls, only).await?))),
                 }
             }
         }
     }
 
-    async fn secure<IO>(&self, io: IO, to: &Destination, tls: &UpstreamTls) -> Result<TlsStream<IO>, ConnectError>
+    async fn secure<IO>(
+        &self,
+        io: IO,
+        to: &Destination,
+        tls: &UpstreamTls,
+        only: Option<&[u8]>,
+    ) -> Result<TlsStream<IO>, ConnectError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -96,7 +117,11 @@ impl Connector {
         let settings = self.trust.settings(&to.transport).ok_or(unprepared)?;
         let name = server_name(to, tls)
             .ok_or(ConnectError::Unprepared("no name to check it against; set `upstream.tls.server_name`"))?;
-        TlsConnector::from(settings).connect(name, io).await.map_err(why)
+        let connector = TlsConnector::from(settings);
+        match only {
+            None => connector.connect(name, io).await.map_err(why),
+            Some(only) => connector.with_alpn(vec![only.to_vec()]).connect(name, io).await.map_err(why),
+        }
     }
 }
 

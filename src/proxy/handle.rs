@@ -154,7 +154,9 @@ pub(super) async fn forward(
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        ticket = visitor(client, target, parts, arrived).admit(attempts.tried(), log).await?;
+        let fields = request.fields();
+        let visitor = Visitor { client, host: &target.host, path: path(parts), fields, arrived };
+        ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }
 

@@ -139,7 +139,7 @@ impl Patience {
     /// Sets the timer for what is due next. While a body is on its way, whose turn it is changes in between.
     fn look_again(&self, due: Instant) {
         let due = match self.upload {
-            Some(_) => due.min(self.timer.clock().now() + self.send + TICK),
+            Some(_) => due.min(self.timer.clock().now() + self.take.min(self.send) + TICK),
             None => due,
         };
         self.timer.set(Some(due));

@@ -18,6 +18,12 @@ mod http1;
 // HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
 mod http2;
 
+// HTTP/2 towards upstreams: connections and streams, what is sent again, and every shape of body between all versions.
+mod h2_upstream;
+
+// gRPC calls of every kind.
+mod grpc;
+
 // WebSockets and other upgrades.
 mod websocket;
 

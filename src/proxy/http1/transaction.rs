@@ -20,7 +20,7 @@ use super::{
     desk::{Buffer, Desk},
     pump::Pump,
     relay::{Before, Broken, Relay},
-    target::Target,
+    target::{Last, Target},
 };
 use crate::{
     proxy::{
@@ -87,12 +87,12 @@ impl Http1 {
             true => Err(ProxyError::ConnectionLimitReached),
             false => self.last.read(&request, head, &client.forwarding),
         };
-        let host = if target.is_ok() { self.last.host() } else { "" };
-        let mut log = open(&client, &request, target.as_ref().ok(), head, host);
+        let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
+        let mut log = open(&client, &request, head, host, path);
         let forwarded = match target {
             Ok(target) => {
                 let forwarded = self.forward(desk, &request, &target, &mut log).await;
-                forwarded.map_err(|error| (error, self.policy(desk, &request, &target, &log)))
+                forwarded.map_err(|error| (error, self.policy(desk, &log)))
             }
             Err(error) => Err((error, None)),
         };
@@ -139,7 +139,7 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(mut ticket) = self.admit(desk, request, target, &[], log).await? else {
+        let Some(mut ticket) = self.admit(desk, &[], log).await? else {
             return Ok(Forwarded::Left);
         };
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
@@ -194,7 +194,7 @@ impl Http1 {
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
             desk.answer.clear();
-            ticket = match self.admit(desk, request, target, attempts.tried(), log).await? {
+            ticket = match self.admit(desk, attempts.tried(), log).await? {
                 Some(ticket) => ticket,
                 None => return Ok(Forwarded::Left),
             };
@@ -202,16 +202,9 @@ impl Http1 {
     }
 
     /// Admits the request; `None` if its client has left while it had to wait for that.
-    async fn admit(
-        &mut self,
-        desk: &Desk,
-        request: &RequestHead,
-        target: &Target,
-        tried: &[u64],
-        log: &mut RequestLog,
-    ) -> Result<Option<Ticket>, ProxyError> {
+    async fn admit(&mut self, desk: &Desk, tried: &[u64], log: &mut RequestLog) -> Result<Option<Ticket>, ProxyError> {
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let visitor = visitor(&self.client, self.last.host(), request, target, &head, log);
+        let visitor = visitor(&self.client, &self.last, &head, log);
         let mut admitted = pin!(visitor.admit(tried, log));
         let mut left = pin!(half_close::left(&mut self.stream, &mut self.half_close, &self.client));
         poll_fn(|cx| {
@@ -225,9 +218,9 @@ impl Http1 {
     }
 
     /// How the app treats a request that came to nothing.
-    fn policy(&self, desk: &Desk, request: &RequestHead, target: &Target, log: &RequestLog) -> Option<Arc<Policy>> {
+    fn policy(&self, desk: &Desk, log: &RequestLog) -> Option<Arc<Policy>> {
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        self.client.worker.reader.policy(&visitor(&self.client, self.last.host(), request, target, &head, log))
+        self.client.worker.reader.policy(&visitor(&self.client, &self.last, &head, log))
     }
 
     /// Makes the client's head the upstream's.
@@ -248,16 +241,15 @@ impl Http1 {
             return Err(ProxyError::BodyTooLarge);
         }
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let seen = Seen::of_lines(head.octets, head.lines);
+        let seen = Seen::of_lines(head);
         let request_id = headers::wants_request_id(&seen);
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
         // Most request lines pass as they are.
-        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        let first = Some(request.first).filter(|_| !target.is_absolute && !request.is_http_10);
         if first.is_none() {
-            let path = path(request, Some(target), head);
-            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+            for part in [request.method.as_str(), " ", self.last.path(), " HTTP/1.1\r\n"] {
                 outgoing.extend_from_slice(part.as_bytes());
             }
         }
@@ -270,7 +262,7 @@ impl Http1 {
         };
         let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
-        let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
+        let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
             request,
             patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
@@ -431,22 +423,15 @@ async fn answer(
     Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
 }
 
-fn visitor<'a>(
-    client: &'a Client,
-    host: &'a str,
-    request: &RequestHead,
-    target: &'a Target,
-    head: &'a Head<'a>,
-    log: &RequestLog,
-) -> Visitor<'a> {
-    Visitor { client, host, path: path(request, Some(target), *head), fields: head, arrived: log.began() }
+fn visitor<'a>(client: &'a Client, last: &'a Last, head: &'a Head<'a>, log: &RequestLog) -> Visitor<'a> {
+    Visitor { client, host: last.host(), path: last.path(), fields: head, arrived: log.began() }
 }
 
-fn open(client: &Client, request: &RequestHead, target: Option<&Target>, head: Head<'_>, host: &str) -> RequestLog {
+fn open(client: &Client, request: &RequestHead, head: Head<'_>, host: &str, path: &str) -> RequestLog {
     let mut log = client.worker.recorder.open(request_log::Head {
         method: &request.method,
         host,
-        path: path(request, target, head),
+        path,
         version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
         client: client.peer.map(|peer| peer.ip()),
     });
@@ -464,12 +449,6 @@ fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
     }
 }
 
-/// The path with its query.
-pub(super) fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
-    let own = || std::str::from_utf8(&head.octets[request.target.clone()]).unwrap_or("/");
-    target.and_then(|target| target.path.as_deref()).unwrap_or_else(own)
-}
-
 pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
@@ -479,7 +458,7 @@ pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: 
 
 /// Passes by a body of a request that nobody wants, as far as it has come. Whether that is to its end.
 fn pass_by_body(incoming: &mut Buffer, framing: Framing) -> bool {
-    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), Vec::new());
+    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), h1::Lines::default());
     loop {
         match decoder.token(incoming.rest(), &mut lines) {
             Ok(Some(Token::Framing(octets) | Token::Content(octets) | Token::Trailers(octets))) => {

@@ -45,6 +45,13 @@ impl Authority {
         leaf
     }
 
+    /// Its own certificate, as a PEM file.
+    pub fn root(&self) -> PathBuf {
+        let path = self.dir.path().join("root.pem");
+        fs::write(&path, self.issuer.pem()).expect("a file");
+        path
+    }
+
     /// A client's settings that trust this authority and no other.
     pub fn trusted(&self) -> ClientConfig {
         self.trusted_in(rustls::DEFAULT_VERSIONS)

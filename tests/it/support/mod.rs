@@ -8,6 +8,8 @@ pub mod admin;
 pub mod backend;
 pub mod certs;
 pub mod client;
+pub mod frames;
+pub mod h2_backend;
 pub mod lanes;
 pub mod load;
 pub mod process;
