@@ -1,14 +1,14 @@
 //! The one door to the switch: whatever a request came in by, it is admitted here, once for each attempt, so that a retry
 //! reads the current snapshot. What makes a request wait before it is let in belongs here too.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
 use super::{client::Client, cookie::cookie, error::ProxyError};
 use crate::{
-    switch::{RequestKey, Ticket},
+    switch::{NotAwaited, RequestKey, Ticket},
     telemetry::request_log::RequestLog,
 };
 
@@ -51,15 +51,60 @@ impl Fields for HeaderMap {
 impl Visitor<'_> {
     /// Admits it to an endpoint, one not yet `tried` if there is one.
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
-        let ticket = self.client.worker.reader.admit(self, tried).map_err(|error| {
-            error.app().into_iter().for_each(|app| log.turned_away(app));
-            ProxyError::of_admission(error, self.client.options.unknown_host)
-        })?;
+        let mut ticket = self.enter(tried, log)?;
+        if ticket.policy().limits.any() {
+            ticket = self.within_limits(ticket, tried, log).await?;
+        }
         log.admitted(&ticket);
         if ticket.tenure().is_late(self.arrived) {
             log.late_start();
         }
         Ok(ticket)
+    }
+
+    fn enter(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
+        self.client.worker.reader.admit(self, tried).map_err(|error| {
+            error.app().into_iter().for_each(|app| log.turned_away(app));
+            ProxyError::of_admission(error, self.client.options.unknown_host)
+        })
+    }
+
+    /// Counts it against its app's limits. Who has to wait for a place gives the ticket back and is admitted anew, on
+    /// the snapshot of that moment; a retry has its place already.
+    async fn within_limits(
+        &self,
+        mut ticket: Ticket,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Result<Ticket, ProxyError> {
+        if log.is_new()
+            && let Some(rate) = &ticket.policy().limits.rate
+            && let Err(wait) = self.client.worker.rate_limits.check(ticket.app(), rate, self)
+        {
+            log.turned_away(ticket.app());
+            return Err(ProxyError::RateLimited { wait });
+        }
+        loop {
+            let (Some(capacity), Some(limit)) = (&ticket.route().capacity, ticket.policy().limits.in_flight) else {
+                return Ok(ticket);
+            };
+            if log.has_place_of(capacity) {
+                return Ok(ticket);
+            }
+            if let Some(slot) = capacity.try_take() {
+                log.keep(slot);
+                return Ok(ticket);
+            }
+            let (app, capacity) = (ticket.app().clone(), Arc::clone(capacity));
+            log.turned_away(&app);
+            drop(ticket);
+            let slot = capacity.wait(limit).await.map_err(|error| match error {
+                NotAwaited::Full => ProxyError::Overloaded { app },
+                NotAwaited::TooLong => ProxyError::QueueTimeout { app },
+            })?;
+            log.keep(slot);
+            ticket = self.enter(tried, log)?;
+        }
     }
 }
 

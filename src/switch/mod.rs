@@ -22,11 +22,13 @@ mod app;
 mod archive;
 mod balance;
 mod barrier;
+mod capacity;
 mod control;
 mod desired;
 mod drain;
 mod ejection;
 mod journal;
+mod limits;
 mod memory;
 mod name;
 mod names;
@@ -42,15 +44,18 @@ mod status;
 mod sticky;
 mod switchboard;
 mod sync;
+mod waiting;
 mod warmth;
 
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
+    capacity::{Capacity, Slot},
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     ejection::{Judge, Sentence},
     journal::{Journal, JournalError},
+    limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     names::Names,
     policy::{
@@ -68,5 +73,6 @@ pub use self::{
         Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
+    waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},
     warmth::{Cold, Warmth},
 };

@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
 use super::{
+    capacity::Capacity,
     desired::{HostPattern, Matching},
     name::{AppName, Generation, Role},
     policy::Policy,
@@ -37,6 +38,8 @@ pub struct Route {
     pub preview: Option<Arc<Pool>>,
     /// How requests are treated.
     pub policy: Arc<Policy>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
     /// Networks whose clients may see the preview; none means every client.
     pub preview_allow: Box<[IpNet]>,
 }

@@ -230,7 +230,8 @@ async fn a_silent_tunnel_ends_and_one_that_talks_does_not() {
         talking.send(Message::text("a")).await.expect("it lives");
         assert_eq!(within("an echo", talking.next()).await.expect("more").expect("no error"), Message::text("a"));
     }
-    assert!(within("the end", silent.next()).await.is_none_or(|end| end.is_err()));
+    let end = within("the end", silent.next()).await.expect("more").expect("no error");
+    assert!(matches!(&end, Message::Close(Some(close)) if u16::from(close.code) == 1001), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

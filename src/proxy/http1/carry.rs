@@ -69,7 +69,7 @@ impl Http1 {
         let client = Rc::clone(&self.client);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
         let seen = Seen::of_lines(head);
-        let parts = self.parts(request, head)?;
+        let mut parts = self.parts(request, head)?;
         let general = self.last.general(target);
         let has_body = !matches!(request.framing, Framing::Empty | Framing::Length(0));
         let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
@@ -90,7 +90,7 @@ impl Http1 {
         };
         let (timer, arrived) = (client.clock().timer(), log.began());
         let carried = {
-            let asked = handle::forward(&client, &general, parts, body, timer, arrived, ticket, log);
+            let asked = handle::forward(&client, &general, &mut parts, body, timer, arrived, ticket, log);
             let mut asked = pin!(asked);
             poll_fn(|cx| match asked.as_mut().poll(cx) {
                 Poll::Ready(replied) => Poll::Ready(Some(replied)),

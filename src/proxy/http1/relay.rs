@@ -81,6 +81,8 @@ impl Broken {
             Self::Client => (Outcome::ClientGone, ""),
             Self::Impatience(Impatience::Client) => (Outcome::ClientGone, "request_timeout"),
             Self::Impatience(Impatience::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+            // As its app's owner wants it.
+            Self::Impatience(Impatience::Retired) => (Outcome::Answered, "retired"),
             Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
         }
     }

@@ -6,8 +6,9 @@ use std::{
     future::poll_fn,
     io,
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Poll, ready},
 };
 
@@ -24,20 +25,20 @@ use super::{
 };
 use crate::{
     proxy::{
-        admit::Visitor,
+        admit::{Fields, Visitor},
         attempts::{self, Attempts, Cause, Failed},
         client::{Answer, Client},
         error::ProxyError,
         exchange::Wire,
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
-        half_close::HalfClose,
+        half_close::{self, HalfClose},
         handle,
         headers::{self, Added, Head, RequestId, Seen, Told},
         patience::Patience,
         tunnel,
         upload::Upload,
     },
-    switch::{Protocol, Ticket, Traffic},
+    switch::{Policy, Protocol, Ticket, Traffic},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
 
@@ -91,16 +92,22 @@ impl Http1 {
         let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
         let mut log = open(&client, &request, head, host, path, asker.address);
         let forwarded = match target {
-            Ok(target) => self.forward(desk, &request, &target, &mut log).await,
-            Err(error) => Err(error),
+            Ok(target) => {
+                let forwarded = self.forward(desk, &request, &target, &mut log).await;
+                forwarded.map_err(|error| (error, self.policy(desk, &target, &log)))
+            }
+            Err(error) => Err((error, None)),
         };
         match forwarded {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
             Ok(Forwarded::Switched(upstream, early, ticket)) => {
-                Next::Switched(Box::new(tunnel::Opening { upstream, early, ticket, log, serving }))
+                // Nothing is switched to but what was asked for.
+                let asked = Head { octets: desk.incoming.head(), lines: &desk.lines }.values(Name::Upgrade).next();
+                let is_websocket = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"));
+                Next::Switched(Box::new(tunnel::Opening { upstream, early, is_websocket, ticket, log, serving }))
             }
-            Err(error) => self.refuse(desk, Some(&request), error, &mut log).await,
+            Err((error, policy)) => self.refuse(desk, Some(&request), error, policy.as_deref(), &mut log).await,
         }
     }
 
@@ -121,7 +128,7 @@ impl Http1 {
             Violation::TargetTooLong => ProxyError::TargetTooLong,
             Violation::TooSlow => ProxyError::RequestTimeout,
         };
-        self.refuse(desk, None, error, &mut log).await
+        self.refuse(desk, None, error, None, &mut log).await
     }
 
     /// Admits the request, sends it, and sees its answer through. What may be tried again is, each time admitted anew, so
@@ -134,7 +141,9 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let mut ticket = admit(&client, desk, target, &self.last, &[], log).await?;
+        let Some(mut ticket) = self.admit(desk, target, &[], log).await? else {
+            return Ok(Forwarded::Left);
+        };
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
@@ -187,8 +196,39 @@ impl Http1 {
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
             desk.answer.clear();
-            ticket = admit(&client, desk, target, &self.last, attempts.tried(), log).await?;
+            ticket = match self.admit(desk, target, attempts.tried(), log).await? {
+                Some(ticket) => ticket,
+                None => return Ok(Forwarded::Left),
+            };
         }
+    }
+
+    /// Admits the request; `None` if its client has left while it had to wait for that.
+    async fn admit(
+        &mut self,
+        desk: &Desk,
+        target: &Target,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Result<Option<Ticket>, ProxyError> {
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        let visitor = visitor(&self.client, target, &self.last, &head, log);
+        let mut admitted = pin!(visitor.admit(tried, log));
+        let mut left = pin!(half_close::left(&mut self.stream, &mut self.half_close, &self.client));
+        poll_fn(|cx| {
+            if let Poll::Ready(admitted) = admitted.as_mut().poll(cx) {
+                return Poll::Ready(admitted.map(Some));
+            }
+            // Most requests never wait, and are spared the looking out.
+            left.as_mut().poll(cx).map(|()| Ok(None))
+        })
+        .await
+    }
+
+    /// How the app treats a request that came to nothing.
+    fn policy(&self, desk: &Desk, target: &Target, log: &RequestLog) -> Option<Arc<Policy>> {
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        self.client.worker.reader.policy(&visitor(&self.client, target, &self.last, &head, log))
     }
 
     /// Makes the client's head the upstream's.
@@ -248,12 +288,13 @@ impl Http1 {
         })
     }
 
-    /// The only place where a failure becomes an answer.
+    /// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
     async fn refuse(
         &mut self,
         desk: &mut Desk,
         request: Option<&RequestHead>,
         error: ProxyError,
+        policy: Option<&Policy>,
         log: &mut RequestLog,
     ) -> Next {
         // Where the next request begins is known only if this one's body is here.
@@ -262,7 +303,7 @@ impl Http1 {
         });
         let closes = error.closes() || !goes_on;
         log.ended(error.outcome(), error.label());
-        let (parts, text) = error.into_parts();
+        let (parts, text) = error.into_parts(policy);
         log.answered(parts.status);
         let reply = &mut desk.reply;
         reply.clear();
@@ -351,7 +392,12 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, first, &ticket, &told);
+    let lines = Head { octets, lines: answer_lines };
+    // One that may never end says no length.
+    if unframed && headers::is_event_stream(lines.first("content-type")) {
+        patience.with_stream(&ticket);
+    }
+    headers::write_answer_lines(reply, lines, first, &ticket, &told);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
@@ -392,24 +438,15 @@ async fn answer(
     Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
 }
 
-async fn admit(
-    client: &Client,
-    desk: &Desk,
+fn visitor<'a>(
+    client: &'a Client,
     target: &Target,
-    last: &Last,
-    tried: &[u64],
-    log: &mut RequestLog,
-) -> Result<Ticket, ProxyError> {
-    let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-    let visitor = Visitor {
-        client,
-        address: target.client,
-        host: last.host(),
-        path: last.path(),
-        fields: &head,
-        arrived: log.began(),
-    };
-    visitor.admit(tried, log).await
+    last: &'a Last,
+    head: &'a Head<'a>,
+    log: &RequestLog,
+) -> Visitor<'a> {
+    let (host, path) = (last.host(), last.path());
+    Visitor { client, address: target.client, host, path, fields: head, arrived: log.began() }
 }
 
 fn open(
