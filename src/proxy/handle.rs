@@ -148,7 +148,9 @@ pub(super) async fn forward(
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
+        let fields = request.fields();
+        let visitor = Visitor { client, address: target.client, host: &target.host, path: path(&parts), fields, arrived };
+        ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }
 
@@ -174,6 +176,10 @@ fn prepare(
     }
     let bodyless = incoming.is_end_stream();
     let Going { forwarded, request_id, trace, has_length } = headers::to_upstream(parts, target, bodyless);
+    let authority = match &ticket.policy().traffic.host {
+        Some(host) => headers::rewrite_host(&mut parts.headers, host),
+        None => target.authority.clone(),
+    };
     if log.is_written() {
         let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
         let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
@@ -202,7 +208,7 @@ fn prepare(
     let message = Message {
         method: parts.method.clone(),
         uri: parts.uri.clone(),
-        authority: target.authority.clone(),
+        authority,
         fields: std::mem::take(&mut parts.headers),
         lines: Lines { forwarded, request_id },
         framing,

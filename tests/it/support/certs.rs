@@ -7,9 +7,10 @@ use rcgen::{
     IsCa, KeyIdMethod, KeyPair, RevokedCertParams, date_time_ymd,
 };
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 use serde::Serialize;
 use tempfile::TempDir;
@@ -27,6 +28,37 @@ pub struct Leaf {
     pub key: PathBuf,
     #[serde(skip)]
     serial: u64,
+}
+
+impl Leaf {
+    /// A server's settings with this certificate.
+    pub fn server(&self) -> ServerConfig {
+        self.serve(None)
+    }
+
+    /// The same, for clients of this authority alone.
+    pub fn server_for(&self, clients: &Authority) -> ServerConfig {
+        self.serve(Some(clients))
+    }
+
+    fn serve(&self, clients: Option<&Authority>) -> ServerConfig {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = match clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(clients) => {
+                WebPkiClientVerifier::builder_with_provider(Arc::new(clients.store()), Arc::clone(&provider))
+                    .build()
+                    .expect("roots")
+            }
+        };
+        let chain = vec![CertificateDer::from_pem_file(&self.cert).expect("a certificate")];
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(&self.key).expect("a key"))
+            .expect("a key of its certificate")
+    }
 }
 
 impl Authority {
@@ -63,6 +95,15 @@ impl Authority {
         fs::write(&leaf.cert, cert.pem()).expect("a file");
         fs::write(&leaf.key, key.serialize_pem()).expect("a file");
         leaf
+    }
+
+    /// Its own certificate, as a PEM file.
+    pub fn roots(&self) -> PathBuf {
+        let file = self.dir.path().join("roots.pem");
+        if !file.exists() {
+            fs::write(&file, self.issuer.pem()).expect("a file");
+        }
+        file
     }
 
     /// Its own certificate, as text.
@@ -116,12 +157,16 @@ impl Authority {
 
     /// The same, for these versions of TLS alone.
     pub fn trusted_in(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).expect("a root");
         ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .expect("versions")
-            .with_root_certificates(roots)
+            .with_root_certificates(self.store())
             .with_no_client_auth()
+    }
+
+    fn store(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("a root");
+        roots
     }
 }
