@@ -5,10 +5,10 @@
 use std::{collections::HashMap, fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode, Uri, header};
 use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep_until, timeout},
@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     connector::{ConnectError, Connector, Socket},
-    switch::{Address, AppName, Board, Destination, Feed, HealthCheck, Revision, Viewer},
+    switch::{Address, AppName, Board, Destination, Feed, HealthCheck, Protocol, Revision, Viewer},
 };
 
 /// How many probes may be under way at once.
@@ -207,7 +207,7 @@ async fn probe(connector: &Connector, destination: &Destination, check: &HealthC
     let asked = async {
         let stream = connector.connect(destination, None).await.map_err(Failure::Connect)?;
         match &check.path {
-            Some(path) => get(stream, host(destination), path).await,
+            Some(path) => get(stream, destination, host(destination), path).await,
             None => Ok(()),
         }
     };
@@ -224,7 +224,21 @@ fn host(destination: &Destination) -> String {
 }
 
 /// Good is a status of 2xx or 3xx. The body is left unread: the connection is not used again.
-async fn get(stream: Socket, host: String, path: &str) -> Result<(), Failure> {
+async fn get(stream: Socket, destination: &Destination, host: String, path: &str) -> Result<(), Failure> {
+    let is_tls = destination.transport.tls.is_some();
+    // Over TLS the endpoint has chosen; without it, there is nothing to choose by.
+    let is_h2 = stream.alpn() == Some(b"h2") || (!is_tls && destination.transport.protocol == Protocol::H2);
+    let asked = match is_h2 {
+        true => get_by_http2(stream, if is_tls { "https" } else { "http" }, host, path).await,
+        false => get_by_http1(stream, host, path).await,
+    };
+    match asked? {
+        status if status.is_success() || status.is_redirection() => Ok(()),
+        status => Err(Failure::Status(status)),
+    }
+}
+
+async fn get_by_http1(stream: Socket, host: String, path: &str) -> Result<StatusCode, Failure> {
     let request = Request::get(path)
         .header(header::HOST, host)
         .header(header::USER_AGENT, USER_AGENT)
@@ -235,11 +249,18 @@ async fn get(stream: Socket, host: String, path: &str) -> Result<(), Failure> {
     let (mut sender, connection) =
         http.max_buf_size(HEAD_SIZE).handshake(TokioIo::new(stream)).await.map_err(Failure::Http)?;
     let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
-    let answer = sender.send_request(request).await.map_err(Failure::Http)?;
-    match answer.status() {
-        status if status.is_success() || status.is_redirection() => Ok(()),
-        status => Err(Failure::Status(status)),
-    }
+    Ok(sender.send_request(request).await.map_err(Failure::Http)?.status())
+}
+
+async fn get_by_http2(stream: Socket, scheme: &str, host: String, path: &str) -> Result<StatusCode, Failure> {
+    let uri = Uri::builder().scheme(scheme).authority(host).path_and_query(path).build().map_err(Failure::Path)?;
+    let request =
+        Request::get(uri).header(header::USER_AGENT, USER_AGENT).body(Empty::<Bytes>::new()).map_err(Failure::Path)?;
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.max_header_list_size(u32::try_from(HEAD_SIZE).unwrap_or(u32::MAX));
+    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(Failure::Http)?;
+    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
+    Ok(sender.send_request(request).await.map_err(Failure::Http)?.status())
 }
 
 #[cfg(test)]
