@@ -11,7 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    clock::{Alarm, TICK, Timer, TimerKey},
+    clock::{Alarm, TICK, Timer},
     upload::{State, Upload},
 };
 use crate::switch::Tenure;
@@ -57,10 +57,6 @@ impl Patience {
 
     pub(super) fn upload(&self) -> Option<&Upload> {
         self.upload.as_deref()
-    }
-
-    pub(super) fn timer(&self) -> TimerKey {
-        self.timer.key()
     }
 
     /// Ends when this tenure is cut.
