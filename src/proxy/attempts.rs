@@ -85,7 +85,7 @@ impl Attempts {
         patience.follow(ticket.tenure());
         let within = self.within(traffic, request.is_bodyless());
         let begun = upstream.begin(ticket.endpoint(), request, self.origin, self.reuse, traffic.connect);
-        let (exchange, reused) = match begun.await {
+        let (mut exchange, reused) = match begun.await {
             Ok(begun) => begun,
             Err((error, request)) => {
                 return Err(Failed {
@@ -97,7 +97,6 @@ impl Attempts {
                 });
             }
         };
-        let mut exchange = Box::new(exchange);
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => {
