@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio_tungstenite::client_async;
+use tokio_tungstenite::{client_async, tungstenite::Error};
 
 use crate::support::{
     backend::Backend,
@@ -150,8 +150,15 @@ async fn a_place_is_kept_to_the_last_octet_over_a_retry_and_through_a_tunnel() {
     let let_in = async |client: &mut Client| client.get("/").await.is_ok_and(|answer| answer.status == StatusCode::OK);
     eventually("a place", async || let_in(&mut client).await).await;
 
-    let stream = TcpStream::connect(proxy.live).await.expect("it accepts");
-    let (mut socket, _) = client_async("ws://shop.test/ws", stream).await.expect("a handshake");
+    // The place of the last answer may not be free yet when its octets are here.
+    let mut socket = loop {
+        let stream = TcpStream::connect(proxy.live).await.expect("it accepts");
+        match client_async("ws://shop.test/ws", stream).await {
+            Ok((socket, _)) => break socket,
+            Err(Error::Http(refused)) => assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE),
+            Err(error) => panic!("{error}"),
+        }
+    };
     is_refused(&client.get("/").await.expect("an answer"), StatusCode::SERVICE_UNAVAILABLE);
     socket.close(None).await.expect("a close");
     drop(socket);
