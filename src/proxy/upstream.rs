@@ -228,7 +228,7 @@ impl Upstream {
         let mut kept = self.kept.borrow_mut();
         let idle = &mut kept.get_mut(&endpoint.id())?.idle;
         while let Some(Idle { mut connection, .. }) = idle.pop() {
-            if connection.is_quiet() {
+            if connection.io().is_quiet() {
                 return Some(connection);
             }
         }
@@ -268,7 +268,7 @@ impl Upstream {
         let Some(Kept { idle, streams, .. }) = kept.get_mut(&endpoint.id()) else { return Census::default() };
         let (now, mut closed) = (self.clock.now(), None);
         idle.retain_mut(|idle| {
-            let open = idle.connection.is_quiet();
+            let open = idle.connection.io().is_quiet();
             if !open {
                 closed = closed.max(Some(idle.since));
             }
@@ -302,7 +302,7 @@ impl Upstream {
         for Kept { idle, streams, .. } in self.kept.borrow_mut().values_mut() {
             idle.retain_mut(|idle| {
                 idle.connection.release_memory();
-                now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet()
+                now < idle.since + MAX_IDLE_AGE && idle.connection.io().is_quiet()
             });
             if let Some(streams) = streams {
                 streams.sweep(now.checked_sub(MAX_IDLE_AGE));
