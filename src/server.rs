@@ -114,7 +114,7 @@ impl Server {
         let access = AccessLog::start(config.log.access, config.workers, Box::new(std::io::stdout()))
             .context("the access log cannot be started")?;
 
-        let connector = Connector::default();
+        let connector = Connector::sparing(config.admin.socket.as_deref());
         connector.adopt(connector.prepare(&config.desired).await?);
         tasks.spawn(connector.clone().follow_files());
         let recorder = {
@@ -125,6 +125,7 @@ impl Server {
             .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
+        metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
         let looking_up = source::look_up(
             switch.viewer.clone(),
             switch.feed.clone(),
@@ -292,7 +293,8 @@ impl Running {
             tokens.reload()?;
         }
         let prepared = self.connector.prepare(&config.desired).await?;
-        self.data_plane.apply(config.listeners.clone()).await?;
+        let bound = self.data_plane.apply(config.listeners.clone()).await?;
+        self.metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
         self.connector.adopt(prepared);
         let applied = self.feed.desired(config.desired.clone()).await.ok_or(NotReloaded::Stopping)?;
         if let Some(log) = self.log.get() {

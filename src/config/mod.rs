@@ -41,7 +41,12 @@ pub use self::{
     places::{default_socket, default_state_dir},
     schema::schema,
 };
-use crate::{admin, proxy::ListenerOptions, switch::Desired, telemetry};
+use crate::{
+    admin,
+    proxy::{ListenerOptions, TlsOptions},
+    switch::Desired,
+    telemetry,
+};
 
 /// All that the file says, checked, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,16 +85,15 @@ impl Config {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, tokens, pages. When one of them changes, whoever uses it reads it anew.
+    /// The files it names: certificates, keys, authorities, tokens, pages. When one of them changes, whoever uses it
+    /// reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
-        let certificates =
-            self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
-        let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
+        let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
-        let towards_endpoints = transports.flat_map(|tls| tls.files().cloned());
-        let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values());
-        let pages = pages.map(|page| page.file.clone());
-        pem.chain(towards_endpoints).chain(self.admin.tokens.clone()).chain(pages).collect()
+        let towards_endpoints = transports.flat_map(|tls| tls.files());
+        let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values()).map(|page| &page.file);
+        let files = tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens);
+        files.chain(pages).cloned().collect()
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     error::{Wrong, quoted},
 };
 use crate::{
-    proxy::ListenerRole,
+    proxy::{Alpn, ClientAuthMode, ForwardingField, ListenerRole},
     switch::{
         AppName, AutoPromotion, Balance, Family, MinReady, NotAName, Protocol, ProxyVersion, Rate, RateBy, Revision,
         Roots, Streams, TlsVersion,
@@ -58,6 +58,13 @@ words!(AccessFormat, "an access log format", {
 });
 words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => Self::Preview });
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
+words!(Alpn, "a protocol we speak over TLS", { "h2" => Self::H2, "http/1.1" => Self::Http11 });
+words!(ClientAuthMode, "a way to ask for client certificates", {
+    "required" => Self::Required, "optional" => Self::Optional,
+});
+words!(ForwardingField, "a field that tells of clients", {
+    "x-forwarded-for" => Self::XForwardedFor, "forwarded" => Self::Forwarded,
+});
 words!(ProxyVersion, "a version of the PROXY protocol", { "v1" => Self::V1, "v2" => Self::V2 });
 words!(Family, "a family of addresses", { "any" => Self::Any, "ipv4" => Self::Ipv4, "ipv6" => Self::Ipv6 });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 use serde_saphyr::Location;
 
 use super::{
@@ -37,6 +37,7 @@ pub(super) struct Pass<'a> {
 pub(super) enum FileKind {
     Certificate,
     Key,
+    RevocationList,
     Tokens,
     /// Of an error; [`LARGEST_PAGE`] at most.
     Page,
@@ -128,6 +129,10 @@ impl FileKind {
                 Some(Err(_)) | None => Err(lacking("certificate")),
             },
             Self::Key => PrivateKeyDer::from_pem_slice(&octets).map(|_| ()).map_err(|_| lacking("private key")),
+            Self::RevocationList => match CertificateRevocationListDer::pem_slice_iter(&octets).next() {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(_)) | None => Err(lacking("revocation list")),
+            },
             Self::Tokens => Ok(()),
             Self::Page if octets.len() <= LARGEST_PAGE => Ok(()),
             Self::Page => {

@@ -107,10 +107,12 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "by",
             "cert",
             "content_type",
+            "crl",
             "dir",
             "file",
             "key",
             "min_version",
+            "mode",
             "name",
             "path",
             "per",
@@ -120,6 +122,7 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "roots",
             "server_name",
             "socket",
+            "timeout",
             "tokens"
         ]
     );
@@ -186,6 +189,7 @@ fn every_key_reaches_its_place() {
       tls: { roots: roots.pem, cert: c.crt, key: /keys/c.key, server_name: App.internal, min_version: 1.3 }
       protocol: h2
       proxy_protocol: v1
+      host: App.internal:8443
       resolve: 1m
       family: ipv6
     health: { path: /healthz?deep, interval: 5s, timeout: 250ms, rise: 4, fall: 5 }
@@ -219,7 +223,7 @@ fn every_key_reaches_its_place() {
         "drain: Drain { timeout: 0ns, streams: Cut, close_rate: 50 }",
         r#"path: Some("/healthz?deep"), interval: 5s, timeout: 250ms, rise: 4, fall: 5"#,
         "connect: 3s, response: 60s, upgrade_idle: 7200s, request: Some(300s), body_size: Some(10485760)",
-        "attempts: 1, per_try: 3s, retry_budget: 5, expose_revision: true",
+        r#"attempts: 1, per_try: 3s, retry_budget: 5, expose_revision: true, host: Some("app.internal:8443")"#,
         "InFlightLimit { most: 100, queue: 50, queue_timeout: 3s }",
         r#"Rate { requests: 100, per: 60s, burst: 7, by: Header("x-api-key") }"#,
         "503: ErrorPage(/etc/tealgate/sorry.html as text/html; charset=utf-8, 0 octets)",
@@ -239,10 +243,19 @@ listeners:
   - name: socket
     bind: unix:run/live.sock
     role: preview
-    tls: { certificates: [{ cert: a.crt, key: /keys/a.key }], min_version: 1.3 }
+    tls:
+      certificates: [{ cert: a.crt, key: /keys/a.key }]
+      min_version: 1.3
+      alpn: [http/1.1]
+      client_auth: { roots: ca.crt, mode: optional, crl: /keys/ca.crl }
+    proxy_protocol: {}
+    trusted_proxies: [10.0.0.0/8, "::1"]
+    trusted_field: forwarded
+    tcp: { keepalive: 60s, user_timeout: 30s, backlog: 7 }
     timeouts: { handshake: 1s, head: 2s, body: 3s, idle: 4s }
-    limits: { head_size: 4KiB, connections: 5, connections_per_client: 6 }
+    limits: { head_size: 4KiB, connections: 5, connections_per_client: 6, handshakes: 8 }
     unknown_host: 404
+  - { name: balanced, bind: "127.0.0.1:1", proxy_protocol: { trusted: [10.0.0.0/8], timeout: 2s } }
 admin: { socket: admin.sock, bind: "[::1]:7180", tokens: tokens.yaml }
 health: { bind: "127.0.0.1:0" }
 state: { dir: state }
@@ -252,13 +265,21 @@ apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
     .unwrap();
     let listener = &config.listeners[0];
     assert_eq!(listener.bind, Bind::Unix("/etc/tealgate/run/live.sock".into()));
+    let files =
+        ["/etc/tealgate/a.crt", "/keys/a.key", "/etc/tealgate/ca.crt", "/keys/ca.crl", "/etc/tealgate/tokens.yaml"];
+    assert_eq!(config.files(), files.map(std::path::PathBuf::from));
     assert_eq!((listener.role, listener.unknown_host), (ListenerRole::Preview, 404));
     let shown = format!("{config:?}");
     for part in [
         "workers: 3, log: Options { level: Debug, format: Json, access: Combined }",
-        r#"cert: "/etc/tealgate/a.crt", key: "/keys/a.key" }], min_version: Tls13"#,
+        r#"cert: "/etc/tealgate/a.crt", key: "/keys/a.key" }], min_version: Tls13, alpn: [Http11]"#,
+        r#"ClientAuth { roots: "/etc/tealgate/ca.crt", mode: Optional, crl: Some("/keys/ca.crl") }"#,
+        "proxy_protocol: Some(ProxyProtocol { trusted: [], timeout: 1s })",
+        "proxy_protocol: Some(ProxyProtocol { trusted: [10.0.0.0/8], timeout: 2s })",
+        "TrustedProxies { networks: [10.0.0.0/8, ::1/128], field: Forwarded }",
+        "TcpOptions { keepalive: Some(60s), user_timeout: Some(30s), backlog: 7 }",
         "handshake: 1s, head: 2s, body: 3s, idle: 4s",
-        "head_size: 4096, connections: 5, connections_per_client: 6",
+        "head_size: 4096, connections: 5, connections_per_client: 6, handshakes: 8",
         r#"socket: Some("/etc/tealgate/admin.sock"), bind: Some([::1]:7180), tokens: Some("/etc/tealgate/tokens.yaml")"#,
         r#"health: 127.0.0.1:0, state_dir: Some("/etc/tealgate/state")"#,
         "{v1: [EndpointSpec { address: [::1]:1, weight: 1 }, EndpointSpec { address: app.internal:2, weight: 1 }, \

@@ -6,7 +6,7 @@ mod proxy_header;
 mod socket;
 mod trust;
 
-use std::{io, sync::Arc};
+use std::{io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use rustls::{AlertDescription, pki_types::ServerName};
 use thiserror::Error;
@@ -45,9 +45,17 @@ pub(crate) enum ConnectError {
 #[derive(Clone, Default)]
 pub struct Connector {
     trust: Arc<Trust>,
+    /// A socket that nobody gets to through us.
+    private: Option<Arc<Path>>,
 }
 
 impl Connector {
+    /// One that never connects to this socket: whoever may name endpoints, or is a client, has no business with our own
+    /// admin API, and there we would pass for its owner.
+    pub fn sparing(private: Option<&Path>) -> Self {
+        Self { private: private.map(Arc::from), ..Self::default() }
+    }
+
     /// Reads whatever reaching the endpoints of these apps takes, certificates and keys, or says what is wrong with it.
     pub async fn prepare(&self, desired: &Desired) -> Result<Prepared, TrustError> {
         self.trust.prepare(desired).await
@@ -93,6 +101,10 @@ impl Connector {
                 }
             }
             Address::Unix(path) => {
+                if self.private.as_ref().is_some_and(|private| is_same_file(private, path)) {
+                    let kind = io::ErrorKind::PermissionDenied;
+                    return Err(io::Error::new(kind, "this is the socket of our own admin API").into());
+                }
                 let mut socket = UnixStream::connect(path).await?;
                 greet(&mut socket, greeting).await?;
                 match &to.transport.tls {
@@ -114,7 +126,7 @@ impl Connector {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let unprepared = ConnectError::Unprepared("its app's TLS settings have not been read");
-        let settings = self.trust.settings(&to.transport).ok_or(unprepared)?;
+        let settings = self.trust.settings(&to.transport, &to.address).ok_or(unprepared)?;
         let name = server_name(to, tls)
             .ok_or(ConnectError::Unprepared("no name to check it against; set `upstream.tls.server_name`"))?;
         let connector = TlsConnector::from(settings);
@@ -130,6 +142,12 @@ async fn greet(socket: &mut (impl AsyncWrite + Unpin), greeting: Option<Vec<u8>>
         Some(greeting) => socket.write_all(&greeting).await,
         None => Ok(()),
     }
+}
+
+/// Whether both lead to one file, by whatever names.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let facts = |path| std::fs::metadata(path).map(|facts| (facts.dev(), facts.ino())).ok();
+    facts(one).is_some_and(|one| facts(other) == Some(one))
 }
 
 /// The name a certificate must be for: the one set, or the one that the endpoint is given by, or its address.

@@ -15,6 +15,8 @@ use crate::{
 /// A request before the door: what the switch may ask of it.
 pub(super) struct Visitor<'a> {
     pub(super) client: &'a Client,
+    /// Whose request it is (`forwarding::Asker`).
+    pub(super) address: Option<IpAddr>,
     /// In lower case, without port.
     pub(super) host: &'a str,
     /// With its query.
@@ -111,7 +113,7 @@ impl RequestKey for Visitor<'_> {
     }
 
     fn client(&self) -> Option<IpAddr> {
-        self.client.peer.map(|peer| peer.ip())
+        self.address
     }
 
     fn field(&self, name: &str) -> Option<&[u8]> {

@@ -174,6 +174,8 @@ pub struct Traffic {
     pub retry_budget: u32,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,
+    /// The `Host` that endpoints are sent, with its port if there is one; `None` for the one the client sent.
+    pub host: Option<String>,
 }
 
 /// What is spoken to endpoints.
@@ -200,6 +202,7 @@ impl Default for Traffic {
             per_try: Duration::from_secs(10),
             retry_budget: 20,
             expose_revision: false,
+            host: None,
         }
     }
 }

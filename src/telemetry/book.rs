@@ -9,7 +9,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::series::{Ledger, Place, Series};
+use super::{
+    connections::Unserved,
+    series::{Ledger, Place, Series},
+};
 use crate::switch::{AppBoard, AppName, Board, Revision, Role};
 
 /// How long a series stays after its revision has left the board, so that it is scraped once more, and so that a board
@@ -21,6 +24,7 @@ pub(super) struct Book {
     workers: usize,
     /// What no app was found for.
     unrouted: Arc<Series>,
+    unserved: Unserved,
     open: Mutex<Open>,
 }
 
@@ -40,11 +44,16 @@ struct Listed {
 impl Book {
     pub(super) fn new(workers: usize) -> Self {
         let unrouted = Series::new(None, Arc::new(Ledger::new(workers)), workers);
-        Self { workers, unrouted: Arc::new(unrouted), open: Mutex::default() }
+        Self { workers, unrouted: Arc::new(unrouted), unserved: Unserved::default(), open: Mutex::default() }
     }
 
     pub(super) fn unrouted(&self) -> &Arc<Series> {
         &self.unrouted
+    }
+
+    /// Connections that no request was accepted of.
+    pub(super) fn unserved(&self) -> &Unserved {
+        &self.unserved
     }
 
     /// The series of this place; a new one at zero if there is none yet.

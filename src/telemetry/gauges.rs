@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{
     metrics::{
-        APP_GENERATION, ENDPOINT_UP, GATE_STATE, POOL_ENDPOINTS, POOL_INFO, REQUESTS_WAITING, ROLLBACK_READY,
-        ROLLBACK_WINDOW, SOURCE_LAST_EVENT, SOURCE_STALE,
+        APP_GENERATION, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, POOL_ENDPOINTS, POOL_INFO, REQUESTS_WAITING,
+        ROLLBACK_READY, ROLLBACK_WINDOW, SOURCE_LAST_EVENT, SOURCE_STALE,
     },
     sheet::Sheet,
 };
@@ -28,6 +28,9 @@ fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
             let (address, up) = (endpoint.address().to_string(), endpoint.health() == Health::Healthy);
             sheet.gauge(&ENDPOINT_UP, &[app, pool.revision().as_str(), &address], up.into());
         }
+    }
+    for (name, found) in state.names.found() {
+        sheet.gauge(&ENDPOINT_NAME_UP, &[app, &name.to_string()], found.into());
     }
     for (role, revision) in roles(state) {
         sheet.gauge(&POOL_INFO, &[app, role, revision.as_str()], 1.0);

@@ -85,6 +85,8 @@ families! {
         "From the retirement of a pool until it was empty, or cut at its deadline.";
     ENDPOINT_UP: GAUGE "endpoint_up" ["app" "revision" "endpoint"]
         "1 if its probes succeed, 0 if not, or not yet.";
+    ENDPOINT_NAME_UP: GAUGE "endpoint_name_up" ["app" "name"]
+        "1 if the last lookup of the name of an endpoint found it, 0 if it failed and what was found before stays.";
     POOL_ENDPOINTS: GAUGE "pool_endpoints" ["app" "pool" "state"]
         "Endpoints of a pool by what their probes say.";
     POOL_INFO: GAUGE "pool_info" ["app" "pool" "revision"]
@@ -101,6 +103,9 @@ families! {
         "1 while the source is out of reach and the last known state serves.";
     SOURCE_LAST_EVENT: GAUGE "source_last_event_seconds" ["app"]
         "Time since the source last spoke.";
+    CONNECTIONS_NOT_SERVED: COUNTER "connections_not_served_total" ["listener" "reason"]
+        "Connections closed by us before a request of them was accepted: over a limit, an untrusted peer, a bad PROXY \
+         header, a failed or slow handshake, no good client certificate.";
     CERTIFICATE_EXPIRY: GAUGE "tls_certificate_expiry_seconds" ["listener" "certificate"]
         "When a certificate ends, in seconds since 1970.";
     RELOAD_SUCCESSFUL: GAUGE "config_last_reload_successful" []
@@ -187,6 +192,11 @@ impl Metrics {
         }
     }
 
+    /// Shows these listeners from now on, at zero until something happens to their connections.
+    pub fn listeners<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        names.into_iter().for_each(|name| self.facts.book.unserved().begin(name));
+    }
+
     /// Whether the configuration, just read again, was applied.
     pub fn reloaded(&self, applied: bool) {
         self.facts.reloaded.store(applied, Ordering::Relaxed);
@@ -212,6 +222,9 @@ impl Facts {
         self.book.all_series().iter().for_each(|series| put_series(series, &mut sheet));
         self.book.visit_ledgers(|app, ledger| put_ledger(app, ledger, &mut sheet));
         gauges::put_board(&board, Timestamp::now(), &mut sheet);
+        self.book.unserved().visit(|listener, why, count| {
+            sheet.counter(&CONNECTIONS_NOT_SERVED, &[listener, why], count);
+        });
         self.put_process(&mut sheet);
         self.flips.put(&mut sheet);
         sheet.into_families()

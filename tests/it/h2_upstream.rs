@@ -650,7 +650,7 @@ async fn over_tls_the_endpoint_chooses_where_it_may() {
         let backend = Backend::spawn("blue");
         let (address, _serving) = tls_before(&backend, &leaf, alpn).await;
         let mut setup = setup(&[address]);
-        let tls = json!({ "roots": authority.root(), "server_name": "app.test" });
+        let tls = json!({ "roots": authority.roots(), "server_name": "app.test" });
         setup.app()["upstream"] = json!({ "protocol": protocol, "tls": tls });
         setup.app()["health"] = json!({ "path": "/healthz", "interval": "50ms", "rise": 1 });
         let proxy = Proxy::start(setup).await;

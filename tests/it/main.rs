@@ -30,8 +30,15 @@ mod websocket;
 // TLS towards clients, and its certificates.
 mod tls;
 
+// Upstreams over TLS, at Unix sockets and by name, and what they are told of clients.
+mod upstreams;
+
 // What becomes of fields on their way, both ways.
 mod headers;
+
+// Clients that others speak for: load balancers with the PROXY protocol, HTTP proxies with fields.
+mod forwarded;
+mod proxy_protocol;
 
 // What two parsers could read in two ways reaches neither side.
 mod smuggling;

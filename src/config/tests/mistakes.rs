@@ -71,7 +71,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("    limits: { rate: { per: 1s } }", &["6:23: `requests` is missing"]),
     ("    limits: { rate: [1] }", &["6:15: a rate: 100/s, or { requests: 100, per: 1s } is expected here"]),
     (
-        "    upstream: { tls: { cert: c.crt, server_name: \"a b\", min_version: 1.1 }, proxy_protocol: v3, resolve: 10ms }",
+        "    upstream: { tls: { cert: c.crt, server_name: \"a b\", min_version: 1.1 }, proxy_protocol: v3, resolve: 10ms, host: a/b }",
         &[
             "6:30: a certificate is of no use without its key, nor a key without its certificate; name both `cert` and \
              `key`, or neither",
@@ -79,6 +79,8 @@ const MISTAKES: &[(&str, &[&str])] = &[
             "6:70: \"1.1\" is not a TLS version we speak; did you mean `1.2`?",
             "6:93: \"v3\" is not a version of the PROXY protocol; did you mean `v1`?",
             "6:106: \"10ms\" is too short; use 100ms or more",
+            "6:118: \"a/b\" is not a host; write pass for the host that the client asked for, or NAME or NAME:PORT to send \
+             instead",
         ],
     ),
     (
@@ -179,6 +181,32 @@ fn mistakes_in_listeners_and_revisions_are_told_too() {
             "4:26: 127.0.0.1:7181 is taken; the health listener has it by default; use another, or set `health.bind`",
             "4:50: \"previw\" is not a listener's role; did you mean `preview`?",
             "8:23: /run/s is taken; another listener has it, in line 7",
+        ]
+    );
+    let listeners = r#"listeners:
+  - { name: a, bind: "127.0.0.1:80", proxy_protocol: { timeout: 1s }, trusted_field: forwarded, tcp: { backlog: 0 } }
+  - { name: b, bind: "unix:/run/s", proxy_protocol: { trusted: [::1] }, trusted_proxies: [] }
+  - name: c
+    bind: "127.0.0.1:81"
+    proxy_protocol: { trusted: [lan] }
+    trusted_field: via
+    tls: { certificates: [{ cert: a, key: b }], alpn: [h3, h2, h2], client_auth: { roots: c, mode: maybe } }
+"#;
+    assert_eq!(
+        told(parsed(format!("{listeners}{app}"))),
+        [
+            "2:54: nobody is trusted to name clients in a PROXY header, so nobody could connect; name the load balancers' \
+             networks as `trusted`",
+            "2:86: `trusted_field` without `trusted_proxies` has no effect; name the proxies' networks as `trusted_proxies`",
+            "2:113: \"0\" is out of bounds; use 1 to 65535",
+            "3:64: connections on a Unix socket have no address to be trusted by; leave `trusted` out: whoever may open \
+             the socket is trusted",
+            "3:90: this list is empty; leave the key out, or name at least one",
+            "6:33: \"lan\" is not a network; write ADDRESS/BITS, such as 10.0.0.0/8 or fd00::/8",
+            "7:20: \"via\" is not a field that tells of clients; use one of x-forwarded-for, forwarded",
+            "8:56: \"h3\" is not a protocol we speak over TLS; did you mean `h2`?",
+            "8:64: \"h2\" is given twice",
+            "8:100: \"maybe\" is not a way to ask for client certificates; use one of required, optional",
         ]
     );
     let revisions = r#"listeners: [{ name: live, bind: "127.0.0.1:80" }]

@@ -70,7 +70,7 @@ impl Http1 {
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
         let seen = Seen::of_lines(head);
         let mut parts = self.parts(request, head)?;
-        let general = self.last.general(target.is_from_host);
+        let general = self.last.general(target);
         let has_body = !matches!(request.framing, Framing::Empty | Framing::Length(0));
         let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         let side = Rc::new(RefCell::new(Side {

@@ -5,6 +5,7 @@
 use std::{
     future::poll_fn,
     io,
+    net::IpAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -83,16 +84,17 @@ impl Http1 {
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let target = match client.over_limit {
+        let asker = client.forwarding().asker(head.fields());
+        let target = match client.is_over_limit() {
             true => Err(ProxyError::ConnectionLimitReached),
-            false => self.last.read(&request, head, &client.forwarding),
+            false => self.last.read(&request, head, client.forwarding(), &asker),
         };
         let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
-        let mut log = open(&client, &request, head, host, path);
+        let mut log = open(&client, &request, head, host, path, asker.address);
         let forwarded = match target {
             Ok(target) => {
                 let forwarded = self.forward(desk, &request, &target, &mut log).await;
-                forwarded.map_err(|error| (error, self.policy(desk, &log)))
+                forwarded.map_err(|error| (error, self.policy(desk, &target, &log)))
             }
             Err(error) => Err((error, None)),
         };
@@ -118,7 +120,7 @@ impl Http1 {
             host: "",
             path: "/",
             version: Version::HTTP_11,
-            client: client.peer.map(|peer| peer.ip()),
+            client: client.forwarding().address(),
         });
         let error = match violation {
             Violation::Malformed(why) => ProxyError::BadRequest(why),
@@ -139,21 +141,21 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(mut ticket) = self.admit(desk, &[], log).await? else {
+        let Some(mut ticket) = self.admit(desk, target, &[], log).await? else {
             return Ok(Forwarded::Left);
         };
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method, client.origin());
+        let mut attempts = Attempts::new(&request.method, client.origin(target.client));
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
             let connection = client
                 .worker
                 .upstream
-                .http1(ticket.endpoint(), client.origin(), attempts.reuse(), traffic.connect)
+                .http1(ticket.endpoint(), client.origin(target.client), attempts.reuse(), traffic.connect)
                 .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
@@ -194,7 +196,7 @@ impl Http1 {
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
             desk.answer.clear();
-            ticket = match self.admit(desk, attempts.tried(), log).await? {
+            ticket = match self.admit(desk, target, attempts.tried(), log).await? {
                 Some(ticket) => ticket,
                 None => return Ok(Forwarded::Left),
             };
@@ -202,9 +204,15 @@ impl Http1 {
     }
 
     /// Admits the request; `None` if its client has left while it had to wait for that.
-    async fn admit(&mut self, desk: &Desk, tried: &[u64], log: &mut RequestLog) -> Result<Option<Ticket>, ProxyError> {
+    async fn admit(
+        &mut self,
+        desk: &Desk,
+        target: &Target,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Result<Option<Ticket>, ProxyError> {
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let visitor = visitor(&self.client, &self.last, &head, log);
+        let visitor = visitor(&self.client, target, &self.last, &head, log);
         let mut admitted = pin!(visitor.admit(tried, log));
         let mut left = pin!(half_close::left(&mut self.stream, &mut self.half_close, &self.client));
         poll_fn(|cx| {
@@ -218,9 +226,9 @@ impl Http1 {
     }
 
     /// How the app treats a request that came to nothing.
-    fn policy(&self, desk: &Desk, log: &RequestLog) -> Option<Arc<Policy>> {
+    fn policy(&self, desk: &Desk, target: &Target, log: &RequestLog) -> Option<Arc<Policy>> {
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        self.client.worker.reader.policy(&visitor(&self.client, &self.last, &head, log))
+        self.client.worker.reader.policy(&visitor(&self.client, target, &self.last, &head, log))
     }
 
     /// Makes the client's head the upstream's.
@@ -254,7 +262,13 @@ impl Http1 {
             }
         }
         let added = Added {
-            host: (!target.is_from_host).then(|| self.last.authority()),
+            host: ticket
+                .policy()
+                .traffic
+                .host
+                .as_deref()
+                .map(str::as_bytes)
+                .or_else(|| (!target.is_from_host).then(|| self.last.authority())),
             forwarded: self.last.forwarded(),
             request_id: request_id.as_ref(),
             chunked: request.framing == Framing::Chunked,
@@ -423,17 +437,31 @@ async fn answer(
     Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
 }
 
-fn visitor<'a>(client: &'a Client, last: &'a Last, head: &'a Head<'a>, log: &RequestLog) -> Visitor<'a> {
-    Visitor { client, host: last.host(), path: last.path(), fields: head, arrived: log.began() }
+fn visitor<'a>(
+    client: &'a Client,
+    target: &Target,
+    last: &'a Last,
+    head: &'a Head<'a>,
+    log: &RequestLog,
+) -> Visitor<'a> {
+    let (address, host, path) = (target.client, last.host(), last.path());
+    Visitor { client, address, host, path, fields: head, arrived: log.began() }
 }
 
-fn open(client: &Client, request: &RequestHead, head: Head<'_>, host: &str, path: &str) -> RequestLog {
+fn open(
+    client: &Client,
+    request: &RequestHead,
+    head: Head<'_>,
+    host: &str,
+    path: &str,
+    asker: Option<IpAddr>,
+) -> RequestLog {
     let mut log = client.worker.recorder.open(request_log::Head {
         method: &request.method,
         host,
         path,
         version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
-        client: client.peer.map(|peer| peer.ip()),
+        client: asker,
     });
     if log.is_written() {
         log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());

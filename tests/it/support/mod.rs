@@ -12,6 +12,7 @@ pub mod frames;
 pub mod h2_backend;
 pub mod lanes;
 pub mod load;
+pub mod outlet;
 pub mod process;
 pub mod proxy;
 pub mod raw_backend;
