@@ -246,6 +246,7 @@ fn pools(app: &AppStatus, page: &mut Page) {
             Health::Unknown => "unknown",
             Health::Healthy => "healthy",
             Health::Unhealthy => "unhealthy",
+            Health::Ejected => "ejected",
         };
         let address = match &endpoint.name {
             Some(name) => format!("{} ({name})", endpoint.address),

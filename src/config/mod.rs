@@ -9,6 +9,7 @@
 //! the first error; the pass over the values finds them all.
 
 mod address;
+mod balancing;
 mod claims;
 mod duration;
 mod environment;
@@ -85,15 +86,15 @@ impl Config {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, authorities, tokens, pages. When one of them changes, whoever uses it
-    /// reads it anew.
+    /// The files it names: certificates, keys, authorities, tokens, pages. When one of them changes, whoever uses it reads it
+    /// anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
         let towards_endpoints = transports.flat_map(|tls| tls.files());
         let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values()).map(|page| &page.file);
-        let files = tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens);
-        files.chain(pages).cloned().collect()
+        let named = tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens);
+        named.chain(pages).cloned().collect()
     }
 }
 

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     proxy::{Alpn, ClientAuthMode, ForwardingField, ListenerRole},
     switch::{
-        AppName, AutoPromotion, Balance, Family, MinReady, NotAName, Protocol, ProxyVersion, Rate, RateBy, Revision,
-        Roots, Streams, TlsVersion,
+        AppName, AutoPromotion, Family, MinReady, NotAName, Protocol, ProxyVersion, Rate, RateBy, Revision, Roots,
+        Streams, TlsVersion,
     },
     telemetry::{AccessFormat, Format, Level},
 };
@@ -49,6 +49,8 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 words!(Level, "a log level", {
     "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug,
 });
@@ -69,9 +71,6 @@ words!(ProxyVersion, "a version of the PROXY protocol", { "v1" => Self::V1, "v2"
 words!(Family, "a family of addresses", { "any" => Self::Any, "ipv4" => Self::Ipv4, "ipv6" => Self::Ipv6 });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
 words!(Protocol, "a protocol to speak to endpoints", { "http1" => Self::Http1, "h2" => Self::H2, "auto" => Self::Auto });
-words!(Balance, "a balancing policy", {
-    "least_request" => Self::LeastRequest, "round_robin" => Self::RoundRobin, "random" => Self::Random,
-});
 
 impl Notation for bool {
     fn read(text: &str) -> Result<Self, Wrong> {
@@ -458,7 +457,7 @@ mod tests {
     fn words_are_exact_and_the_nearest_is_offered() {
         reads("warn", Level::Warn);
         assert_eq!(Level::read("wran").unwrap_err().hint.unwrap(), "did you mean `warn`?");
-        assert_eq!(Balance::read("sticky").unwrap_err().hint.unwrap(), "use one of least_request, round_robin, random");
+        assert_eq!(Streams::read("stay").unwrap_err().hint.unwrap(), "use one of keep, drain, cut");
         refuses::<bool>(&["yes", "True", "1", ""]);
     }
 

@@ -278,22 +278,25 @@ impl Pass<'_> {
         let mut policy = Policy::default();
         self.set(&mut policy.promotion.auto, &app.promotion.auto);
         self.set(&mut policy.promotion.min_ready, &app.promotion.min_ready);
+        self.set(&mut policy.promotion.warm, &app.promotion.warm);
         self.set(&mut policy.keep_previous.0, &app.rollback.keep_previous);
         self.set(&mut policy.drain.timeout, &app.drain.timeout);
         self.set(&mut policy.drain.streams, &app.drain.streams);
         self.set(&mut policy.drain.close_rate, &app.drain.close_rate);
-        self.set(&mut policy.balance, &app.balance.policy);
+        policy.balance = self.balance(&app.balance);
+        policy.health = self.health_check(&app.health);
+        policy.ejection = app.ejection.value().map(|block| self.ejection(block));
 
         policy.transport = Arc::new(self.transport(&app.upstream));
         self.set(&mut policy.traffic.host, &app.upstream.host);
+        if let (Some(warm), Some(_)) = (app.promotion.warm.get(), app.upstream.proxy_protocol.get())
+            && policy.promotion.warm > 0
+        {
+            let wrong = Wrong::new("with `upstream.proxy_protocol` no connection can be opened ahead");
+            self.wrong(warm.place, wrong.hint("each is begun with its client's address; set this to 0"));
+        }
         self.set(&mut policy.lookup.interval, &app.upstream.resolve);
         self.set(&mut policy.lookup.family, &app.upstream.family);
-
-        policy.health.path = app.health.path.get().and_then(|path| self.read(path)).map(Into::into);
-        self.set(&mut policy.health.interval, &app.health.interval);
-        self.set(&mut policy.health.timeout, &app.health.timeout);
-        self.set(&mut policy.health.rise, &app.health.rise);
-        self.set(&mut policy.health.fall, &app.health.fall);
 
         self.set(&mut policy.traffic.connect, &app.timeouts.connect);
         self.set(&mut policy.traffic.response, &app.timeouts.response);

@@ -3,10 +3,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
-use super::{client::Client, error::ProxyError};
+use super::{client::Client, cookie::cookie, error::ProxyError};
 use crate::{
     switch::{NotAwaited, RequestKey, Ticket},
     telemetry::request_log::RequestLog,
@@ -30,11 +30,21 @@ pub(super) struct Visitor<'a> {
 pub(super) trait Fields {
     /// The value of the first line of this name, given in lower case.
     fn first(&self, name: &str) -> Option<&[u8]>;
+
+    /// The value of the first cookie of this name.
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        cookie(self.first("cookie")?, name)
+    }
 }
 
 impl Fields for HeaderMap {
     fn first(&self, name: &str) -> Option<&[u8]> {
         self.get(name).map(HeaderValue::as_bytes)
+    }
+
+    /// HTTP/2 clients may send each cookie on a line of its own (RFC 9113 §8.2.3).
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        self.get_all(header::COOKIE).iter().find_map(|line| cookie(line.as_bytes(), name))
     }
 }
 
@@ -118,5 +128,9 @@ impl RequestKey for Visitor<'_> {
 
     fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.first(name)
+    }
+
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        self.fields.cookie(name)
     }
 }

@@ -16,7 +16,7 @@ use super::{
     upstream::{Reuse, Upstream},
 };
 use crate::{
-    switch::{Ticket, Traffic},
+    switch::{Attempt, Ticket, Traffic},
     telemetry::request_log::{Recent, RequestLog},
 };
 
@@ -85,7 +85,7 @@ impl Attempts {
         patience.follow(ticket.tenure());
         let within = self.within(traffic, request.is_bodyless());
         let begun = upstream.begin(ticket.endpoint(), request, self.origin, self.reuse, traffic.connect);
-        let (exchange, reused) = match begun.await {
+        let (mut exchange, reused) = match begun.await {
             Ok(begun) => begun,
             Err((error, request)) => {
                 return Err(Failed {
@@ -97,10 +97,10 @@ impl Attempts {
                 });
             }
         };
-        let mut exchange = Box::new(exchange);
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => {
+                note_answer(ticket, status);
                 if headers::is_event_stream(headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)) {
                     patience.with_stream(ticket);
                 }
@@ -155,6 +155,7 @@ impl Attempts {
         }
         if error.is_upstreams() {
             log.attempt_failed(error.label());
+            ticket.note(Attempt::Failed);
         }
         let traffic = &ticket.policy().traffic;
         if self.made >= traffic.attempts {
@@ -172,6 +173,17 @@ impl Attempts {
         self.tried.push(ticket.endpoint().id());
         (error, again)
     }
+}
+
+/// Takes note, for the endpoint's sake, that an answer came. Some statuses say that somebody behind the endpoint failed
+/// (RFC 9110 §15.6).
+pub(super) fn note_answer(ticket: &Ticket, status: StatusCode) {
+    ticket.note(match status {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Attempt::GatewayError
+        }
+        _ => Attempt::Answered,
+    });
 }
 
 /// Whether the app's traffic can bear one more retry: when most requests fail, to send each of them again is what keeps

@@ -85,7 +85,7 @@ impl Download {
     pub(super) fn finish(self, client: &Client, log: &mut RequestLog) {
         log.received(self.patience.upload().map_or(0, Upload::octets));
         if let Some(connection) = self.exchange.into_connection() {
-            client.worker.upstream.keep(self.ticket.endpoint().id(), connection);
+            client.worker.upstream.keep(self.ticket.endpoint(), connection);
         }
     }
 

@@ -65,8 +65,9 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
         Ok(target) => {
             let forwarded = match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
                 Ok(ticket) => {
-                    let body = Inflow::Http2(incoming);
-                    forward(&client, &target, &mut parts, body, timer, arrived, ticket, &mut log).await
+                    let incoming = Inflow::Http2(incoming);
+                    let asked = Asked { client: &client, target: &target, parts: &mut parts, incoming, timer, arrived };
+                    forward(asked, ticket, &mut log).await
                 }
                 Err(error) => Err(error),
             };
@@ -78,7 +79,7 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
         Err(error) => Err(error),
     };
     match forwarded {
-        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
+        Ok(reply) if reply.switched => switch(reply, stream, log, serving),
         Ok(reply) => {
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
@@ -116,6 +117,18 @@ fn path(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
+/// A request as it came.
+pub(super) struct Asked<'a> {
+    pub(super) client: &'a Client,
+    pub(super) target: &'a Target,
+    pub(super) parts: &'a mut Parts,
+    pub(super) incoming: Inflow,
+    /// On HTTP/2, the one that its task is aborted by.
+    pub(super) timer: Timer,
+    /// When its head was whole.
+    pub(super) arrived: Instant,
+}
+
 /// An upstream's answer, from its head on.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -129,16 +142,8 @@ pub(super) struct Reply {
 
 /// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
 /// retry reads the current snapshot.
-pub(super) async fn forward(
-    client: &Client,
-    target: &Target,
-    parts: &mut Parts,
-    incoming: Inflow,
-    timer: Timer,
-    arrived: Instant,
-    mut ticket: Ticket,
-    log: &mut RequestLog,
-) -> Result<Reply, ProxyError> {
+pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut RequestLog) -> Result<Reply, ProxyError> {
+    let Asked { client, target, parts, incoming, timer, arrived } = asked;
     let (message, patience) = prepare(client, target, parts, incoming, timer, &ticket, log)?;
     let ask = message.ask.clone();
     let mut request = Outgoing::Any(Box::new(message));
@@ -159,7 +164,7 @@ pub(super) async fn forward(
         request = again.ok_or(failure)?;
         let fields = request.fields();
         let visitor =
-            Visitor { client, address: target.client, host: &target.host, path: path(parts), fields, arrived };
+            Visitor { client, address: target.client, host: &target.host, path: path(&parts), fields, arrived };
         ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }

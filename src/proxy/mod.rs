@@ -8,7 +8,8 @@
 //! lets only well-framed HTTP/1 requests through. hyper calls [`handle`] with each request, whatever its
 //! version. There the request's [`target`] is read, its log line opened, and [`Reader::admit`](crate::switch::Reader::admit)
 //! asked, in [`admit`], for a ticket: the pool and endpoint it is for, on one snapshot. The head is made the upstream's in [`headers`];
-//! [`attempts`] takes an idle connection or a new one from [`upstream`], and [`h1`] sends the one and receives the other head.
+//! [`attempts`] takes a connection that is there or a new one from [`upstream`], and an [`exchange`] on it, of [`h1`] or [`h2`],
+//! sends the one and receives the other head. What differs between the versions is in [`websocket`] and [`grpc`].
 //! That is made the client's, and the answer leaves in a [`body::TrackedBody`], which carries ticket and log. When the body
 //! ends, or is dropped, both close. After a 101 a [`tunnel`] takes over both streams, and ticket and log with them.
 //!
@@ -55,6 +56,7 @@ mod client_certificate;
 mod clock;
 mod connect;
 mod connection;
+mod cookie;
 mod error;
 mod exchange;
 mod flood;
@@ -82,6 +84,7 @@ mod tls;
 mod tunnel;
 mod upload;
 mod upstream;
+mod warm;
 mod websocket;
 mod worker;
 

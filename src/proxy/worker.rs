@@ -36,6 +36,7 @@ use super::{
     tls::Certificates,
     tunnel,
     upstream::Upstream,
+    warm::Warming,
 };
 use crate::{
     switch::{Reader, Readers},
@@ -44,6 +45,8 @@ use crate::{
 
 /// How many ticks pass between two looks at the idle upstream connections.
 const SWEEP: u32 = 10;
+/// How many ticks pass between two looks at the connections of pools that are kept warm.
+const WARM: u32 = 2;
 /// How many desks are kept for requests to come, some 64 KiB each.
 const SPARE_DESKS: usize = 64;
 /// How long accepting pauses when the system is out of files.
@@ -55,6 +58,7 @@ pub(super) struct Worker {
     pub(super) reader: Reader,
     pub(super) recorder: Rc<Recorder>,
     pub(super) upstream: Upstream,
+    pub(super) warming: Warming,
     pub(super) rate_limits: RateLimits,
     rates: Arc<Rates>,
     clients: RefCell<Slab<Rc<Client>>>,
@@ -126,9 +130,9 @@ impl Worker {
     fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>, rates: Arc<Rates>) -> Rc<Self> {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock, connector);
-        let rate_limits = RateLimits::new(&rates);
+        let (warming, rate_limits) = (Warming::default(), RateLimits::new(&rates));
         let (clients, desks) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { clock, reader, recorder, upstream, rate_limits, rates, clients, desks })
+        Rc::new(Self { clock, reader, recorder, upstream, warming, rate_limits, rates, clients, desks })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -184,7 +188,7 @@ impl Worker {
     async fn follow_snapshots(self: Rc<Self>) {
         loop {
             let adopted = self.reader.adopt();
-            self.upstream.keep_only(adopted.snapshot());
+            self.upstream.let_go().await;
             self.reader.acknowledge(&adopted);
             drop(adopted);
             self.reader.changed().await;
@@ -206,6 +210,9 @@ impl Worker {
                 if self.reader.worker() == 0 {
                     self.rates.sweep();
                 }
+            }
+            if count.is_multiple_of(WARM) {
+                self.warming.look(&self);
             }
         }
     }

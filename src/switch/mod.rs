@@ -26,6 +26,7 @@ mod capacity;
 mod control;
 mod desired;
 mod drain;
+mod ejection;
 mod journal;
 mod limits;
 mod memory;
@@ -34,12 +35,17 @@ mod names;
 mod policy;
 mod pool;
 mod reader;
+mod record;
+mod ring;
 mod rollout;
+mod roster;
 mod snapshot;
 mod status;
+mod sticky;
 mod switchboard;
 mod sync;
 mod waiting;
+mod warmth;
 
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
@@ -47,16 +53,19 @@ pub use self::{
     capacity::{Capacity, Slot},
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    ejection::{Judge, Sentence},
     journal::{Journal, JournalError},
     limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     names::Names,
     policy::{
-        AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, KeepPrevious, Lookup, MinReady, Policy,
-        Promotion, Protocol, ProxyVersion, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+        AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
+        KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses, Streams,
+        TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
+    record::{Attempt, EjectionReason, Ejections, Record},
     rollout::{Previous, Rollout},
     snapshot::{Route, Snapshot},
     status::{
@@ -65,4 +74,5 @@ pub use self::{
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
     waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},
+    warmth::{Cold, Warmth},
 };

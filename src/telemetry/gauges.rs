@@ -4,12 +4,12 @@ use jiff::Timestamp;
 
 use super::{
     metrics::{
-        APP_GENERATION, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, POOL_ENDPOINTS, POOL_INFO, REQUESTS_WAITING,
-        ROLLBACK_READY, ROLLBACK_WINDOW, SOURCE_LAST_EVENT, SOURCE_STALE,
+        APP_GENERATION, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, POOL_ENDPOINTS,
+        POOL_INFO, REQUESTS_WAITING, ROLLBACK_READY, ROLLBACK_WINDOW, SOURCE_LAST_EVENT, SOURCE_STALE,
     },
     sheet::Sheet,
 };
-use crate::switch::{AppBoard, Board, GateState, Health, Pool, Revision};
+use crate::switch::{AppBoard, Board, EjectionReason, GateState, Health, Pool, Revision};
 
 pub(super) fn put_board(board: &Board, now: Timestamp, sheet: &mut Sheet) {
     for (app, state) in &board.apps {
@@ -26,7 +26,13 @@ fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
     for pool in state.pools.values() {
         for endpoint in pool.endpoints() {
             let (address, up) = (endpoint.address().to_string(), endpoint.health() == Health::Healthy);
-            sheet.gauge(&ENDPOINT_UP, &[app, pool.revision().as_str(), &address], up.into());
+            let labels = [app, pool.revision().as_str(), &address];
+            sheet.gauge(&ENDPOINT_UP, &labels, up.into());
+            sheet.gauge(&ENDPOINT_EJECTED, &labels, (endpoint.health() == Health::Ejected).into());
+        }
+        for reason in EjectionReason::ALL {
+            let labels = [app, pool.revision().as_str(), reason.as_str()];
+            sheet.counter(&EJECTIONS, &labels, pool.ejections().of(reason));
         }
     }
     for (name, found) in state.names.found() {
@@ -63,9 +69,12 @@ fn roles(state: &AppBoard) -> impl Iterator<Item = (&'static str, &Revision)> {
 }
 
 fn put_endpoints(app: &str, role: &str, pool: &Pool, sheet: &mut Sheet) {
-    for (state, health) in
-        [("healthy", Health::Healthy), ("unhealthy", Health::Unhealthy), ("unknown", Health::Unknown)]
-    {
+    for (state, health) in [
+        ("healthy", Health::Healthy),
+        ("unhealthy", Health::Unhealthy),
+        ("unknown", Health::Unknown),
+        ("ejected", Health::Ejected),
+    ] {
         let count = pool.endpoints().iter().filter(|endpoint| endpoint.health() == health).count();
         sheet.gauge(&POOL_ENDPOINTS, &[app, role, state], count as f64);
     }

@@ -84,11 +84,15 @@ families! {
     FLIP_DRAIN: HISTOGRAM "flip_drain_seconds" ["app"]
         "From the retirement of a pool until it was empty, or cut at its deadline.";
     ENDPOINT_UP: GAUGE "endpoint_up" ["app" "revision" "endpoint"]
-        "1 if its probes succeed, 0 if not, or not yet.";
+        "1 if its probes succeed, 0 if not, or not yet, or while it is ejected.";
+    ENDPOINT_EJECTED: GAUGE "endpoint_ejected" ["app" "revision" "endpoint"]
+        "1 while it rests because requests failed on it.";
+    EJECTIONS: COUNTER "ejections_total" ["app" "revision" "reason"]
+        "Endpoints taken out of use because requests failed on them.";
     ENDPOINT_NAME_UP: GAUGE "endpoint_name_up" ["app" "name"]
         "1 if the last lookup of the name of an endpoint found it, 0 if it failed and what was found before stays.";
     POOL_ENDPOINTS: GAUGE "pool_endpoints" ["app" "pool" "state"]
-        "Endpoints of a pool by what their probes say.";
+        "Endpoints of a pool by what is thought of them: unhealthy by their probes, ejected by their traffic.";
     POOL_INFO: GAUGE "pool_info" ["app" "pool" "revision"]
         "1 for the revision that has this role.";
     APP_GENERATION: GAUGE "app_generation" ["app"]

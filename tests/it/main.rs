@@ -55,6 +55,9 @@ mod streams;
 // What is tried again, where, and how often.
 mod retries;
 
+// Which endpoint a request goes to, and which rests.
+mod balancing;
+
 // Suites that others wrote: what they find wrong with us is wrong.
 mod outside_suite;
 

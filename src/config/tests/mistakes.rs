@@ -41,6 +41,60 @@ const MISTAKES: &[(&str, &[&str])] = &[
             "7:24: \"least_requests\" is not a balancing policy; did you mean `least_request`?",
         ],
     ),
+    // Of endpoints.
+    (
+        "    balance: { policy: consistent_hash }",
+        &[
+            "6:24: what is to be hashed is missing; name it as `hash: { cookie: NAME }`, `{ header: NAME }` or `{ client_ip: \
+             true }`",
+        ],
+    ),
+    (
+        "    balance: { policy: consistent_hash, hash: { cookie: a b, header: X, ttl: 1s } }",
+        &[
+            "6:47: a hash is of one thing; name one of cookie, header, client_ip",
+            "6:57: \"a b\" is no name of a cookie or header; use letters, digits, `-` and `_`",
+        ],
+    ),
+    (
+        "    balance: { policy: consistent_hash, hash: { client_ip: false } }",
+        &["6:47: a hash is of one thing; name one of cookie, header, client_ip"],
+    ),
+    (
+        "    balance: { policy: consistent_hash, hash: { header: X, ttl: 1s }, bounded_load: 1 }",
+        &["6:65: `ttl` is how long a cookie is kept; leave it out", "6:85: \"1\" is no factor; use 1.05 to 10, or off"],
+    ),
+    (
+        "    balance: { hash: { cookie: a }, bounded_load: 2 }",
+        &[
+            "6:22: `hash` is for the policy consistent_hash; say `policy: consistent_hash`, or leave this out",
+            "6:51: `bounded_load` is for the policy consistent_hash; say `policy: consistent_hash`, or leave this out",
+        ],
+    ),
+    (
+        "    health: { status: 200, host: a b, port: 0, jitter: 51% }",
+        &[
+            "6:23: `status` is for checks by HTTP; name a `path` to GET; without one a TCP connect is all there is",
+            "6:34: \"a b\" is no host; such as shop.example.com, or with a port",
+            "6:34: `host` is for checks by HTTP; name a `path` to GET; without one a TCP connect is all there is",
+            "6:45: \"0\" is out of bounds; use 1 to 65535",
+            "6:56: \"51%\" is not such a share; use 0% to 50%",
+        ],
+    ),
+    (
+        "    upstream: { proxy_protocol: v2 }\n    promotion: { warm: 1 }",
+        &["7:24: with `upstream.proxy_protocol` no connection can be opened ahead; each is begun with its client's \
+             address; set this to 0"],
+    ),
+    (
+        "    ejection: { error_ratio: 0%, for: 0s, max_share: 101% }\n    promotion: { warm: 101 }",
+        &[
+            "6:30: \"0%\" is not such a share; use 1% to 100%",
+            "6:39: \"0s\" is too short; use 1000ms or more; this one cannot be turned off",
+            "6:54: \"101%\" is not such a share; use 1% to 100%",
+            "7:24: \"101\" is out of bounds; use 0 to 100",
+        ],
+    ),
     (
         "version: 2\nworkers: 0\nlog: { level: verbose }",
         &[

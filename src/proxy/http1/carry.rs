@@ -29,7 +29,7 @@ use crate::{
         error::ProxyError,
         h1::{self, Decoder, Framing, Lines, Name, RequestHead, Token},
         half_close::HalfClose,
-        handle::{self, Reply},
+        handle::{self, Asked, Reply},
         headers::{Head, Seen},
         stream::Stream,
         upload::{self, Inflow},
@@ -90,8 +90,8 @@ impl Http1 {
         };
         let (timer, arrived) = (client.clock().timer(), log.began());
         let carried = {
-            let asked = handle::forward(&client, &general, &mut parts, body, timer, arrived, ticket, log);
-            let mut asked = pin!(asked);
+            let asked = Asked { client: &client, target: &general, parts: &mut parts, incoming: body, timer, arrived };
+            let mut asked = pin!(handle::forward(asked, ticket, log));
             poll_fn(|cx| match asked.as_mut().poll(cx) {
                 Poll::Ready(replied) => Poll::Ready(Some(replied)),
                 Poll::Pending => side.borrow_mut().poll_gone(&client, cx).map(|()| None),

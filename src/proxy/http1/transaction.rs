@@ -26,7 +26,7 @@ use super::{
 use crate::{
     proxy::{
         admit::{Fields, Visitor},
-        attempts::{Attempts, Cause, Failed},
+        attempts::{self, Attempts, Cause, Failed},
         client::{Answer, Client},
         error::ProxyError,
         exchange::Wire,
@@ -367,6 +367,7 @@ async fn answer(
 ) -> Forwarded {
     let (client, request) = (relay.client, relay.request);
     log.answered(head.status);
+    attempts::note_answer(&ticket, head.status);
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     // What says neither its length nor where it ends, and what comes in chunks to whom knows none.
     let unframed = matches!(head.framing, None | Some(Framing::Chunked));
@@ -423,7 +424,7 @@ async fn answer(
             log.ended(Outcome::Answered, "");
             relay.desk.answer.clear();
             if clean {
-                client.worker.upstream.keep(ticket.endpoint().id(), h1::Connection::new(relay.upstream));
+                client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
             }
             let closes = closes || !whole_upload || (until_close && relay.half_close.is_none());
             return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
@@ -444,8 +445,8 @@ fn visitor<'a>(
     head: &'a Head<'a>,
     log: &RequestLog,
 ) -> Visitor<'a> {
-    let (address, host, path) = (target.client, last.host(), last.path());
-    Visitor { client, address, host, path, fields: head, arrived: log.began() }
+    let (host, path) = (last.host(), last.path());
+    Visitor { client, address: target.client, host, path, fields: head, arrived: log.began() }
 }
 
 fn open(
