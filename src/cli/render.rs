@@ -293,6 +293,10 @@ fn receipt_line(receipt: &Receipt) -> String {
         Action::Abort => format!("{from} dropped, {to} stays active"),
         Action::Unpin => format!("{to} no longer pinned"),
         Action::Deploy => format!("{to} is the candidate"),
+        Action::Hold => format!("new requests wait; {} in flight on {to}", receipt.in_flight_on_old),
+        Action::Resume => format!("requests are let in to {to}"),
+        Action::Maintenance => "live traffic gets the maintenance page".to_owned(),
+        Action::Reopen => format!("live traffic is served by {to}"),
         Action::Discard | Action::Pin | Action::Source => to,
     };
     clean(&format!("{} {}: {roles}, generation {}", receipt.action.as_str(), receipt.app, receipt.generation))

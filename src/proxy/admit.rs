@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{client::Client, error::ProxyError};
 use crate::{
-    switch::{RequestKey, Ticket},
+    switch::{Closed, NotAdmitted, RequestKey, Ticket},
     telemetry::request_log::RequestLog,
 };
 
@@ -28,26 +28,53 @@ pub(super) struct Visitor<'a> {
 pub(super) trait Fields {
     /// The value of the first line of this name, given in lower case.
     fn first(&self, name: &str) -> Option<&[u8]>;
+    /// How much memory they take, in octets; asked only of requests that have to wait.
+    fn octets(&self) -> usize;
 }
 
 impl Fields for HeaderMap {
     fn first(&self, name: &str) -> Option<&[u8]> {
         self.get(name).map(HeaderValue::as_bytes)
     }
+
+    fn octets(&self) -> usize {
+        self.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+    }
 }
 
 impl Visitor<'_> {
-    /// Admits it to an endpoint, one not yet `tried` if there is one.
+    /// Admits it to an endpoint, one not yet `tried` if there is one. A request that is tried again must have let go of the
+    /// ticket it had: while requests are held, its pool may be waited for to be empty.
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
-        let ticket = self.client.worker.reader.admit(self, tried).map_err(|error| {
-            error.app().into_iter().for_each(|app| log.turned_away(app));
-            ProxyError::of_admission(error, self.client.options.unknown_host)
-        })?;
+        let ticket = loop {
+            match self.client.worker.reader.admit(self, tried) {
+                Ok(ticket) => break ticket,
+                // Boxed, so that what only few requests need makes none of the others larger.
+                Err(refusal) => Box::pin(self.outlast(refusal, log)).await?,
+            }
+        };
         log.admitted(&ticket);
         if ticket.tenure().is_late(self.arrived) {
             log.late_start();
         }
         Ok(ticket)
+    }
+
+    /// Waits where waiting helps: `Ok` is to be asked for admission again, on whatever snapshot is current by then.
+    async fn outlast(&self, refusal: NotAdmitted, log: &mut RequestLog) -> Result<(), ProxyError> {
+        if let NotAdmitted::Closed { app, by: Closed::Held(hold) } = &refusal {
+            log.held(app);
+            if hold.wait(self.octets()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        refusal.app().into_iter().for_each(|app| log.turned_away(app));
+        Err(ProxyError::of_admission(refusal, self.client.options.unknown_host))
+    }
+
+    /// What it keeps in memory while it waits, in octets. Its body is not read.
+    fn octets(&self) -> u64 {
+        (self.host.len() + self.path.len() + self.fields.octets()) as u64
     }
 }
 

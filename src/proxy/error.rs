@@ -2,6 +2,8 @@
 //! proxy error types of RFC 9209 §2.3 where that has one; [`ProxyError::into_parts`] is the only place where a failure
 //! becomes an answer.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header, response};
 use thiserror::Error;
@@ -12,7 +14,7 @@ use super::{
     upload::{self, Upload},
 };
 use crate::{
-    switch::{AppName, NotAdmitted, Role},
+    switch::{AppName, Closed, NotAdmitted, Role},
     telemetry::request_log::Outcome,
 };
 
@@ -20,7 +22,7 @@ use crate::{
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// How long a client that was told "not now" should wait: a probe's interval.
-const RETRY_AFTER_SECONDS: &str = "2";
+const RETRY_AFTER_SECONDS: u64 = 2;
 
 /// Why a request failed.
 #[derive(Debug, Error)]
@@ -52,6 +54,22 @@ pub(super) enum ProxyError {
     /// The listener, or the client, has too many connections.
     #[error("too many connections")]
     ConnectionLimitReached,
+    /// Requests are held, and no more may wait; they come in again after so long at the latest.
+    #[error("{app} holds as many requests as it may just now")]
+    Held {
+        /// The app.
+        app: AppName,
+        /// How long the hold lasts at most.
+        retry_after: Duration,
+    },
+    /// The app is under maintenance.
+    #[error("{app} is down for maintenance; please come back later")]
+    Maintenance {
+        /// The app.
+        app: AppName,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// There is nothing to send it to.
     #[error("{app} has no endpoint to serve this")]
     DestinationUnavailable {
@@ -106,6 +124,8 @@ impl ProxyError {
             Self::UnknownHost(status) => *status,
             Self::PreviewForbidden => StatusCode::FORBIDDEN,
             Self::ConnectionLimitReached
+            | Self::Held { .. }
+            | Self::Maintenance { .. }
             | Self::DestinationUnavailable { .. }
             | Self::NoCandidate { .. }
             | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
@@ -132,6 +152,8 @@ impl ProxyError {
             Self::PreviewForbidden => "http_request_denied",
             Self::ConnectionLimitReached => "connection_limit_reached",
             Self::DestinationUnavailable { .. }
+            | Self::Held { .. }
+            | Self::Maintenance { .. }
             | Self::NoCandidate { .. }
             | Self::Drained
             | Self::ConnectionFailed(_) => "destination_unavailable",
@@ -157,6 +179,8 @@ impl ProxyError {
             Self::UnknownHost(_) => "unknown_host",
             Self::PreviewForbidden => "preview_forbidden",
             Self::ConnectionLimitReached => "connection_limit",
+            Self::Held { .. } => "held",
+            Self::Maintenance { .. } => "maintenance",
             Self::DestinationUnavailable { .. } => "no_endpoint",
             Self::NoCandidate { .. } => "no_candidate",
             Self::Drained => "drained",
@@ -192,6 +216,16 @@ impl ProxyError {
         )
     }
 
+    /// When a client that was told "not now" should come back, in whole seconds.
+    fn retry_after(&self) -> u64 {
+        match self {
+            Self::Held { retry_after, .. } | Self::Maintenance { retry_after, .. } => {
+                retry_after.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
+            }
+            _ => RETRY_AFTER_SECONDS,
+        }
+    }
+
     /// The answer: its head, and a short text.
     pub(super) fn into_parts(self) -> (response::Parts, Bytes) {
         let status = self.status();
@@ -204,7 +238,7 @@ impl ProxyError {
         let proxy_status = format!("tealgate; error={}", self.error_type());
         headers.extend(HeaderValue::try_from(proxy_status).ok().map(|value| (PROXY_STATUS, value)));
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after()));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110 §15.5.6: a 405 names what is allowed.
@@ -246,6 +280,8 @@ impl ProxyError {
                 Self::UnknownHost(StatusCode::from_u16(unknown_host).unwrap_or(StatusCode::MISDIRECTED_REQUEST))
             }
             NotAdmitted::PreviewForbidden { .. } => Self::PreviewForbidden,
+            NotAdmitted::Closed { app, by: Closed::Held(hold) } => Self::Held { app, retry_after: hold.remaining() },
+            NotAdmitted::Closed { app, by: Closed::Maintenance(retry_after) } => Self::Maintenance { app, retry_after },
             NotAdmitted::NoPool { app, role: Role::Preview } => Self::NoCandidate { app },
             NotAdmitted::NoPool { app, .. } | NotAdmitted::NoEndpoint { app, .. } => {
                 Self::DestinationUnavailable { app }

@@ -144,6 +144,8 @@ async fn forward(
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
+        // Whatever it may have to wait for, it waits for it outside of its pool.
+        drop(ticket);
         ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
     }
 }

@@ -24,6 +24,7 @@ mod barrier;
 mod control;
 mod desired;
 mod drain;
+mod hold;
 mod journal;
 mod memory;
 mod name;
@@ -41,16 +42,20 @@ pub use self::{
     admission::InFlight,
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
-    policy::{AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Streams, Traffic},
+    policy::{
+        AutoPromotion, Balance, Drain, HealthCheck, HoldBounds, KeepPrevious, MinReady, Policy, Promotion, Streams,
+        Traffic,
+    },
     pool::{Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
-    rollout::{Previous, Rollout},
-    snapshot::{Route, Snapshot},
+    rollout::{Holding, Previous, Rollout},
+    snapshot::{Closed, Route, Snapshot},
     status::{
-        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, Phase, Pin,
-        PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, HoldStatus,
+        Maintenance, Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
     waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},

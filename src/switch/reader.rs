@@ -12,7 +12,7 @@ use super::{
     name::{AppName, Generation, Revision, Role},
     policy::Policy,
     pool::{Endpoint, Pool, Tenure},
-    snapshot::{Route, Snapshot},
+    snapshot::{Closed, Route, Snapshot},
 };
 
 /// What the core asks of a request; the data plane answers it, so the core need not know HTTP.
@@ -41,6 +41,14 @@ pub enum NotAdmitted {
         /// The app.
         app: AppName,
     },
+    /// Live requests of the app are kept out for now.
+    #[error("{app} lets no live request in just now")]
+    Closed {
+        /// The app.
+        app: AppName,
+        /// By what.
+        by: Closed,
+    },
     /// The app has no revision in that role.
     #[error("{app} has no {} revision", role.as_str())]
     NoPool {
@@ -66,7 +74,10 @@ impl NotAdmitted {
     pub fn app(&self) -> Option<&AppName> {
         match self {
             Self::UnknownHost => None,
-            Self::PreviewForbidden { app } | Self::NoPool { app, .. } | Self::NoEndpoint { app, .. } => Some(app),
+            Self::PreviewForbidden { app }
+            | Self::Closed { app, .. }
+            | Self::NoPool { app, .. }
+            | Self::NoEndpoint { app, .. } => Some(app),
         }
     }
 }
@@ -123,6 +134,9 @@ impl Reader {
         let app = || route.app.clone();
         if role == Role::Preview && !route.admits_to_preview(key.client()) {
             return Err(NotAdmitted::PreviewForbidden { app: app() });
+        }
+        if let Some(by) = route.closed.as_ref().filter(|_| role == Role::Active) {
+            return Err(NotAdmitted::Closed { app: app(), by: by.clone() });
         }
         let pool = route.pool(role).ok_or_else(|| NotAdmitted::NoPool { app: app(), role })?;
         let endpoint = balance::choose(pool, self.worker, tried, rng).ok_or_else(|| NotAdmitted::NoEndpoint {

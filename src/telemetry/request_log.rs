@@ -109,6 +109,8 @@ pub struct RequestLog {
     sent: u64,
     outcome: Option<(Outcome, &'static str)>,
     started_late: bool,
+    /// It waited at the door while requests were held.
+    held: bool,
     /// Of the pool it was last admitted to.
     counters: Option<Rc<Counters>>,
     /// What only the access log wants to know.
@@ -143,6 +145,7 @@ impl Recorder {
             sent: 0,
             outcome: None,
             started_late: false,
+            held: false,
             counters: None,
             words: self.pen.as_ref().map(|_| self.note(&head)),
         }
@@ -232,6 +235,7 @@ impl Recorder {
                 if outcome == Outcome::Answered { "" } else { outcome.as_str() },
                 reason,
                 if log.started_late { "late_start" } else { "" },
+                if log.held { "held" } else { "" },
             ],
             referer: &words.referer,
             user_agent: &words.user_agent,
@@ -250,7 +254,7 @@ impl RequestLog {
             words.generation = Some(ticket.generation().0);
             words.endpoint = Some(ticket.endpoint().address());
             // The first admission follows the head at once; the clock need not be asked for it.
-            words.admitted = Some(if self.attempts == 1 { self.began } else { Instant::now() });
+            words.admitted = Some(if self.attempts == 1 && !self.held { self.began } else { Instant::now() });
             words.upstream = None;
         }
     }
@@ -274,6 +278,12 @@ impl RequestLog {
             counters.cells().enter();
             self.counters = Some(counters);
         }
+    }
+
+    /// It waits while requests of this app are held.
+    pub fn held(&mut self, app: &AppName) {
+        self.turned_away(app);
+        self.held = true;
     }
 
     /// An attempt failed on its endpoint for this reason (`connect`, `connect_timeout`, `reset`, `timeout`, `protocol`, …):
