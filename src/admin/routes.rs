@@ -21,7 +21,7 @@ use super::{
     answers::Answers,
     api::{EventMessage, Problem, ROOT, Version},
     caller::{self, Unwelcome},
-    edge, events,
+    doors, edge, events,
     problem::Error,
     tokens::Tokens,
     views,
@@ -110,6 +110,9 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(actions::promote))
         .routes(routes!(actions::rollback))
         .routes(routes!(actions::abort))
+        .routes(routes!(doors::hold))
+        .routes(routes!(doors::resume))
+        .routes(routes!(doors::maintenance))
         .routes(routes!(views::plan))
         .routes(routes!(actions::pin, actions::unpin))
         .routes(routes!(views::history))

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use jiff::{Span, SpanRelativeTo};
 
-use crate::{admin::api::EndpointRequest, switch::EndpointSpec};
+use crate::{admin::api::EndpointRequest, config, switch::EndpointSpec};
 
 /// The most weight an endpoint may have.
 const MAX_WEIGHT: u32 = 256;
@@ -15,6 +15,11 @@ pub(crate) fn duration(given: &str) -> Result<Duration, String> {
     let span: Span = given.parse().map_err(|_| wrong())?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     Duration::try_from(duration).map_err(|_| wrong())
+}
+
+/// An amount of data: `64MiB`, `10kB`, or a number of octets.
+pub(crate) fn size(given: &str) -> Result<u64, String> {
+    config::octets(given)
 }
 
 /// An endpoint: `IP:PORT`, or `IP:PORT,WEIGHT` with a weight of 1 to 256.

@@ -10,8 +10,8 @@ use super::output::{BAD, BOLD, DIM, GOOD, Page, Show, WAITING, clean, moment, sh
 use crate::{
     admin::api::{EventMessage, Plan, Version},
     switch::{
-        Action, AppStatus, EndpointStatus, Gate, GateState, Happening, Health, Phase, Pin, PoolStatus, Receipt,
-        SourceStatus,
+        Action, AppStatus, EndpointStatus, Gate, GateState, Happening, Health, HoldStatus, Maintenance, Phase, Pin,
+        PoolStatus, Receipt, SourceStatus,
     },
 };
 
@@ -31,6 +31,12 @@ impl Show for AppStatus {
         gates(&self.gates, page);
         if let Some(pin) = &self.pin {
             page.line(pin_line(pin));
+        }
+        if let Some(hold) = &self.hold {
+            page.line(hold_line(hold));
+        }
+        if let Some(maintenance) = &self.maintenance {
+            page.line(maintenance_line(maintenance));
         }
         if self.weight > 0 {
             page.line(format!("weight: {} % of live traffic goes to the preview", self.weight));
@@ -272,6 +278,19 @@ fn gates(gates: &[Gate], page: &mut Page) {
 fn pin_line(pin: &Pin) -> String {
     let expires = pin.expires.map(|at| format!(" until {}", moment(at))).unwrap_or_default();
     clean(&format!("pinned to {} by {}{expires}: {}", pin.revision, pin.by, pin.reason))
+}
+
+fn hold_line(hold: &HoldStatus) -> String {
+    let HoldStatus { by, reason, deadline, waiting, max_requests, .. } = hold;
+    let reason = if reason.is_empty() { "" } else { &format!(": {reason}") };
+    clean(&format!("held by {by} until {}, {waiting} of {max_requests} waiting{reason}", moment(*deadline)))
+}
+
+fn maintenance_line(maintenance: &Maintenance) -> String {
+    let Maintenance { since, by, reason, retry_after_seconds } = maintenance;
+    let reason = if reason.is_empty() { "" } else { &format!(": {reason}") };
+    let since = moment(*since);
+    clean(&format!("maintenance by {by} since {since}, clients come back after {retry_after_seconds} s{reason}"))
 }
 
 fn source(source: &SourceStatus, page: &mut Page) {

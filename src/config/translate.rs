@@ -27,7 +27,7 @@ use crate::{
     proxy::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
-    switch::{AppName, Desired, EndpointSpec, Matching, Policy, Revision, Wanted},
+    switch::{AppName, Desired, EndpointSpec, HoldBounds, Matching, Policy, Revision, Wanted},
     telemetry,
 };
 
@@ -224,7 +224,22 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.attempts, &app.retries.attempts);
         self.set(&mut policy.traffic.per_try, &app.retries.per_try);
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
+        policy.hold = self.hold(&app.hold);
         policy
+    }
+
+    fn hold(&mut self, given: &file::HoldBlock) -> HoldBounds {
+        let mut hold = HoldBounds::default();
+        self.set(&mut hold.max_age, &given.max_age);
+        self.set(&mut hold.max_requests, &given.max_requests);
+        self.set(&mut hold.max_bytes, &given.max_bytes);
+        if let Some(Placed { place, .. }) = given.max_age.get().filter(|_| hold.max_age > HoldBounds::LONGEST) {
+            self.wrong(
+                *place,
+                Wrong::new("a hold of more than an hour").hint("use 1h or less; to close the app, use maintenance"),
+            );
+        }
+        hold
     }
 
     fn wanted(&mut self, source: &Placed<file::Source>, matching: Matching, policy: Arc<Policy>) -> Option<Wanted> {

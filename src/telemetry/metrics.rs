@@ -88,6 +88,13 @@ families! {
         "1 if there is a previous revision with enough ready endpoints to return to.";
     ROLLBACK_WINDOW: GAUGE "rollback_window_seconds" ["app"]
         "How long the previous revision is still kept; 0 without one.";
+    HELD_REQUESTS: GAUGE "held_requests" ["app"]
+        "Requests that wait at the door while a hold is on.";
+    HELD_ENDED: COUNTER "held_requests_ended_total" ["app" "outcome"]
+        "How the waiting of held requests ended: released by somebody or a flip, expired with the hold's age, refused over \
+         its bounds, left by their clients.";
+    MAINTENANCE: GAUGE "maintenance" ["app"]
+        "1 while live requests get the maintenance page.";
     GATE_STATE: GAUGE "gate_state" ["app" "gate"]
         "A gate of the candidate's promotion: 0 pending, 1 running, 2 passed, 3 failed, 4 skipped.";
     SOURCE_STALE: GAUGE "source_stale" ["app"]

@@ -9,6 +9,9 @@ mod instruments;
 // The flip itself, under every kind of load.
 mod flip;
 
+// What keeps live requests out for a while: holds and maintenance.
+mod hold;
+
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 

@@ -17,7 +17,7 @@ use crate::{
         notation::{CheckPath, UrlPath, Whole},
         size::Octets,
     },
-    switch::{AutoPromotion, Balance, HostPattern, MinReady, Revision, Streams},
+    switch::{AutoPromotion, Balance, HoldBounds, HostPattern, MinReady, Revision, Streams},
 };
 
 /// One app: what is fronted and rolled out.
@@ -72,9 +72,9 @@ pub(in crate::config) struct App {
     #[serde(default)]
     #[schemars(skip)]
     pub(in crate::config) mirror: NotYet,
+    /// How far a hold goes that does not say so itself.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) hold: NotYet,
+    pub(in crate::config) hold: HoldBlock,
 }
 
 /// How the candidate is reached: by its own hosts, and by listeners of role `preview`.
@@ -245,6 +245,18 @@ pub(in crate::config) struct DrainBlock {
     pub(in crate::config) timeout: Given<Text<Time<0>>>,
     /// What long-lived streams (tunnels) do: `keep` until one side ends them, `drain` until the timeout, `cut` at once.
     pub(in crate::config) streams: Given<Text<Streams>>,
+}
+
+/// How far a hold goes that does not say so itself: new requests wait, so that the old pool can empty before a flip.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct HoldBlock {
+    /// How long it lasts at most; then all that wait are let in. Up to 1h.
+    pub(in crate::config) max_age: Given<Text<Time<1>>>,
+    /// How many requests may wait; beyond, they are answered 503.
+    pub(in crate::config) max_requests: Given<Text<Whole<1, { HoldBounds::MOST_REQUESTS }>>>,
+    /// How much memory their heads may take; beyond, they are answered 503. Bodies are not read meanwhile.
+    pub(in crate::config) max_bytes: Given<Text<Octets<{ HoldBounds::LEAST_BYTES }, { HoldBounds::MOST_BYTES }>>>,
 }
 
 impl<'de> Deserialize<'de> for Endpoint {
