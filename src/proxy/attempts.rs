@@ -29,26 +29,32 @@ pub(super) struct Attempts {
 }
 
 /// Why an attempt got no answer.
-enum Cause {
+pub(super) enum Cause {
     Connect(ProxyError),
     Exchange(FailureKind),
     Impatience(Impatience),
 }
 
-pub(super) struct Failed {
-    cause: Cause,
+/// An attempt that came to nothing; `R` is what is needed to send the request once more.
+pub(super) struct Failed<R> {
+    pub(super) cause: Cause,
     /// Whether any of the request was sent.
-    sent: bool,
+    pub(super) sent: bool,
     /// Whether the connection had been idle: then the upstream may have closed it in the same instant.
-    reused: bool,
+    pub(super) reused: bool,
     /// The request, if it can be sent once more.
-    request: Option<Outgoing<UploadBody>>,
+    pub(super) request: Option<R>,
 }
 
 impl Attempts {
     /// None yet, of a request with this method.
     pub(super) fn new(method: &Method) -> Self {
         Self { made: 1, tried: Vec::new(), reuse: true, idempotent: method.is_idempotent() }
+    }
+
+    /// Whether an idle connection will do.
+    pub(super) fn reuses(&self) -> bool {
+        self.reuse
     }
 
     /// The endpoints to avoid, by id.
@@ -63,7 +69,7 @@ impl Attempts {
         ticket: &Ticket,
         request: Outgoing<UploadBody>,
         patience: &Patience,
-    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed> {
+    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed<Outgoing<UploadBody>>> {
         let traffic = &ticket.policy().traffic;
         patience.follow(ticket.tenure());
         let connection = upstream.connection(ticket.endpoint(), self.reuse, traffic.connect).await;
@@ -93,7 +99,7 @@ impl Attempts {
 
     /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent
     /// again, so a request with one has all its time at once.
-    fn within(&self, traffic: &Traffic, bodyless: bool) -> Duration {
+    pub(super) fn within(&self, traffic: &Traffic, bodyless: bool) -> Duration {
         match bodyless && self.idempotent && self.made < traffic.attempts {
             true => traffic.per_try.min(traffic.response),
             false => traffic.response,
@@ -102,13 +108,13 @@ impl Attempts {
 
     /// What the client would be told, and the request if it is to be sent once more instead: of any method while nothing
     /// of it was sent, of an idempotent one (RFC 9110 §9.2.2) while nothing of an answer came.
-    pub(super) fn judge(
+    pub(super) fn judge<R>(
         &mut self,
-        failed: Failed,
+        failed: Failed<R>,
         ticket: &Ticket,
         patience: &Patience,
         log: &mut RequestLog,
-    ) -> (ProxyError, Option<Outgoing<UploadBody>>) {
+    ) -> (ProxyError, Option<R>) {
         let Failed { cause, sent, reused, request } = failed;
         let harmless = !sent || self.idempotent;
         let (repeatable, stale) = match &cause {

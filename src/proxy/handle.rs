@@ -1,8 +1,8 @@
-//! One request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+//! One HTTP/2 request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
 use std::{convert::Infallible, rc::Rc};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -11,14 +11,13 @@ use super::{
     admit::Visitor,
     attempts::Attempts,
     body::{Download, Record, TrackedBody},
-    client::{Answer, Client, Serving},
+    client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
     h1::{Framing, Outgoing},
     headers::{self, Going, RequestId},
     patience::Patience,
     target::Target,
-    tunnel,
     upload::UploadBody,
     upstream::Exchange,
 };
@@ -27,16 +26,14 @@ use crate::{
     telemetry::request_log::{Head, RequestLog},
 };
 
-/// What hyper calls with every request.
+/// What hyper calls with every request of HTTP/2.
 pub(super) fn call(
     client: &Rc<Client>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<TrackedBody>, Infallible>> + use<> {
     let serving = client.begin();
     let timer = client.clock().timer();
-    if request.version() == Version::HTTP_2 {
-        client.spawning.set(Some(timer.key()));
-    }
+    client.spawning.set(Some(timer.key()));
     async move { Ok(answer(serving, timer, request).await) }
 }
 
@@ -45,48 +42,25 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
     let (parts, incoming) = request.into_parts();
-    let version = parts.version;
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
         Ok(target) => forward(&client, &target, parts, incoming, timer, arrived, &mut log).await,
         Err(error) => Err(error),
     };
-    let mut response = match forwarded {
-        Ok(reply) if reply.status == StatusCode::SWITCHING_PROTOCOLS => return switch(reply, log, serving),
+    match forwarded {
         Ok(reply) => {
-            if version != Version::HTTP_2 {
-                client.downloading.set(Some(reply.patience.timer()));
-            }
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
-            let keeps_length = reply.status == StatusCode::NOT_MODIFIED
-                && version != Version::HTTP_2
-                && reply.headers.contains_key(header::CONTENT_LENGTH);
-            let body = TrackedBody::upstream(download, keeps_length, Record { log, serving });
+            let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, version, Record { log, serving }),
-    };
-    client.decline_upgrade();
-    let has_length =
-        response.headers().contains_key(header::CONTENT_LENGTH) || response.body().size_hint().exact().is_some();
-    client.answers(match version {
-        Version::HTTP_11 if !has_length => Answer::InChunks,
-        Version::HTTP_10 if !has_length => Answer::UntilClose,
-        _ => Answer::Otherwise,
-    });
-    if client.is_closing() && version != Version::HTTP_2 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Err(error) => refuse(error, Record { log, serving }),
     }
-    response
 }
 
 /// What the request is for, unless it was refused before it came here.
 fn target(client: &Client, parts: &Parts) -> Result<Target, ProxyError> {
-    if let Some(refusal) = client.refusal() {
-        return Err(refusal);
-    }
     if client.over_limit {
         return Err(ProxyError::ConnectionLimitReached);
     }
@@ -195,15 +169,6 @@ fn prepare(
     Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
 }
 
-/// The 101: the tunnel begins when it is written (see `connection`).
-fn switch(reply: Reply, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
-    log.answered(reply.status);
-    let client = Rc::clone(serving.client());
-    let (upstream, early) = reply.exchange.into_tunnel();
-    client.tunnel.replace(Some(tunnel::Opening { upstream, early, ticket: reply.ticket, log, serving }));
-    respond(reply.status, reply.headers, TrackedBody::nothing())
-}
-
 fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -212,29 +177,9 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
 }
 
 /// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, version: Version, mut record: Record) -> Response<TrackedBody> {
-    let closes = error.closes() && version != Version::HTTP_2;
+fn refuse(error: ProxyError, mut record: Record) -> Response<TrackedBody> {
     record.log.ended(error.outcome(), error.label());
     let (parts, text) = error.into_parts();
     record.log.answered(parts.status);
-    let mut response = Response::from_parts(parts, TrackedBody::text(text, record));
-    if closes {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// Records a request that hyper refused by itself: it did not parse.
-pub(super) fn record_unparsed(client: &Client) {
-    let head = Head {
-        method: &Method::GET,
-        host: "",
-        path: "",
-        version: Version::HTTP_11,
-        client: client.peer.map(|peer| peer.ip()),
-    };
-    let mut log = client.worker.recorder.open(head);
-    let error = ProxyError::BadRequest("it does not parse");
-    log.answered(error.status());
-    log.ended(error.outcome(), error.label());
+    Response::from_parts(parts, TrackedBody::text(text, record))
 }

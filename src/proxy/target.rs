@@ -77,7 +77,7 @@ fn one_host(headers: &HeaderMap, version: Version) -> Result<Option<HeaderValue>
 }
 
 /// The host of `uri-host [ ":" port ]` (RFC 3986 §3.2.2, §3.2.3), or `None` if that is not what it is. Userinfo is not.
-fn host_of(authority: &[u8]) -> Option<&str> {
+pub(super) fn host_of(authority: &[u8]) -> Option<&str> {
     let authority = std::str::from_utf8(authority).ok()?;
     let (host, port) = match authority.strip_prefix('[') {
         Some(literal) => {

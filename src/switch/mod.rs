@@ -14,6 +14,7 @@
 //! - **Acknowledged is durable.** A receipt is answered only after its record is synced (`switchboard`, `journal`).
 //! - **Never into a hole.** No flip goes to a pool with fewer ready endpoints than asked (`rollout`).
 
+mod address;
 mod admission;
 #[cfg(test)]
 mod admission_model;
@@ -28,6 +29,7 @@ mod hold;
 mod journal;
 mod memory;
 mod name;
+mod names;
 mod policy;
 mod pool;
 mod reader;
@@ -39,23 +41,25 @@ mod sync;
 mod waiting;
 
 pub use self::{
+    address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
+    names::Names,
     policy::{
-        AutoPromotion, Balance, Drain, HealthCheck, HoldBounds, KeepPrevious, MinReady, Policy, Promotion, Streams,
-        Traffic,
+        AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, HoldBounds, KeepPrevious, Lookup, MinReady,
+        Policy, Promotion, ProxyProtocol, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
     },
-    pool::{Endpoint, Pool, Stage, Tenure},
+    pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
     rollout::{Holding, Previous, Rollout},
     snapshot::{Closed, Route, Snapshot},
     status::{
         Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, HoldStatus,
-        Maintenance, Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+        Maintenance, NameStatus, Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
     waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},

@@ -17,7 +17,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     body::{self, CHUNK_END, Decoder, Framing, Piece},
-    head::{self, Malformed, ResponseHead},
+    head::{self, Malformed},
 };
 
 /// What one read may take: a 16 KiB body with its head, and one field to spare, in one call.
@@ -130,6 +130,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Self { io, received: BytesMut::new() }
     }
 
+    /// The socket of a connection at rest.
+    pub(in super::super) fn into_io(self) -> IO {
+        self.io
+    }
+
     /// Whether nothing has come and nothing was closed since it was put to rest. Costs no system call: the runtime's
     /// driver knows.
     pub(in super::super) fn is_quiet(&mut self) -> bool {
@@ -188,7 +193,7 @@ where
         }
         loop {
             if let Some(head) = self.read_head()? {
-                return Poll::Ready(Ok((head.status, head.headers)));
+                return Poll::Ready(Ok(head));
             }
             if !matches!(ready!(self.poll_receive(cx)), Ok(true)) {
                 return Poll::Ready(Err(FailureKind::Closed { answering: self.answering }));
@@ -197,25 +202,22 @@ where
     }
 
     /// The final head, if it is there; interim ones are skipped.
-    fn read_head(&mut self) -> Result<Option<ResponseHead>, Malformed> {
+    fn read_head(&mut self) -> Result<Option<(StatusCode, HeaderMap)>, Malformed> {
+        let mut lines = Vec::new();
         loop {
-            let fields = std::mem::take(&mut self.request.fields);
-            let head = match head::read_response(&mut self.connection.received, &self.request.method, fields)? {
-                Ok(head) => head,
-                Err(fields) => {
-                    self.request.fields = fields;
-                    return Ok(None);
-                }
-            };
+            let received = &mut self.connection.received;
+            let Some(head) = head::read_response(received, &self.request.method, &mut lines)? else { return Ok(None) };
+            let mut fields = std::mem::take(&mut self.request.fields);
+            head::take_fields(received, head.length, &lines, &mut fields)?;
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return if self.asked_for(&head.headers) { Ok(Some(head)) } else { Err(Malformed::Interim) };
+                return if self.asked_for(&fields) { Ok(Some((head.status, fields))) } else { Err(Malformed::Interim) };
             }
             if !head.status.is_informational() {
                 self.keep_alive = head.keep_alive && !self.doubtful;
                 self.decoder = Decoder::new(head.framing);
-                return Ok(Some(head));
+                return Ok(Some((head.status, fields)));
             }
-            self.request.fields = head.headers;
+            self.request.fields = fields;
             self.doubtful |= !head.keep_alive;
             self.interim += 1;
             if self.interim > MAX_INTERIM {
@@ -224,14 +226,9 @@ where
         }
     }
 
-    /// Whether a 101 with these fields switches to what the request asks for (RFC 9110 §7.8), and to nothing else.
     fn asked_for(&self, switched: &HeaderMap) -> bool {
-        let members = |list: &HeaderValue| -> Vec<Vec<u8>> {
-            list.as_bytes().split(|octet| *octet == b',').map(|name| name.trim_ascii().to_ascii_lowercase()).collect()
-        };
-        let asked = self.request.upgrade.as_ref().map(members).unwrap_or_default();
-        let mut to = switched.get_all(header::UPGRADE).iter().flat_map(members).peekable();
-        to.peek().is_some() && to.all(|protocol| asked.contains(&protocol))
+        let asked = self.request.upgrade.as_ref().map(HeaderValue::as_bytes);
+        super::switches(asked, switched.get_all(header::UPGRADE).iter().map(HeaderValue::as_bytes))
     }
 
     /// Reads some more. `false` if the upstream has closed its direction in good order; an error is no such end.
