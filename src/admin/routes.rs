@@ -26,7 +26,10 @@ use super::{
     tokens::Tokens,
     views,
 };
-use crate::switch::{Control, Viewer};
+use crate::{
+    switch::{Control, Viewer},
+    telemetry::mirror::Mirrors,
+};
 
 /// What the admin API works with.
 #[derive(Clone)]
@@ -35,6 +38,8 @@ pub struct Api {
     pub control: Control,
     /// The power to look at them.
     pub viewer: Viewer,
+    /// What the mirrors found.
+    pub mirrors: Arc<Mirrors>,
     /// Reads the configuration again.
     pub reload: Reload,
     /// Whom to let in on TCP; without them nobody.
@@ -115,6 +120,7 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(doors::maintenance))
         .routes(routes!(views::plan))
         .routes(routes!(actions::pin, actions::unpin))
+        .routes(routes!(views::mirror))
         .routes(routes!(views::history))
         .routes(routes!(views::journal))
         .routes(routes!(events::events))

@@ -108,6 +108,7 @@ impl Remote {
             Self::Resume(verb) => verb.resume(session).await,
             Self::Maintenance(verb) => verb.run(session).await,
             Self::Wait(verb) => verb.run(session).await,
+            Self::Mirror(verb) => verb.run(session).await,
             Self::History(verb) => verb.run(session).await,
             Self::Events(verb) => verb.run(session).await,
             Self::Discard(verb) => verb.run(session).await,

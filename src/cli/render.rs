@@ -13,6 +13,7 @@ use crate::{
         Action, AppStatus, EndpointStatus, Gate, GateState, Happening, Health, HoldStatus, Maintenance, Phase, Pin,
         PoolStatus, Receipt, SourceStatus,
     },
+    telemetry::mirror::{Difference, MirrorReport},
 };
 
 impl Show for AppStatus {
@@ -110,6 +111,33 @@ impl Show for Vec<Receipt> {
         });
         let rows = rows.collect();
         page.table(["AT", "GENERATION", "ACTION", "FROM", "TO", "BY", "REASON"], rows);
+    }
+}
+
+impl Show for MirrorReport {
+    fn names(&self) -> Vec<String> {
+        vec![self.app.clone()]
+    }
+
+    fn text(&self, page: &mut Page) {
+        let name = page.paint(BOLD, &self.app);
+        match self.share {
+            0.0 => page.line(format!("{name}  no mirror is configured")),
+            share => page.line(format!("{name}  {share} % of live requests, {} copies under way", self.in_flight)),
+        }
+        let compared = self.compared.iter().map(|(result, count)| format!("{result} {count}"));
+        page.line(clean(&compared.collect::<Vec<_>>().join("  ")));
+        for difference in &self.differences {
+            let Difference { at, method, path, differs, live, candidate, .. } = difference;
+            let (live, candidate) = (&live.revision, &candidate.revision);
+            page.line("");
+            page.line(format!(
+                "{}  {}",
+                moment(*at),
+                clean(&format!("{method} {path}  live {live}, candidate {candidate}"))
+            ));
+            differs.iter().for_each(|words| page.line(format!("  {}", clean(words))));
+        }
     }
 }
 

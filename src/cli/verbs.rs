@@ -225,6 +225,15 @@ Examples:
   tealgate wait shop --for preview-ready --revision green --timeout 2m
   tealgate wait shop --for drained")]
     Wait(wait::Wait),
+    /// Show how the candidate answers copies of live requests, compared with what clients were given
+    #[command(after_help = "\
+Wants a `mirror` in the app's configuration. Shown are the counts since the server's start and the last 50 differences; of \
+bodies only the place that differs, of headers nothing that is secret.
+
+Examples:
+  tealgate mirror shop
+  tealgate mirror shop -o json | jq -r '.differences[].path' | sort | uniq -c")]
+    Mirror(look::Mirror),
     /// Show what was done to an app, by whom and why, the newest first
     #[command(after_help = "\
 Examples:
@@ -285,6 +294,7 @@ mod tests {
             "resume shop",
             "maintenance shop on --retry-after 2m --reason upgrade",
             "maintenance off",
+            "mirror shop -o json",
             "rollback shop --to blue",
             "undo",
             "abort",

@@ -14,6 +14,7 @@ mod duration;
 mod environment;
 mod error;
 mod file;
+mod mirror;
 mod node;
 mod not_yet;
 mod notation;

@@ -16,6 +16,7 @@ use super::{
     claims::Claims,
     error::Wrong,
     file::{self, File},
+    mirror::Ignored,
     node::{Named, Placed},
     not_yet,
     notation::Workers,
@@ -27,7 +28,7 @@ use crate::{
     proxy::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
-    switch::{Address, AppName, Desired, EndpointSpec, HoldBounds, Matching, Policy, Revision, Wanted},
+    switch::{Address, AppName, Desired, EndpointSpec, HoldBounds, Matching, Mirror, Policy, Revision, Wanted},
     telemetry,
 };
 
@@ -225,6 +226,7 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.per_try, &app.retries.per_try);
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
         policy.hold = self.hold(&app.hold);
+        policy.mirror = app.mirror.value().map(|mirror| Arc::new(self.mirror(mirror)));
         policy
     }
 
@@ -240,6 +242,31 @@ impl Pass<'_> {
             );
         }
         hold
+    }
+
+    fn mirror(&mut self, given: &file::Mirror) -> Mirror {
+        let mut mirror = Mirror::default();
+        mirror.share = self.read(&given.share).map_or(mirror.share, Into::into);
+        if given.methods.get().is_some() {
+            mirror.methods = self.read_all(&given.methods).into_iter().map(|(method, _)| method).collect();
+        }
+        self.set(&mut mirror.max_in_flight, &given.max_in_flight);
+        self.set(&mut mirror.max_body, &given.max_body);
+        self.set(&mut mirror.timeout, &given.timeout);
+        let compare = &mut mirror.compare;
+        self.set(&mut compare.status, &given.compare.status);
+        self.set(&mut compare.body, &given.compare.body);
+        if given.compare.headers.get().is_some() {
+            let named = self.read_all(&given.compare.headers);
+            compare.headers = named.into_iter().map(|(field, _)| field.into()).collect();
+        }
+        for (ignored, _) in self.read_all(&given.compare.ignore) {
+            match ignored {
+                Ignored::Field(name) => compare.ignore_headers.push(name),
+                Ignored::Json(path) => compare.ignore_json.push(path),
+            }
+        }
+        mirror
     }
 
     fn wanted(&mut self, source: &Placed<file::Source>, matching: Matching, policy: Arc<Policy>) -> Option<Wanted> {

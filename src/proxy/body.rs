@@ -15,6 +15,7 @@ use super::{
     client::Serving,
     h1::FailureKind,
     headers,
+    mirror::Sampled,
     patience::{Impatience, Patience},
     upload::Upload,
     upstream::Exchange,
@@ -48,6 +49,8 @@ pub(super) struct Download {
     pub(super) exchange: Box<Exchange>,
     pub(super) ticket: Ticket,
     pub(super) patience: Patience,
+    /// Hears of it, where a copy of the request was sent as well.
+    pub(super) sampled: Option<Box<Sampled>>,
 }
 
 /// Why an answer breaks off. The client sees it: no last chunk on HTTP/1, a reset stream on HTTP/2.
@@ -82,6 +85,9 @@ impl Download {
         match self.exchange.poll_body(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
+                if let (Some(sampled), Some(data)) = (&mut self.sampled, frame.data_ref()) {
+                    sampled.answer_body(data);
+                }
                 self.patience.client_to_take();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -151,7 +157,7 @@ impl Drop for TrackedBody {
     fn drop(&mut self) {
         let source = std::mem::replace(&mut self.source, Source::Nothing);
         let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
-        let Download { exchange, ticket, patience } = download;
+        let Download { exchange, ticket, patience, sampled } = download;
         if let Some(whose) = patience.is_over().filter(|_| !exchange.has_ended()) {
             // It was ended while it waited for its client, and could not say so itself.
             let (outcome, reason) = BodyError::Impatience(whose).outcome();
@@ -159,6 +165,7 @@ impl Drop for TrackedBody {
         }
         log.received(patience.upload().map_or(0, Upload::octets));
         if exchange.has_ended() {
+            sampled.into_iter().for_each(|sampled| sampled.done());
             log.ended(Outcome::Answered, "");
             if let Some(connection) = exchange.into_connection() {
                 serving.client().worker.upstream.keep(ticket.endpoint().id(), connection);

@@ -16,6 +16,7 @@ use super::{
     error::ProxyError,
     h1::{Framing, Outgoing},
     headers::{self, Going, RequestId},
+    mirror::{self, Copied, Sampled},
     patience::Patience,
     target::Target,
     upload::UploadBody,
@@ -51,7 +52,12 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     match forwarded {
         Ok(reply) => {
             log.answered(reply.status);
-            let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
+            let download = Download {
+                exchange: reply.exchange,
+                ticket: reply.ticket,
+                patience: reply.patience,
+                sampled: reply.sampled,
+            };
             let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
@@ -93,6 +99,15 @@ struct Reply {
     exchange: Box<Exchange>,
     ticket: Ticket,
     patience: Patience,
+    sampled: Option<Box<Sampled>>,
+}
+
+/// A request ready to be sent.
+struct Prepared {
+    request: Outgoing<UploadBody>,
+    patience: Patience,
+    /// What is to hear of its answer, if a copy of it was sent as well.
+    sampled: Option<Box<Sampled>>,
 }
 
 /// Admits the request, sends it, and awaits an answer. What may be tried again is, each time admitted anew, so that a retry
@@ -107,13 +122,17 @@ async fn forward(
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
     let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
-    let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let Prepared { mut request, patience, mut sampled } =
+        prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
     let mut attempts = Attempts::new(&parts.method);
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
+                if let Some(sampled) = &mut sampled {
+                    sampled.answer_head(status, headers.clone());
+                }
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, exchange, ticket, patience });
+                return Ok(Reply { status, headers, exchange, ticket, patience, sampled });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
@@ -137,7 +156,7 @@ fn prepare(
     timer: Timer,
     ticket: &Ticket,
     log: &mut RequestLog,
-) -> Result<(Outgoing<UploadBody>, Patience), ProxyError> {
+) -> Result<Prepared, ProxyError> {
     let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
     let length = incoming.size_hint();
     if body_size.is_some_and(|limit| length.lower() > limit) {
@@ -163,10 +182,13 @@ fn prepare(
             (body, Some(upload))
         }
     };
-    let fields = std::mem::take(&mut parts.headers);
     let lines = [&*forwarded, request_id.as_ref().map_or(&[], RequestId::line)];
+    let copy = || Copied::of_parts(&parts.method, &parts.uri, &parts.headers, lines);
+    let sampled = upload.is_none().then(|| mirror::sample(&client.worker, ticket, &parts.method, copy)).flatten();
+    let fields = std::mem::take(&mut parts.headers);
     let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, lines, framing, body);
-    Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
+    let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
+    Ok(Prepared { request, patience, sampled })
 }
 
 fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {

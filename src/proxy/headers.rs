@@ -294,6 +294,19 @@ impl<'a> Head<'a> {
         self.lines.iter().filter(move |line| line.name() == name).map(move |line| line.value_in(self.octets))
     }
 
+    /// Its fields as a map, for those who keep them.
+    pub(super) fn to_map(self) -> HeaderMap {
+        let field = |line: &Line| {
+            let name = HeaderName::from_bytes(line.name_in(self.octets)).ok()?;
+            Some((name, HeaderValue::from_bytes(line.value_in(self.octets)).ok()?))
+        };
+        let mut map = HeaderMap::with_capacity(self.lines.len());
+        for (name, value) in self.lines.iter().filter_map(field) {
+            map.append(name, value);
+        }
+        map
+    }
+
     /// Copies the lines that pass, those that follow each other in one piece.
     fn copy(self, into: &mut Vec<u8>, passes: impl Fn(Line) -> bool) {
         let mut from = None;

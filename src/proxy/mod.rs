@@ -36,6 +36,7 @@ mod handle;
 mod headers;
 mod http1;
 mod listener;
+mod mirror;
 mod options;
 mod patience;
 mod plane;

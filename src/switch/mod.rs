@@ -28,6 +28,7 @@ mod drain;
 mod hold;
 mod journal;
 mod memory;
+mod mirror;
 mod name;
 mod names;
 mod policy;
@@ -47,6 +48,7 @@ pub use self::{
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
+    mirror::{BodyComparison, Comparison, JsonPath, JsonStep, Mirror, NotAJsonPath, SafeMethod},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     names::Names,
     policy::{

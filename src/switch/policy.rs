@@ -3,6 +3,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use super::mirror::Mirror;
+
 /// Everything one app's owner can set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
@@ -24,6 +26,8 @@ pub struct Policy {
     pub lookup: Lookup,
     /// How far a hold goes that does not say so itself.
     pub hold: HoldBounds,
+    /// What of live traffic is copied to the candidate; `None` for nothing.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 /// The gates before a promotion.

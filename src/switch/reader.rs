@@ -121,6 +121,26 @@ impl Reader {
         Ok(ticket)
     }
 
+    /// Admits a copy of a live request of this app to its candidate, if that is still this revision. It enters as any
+    /// other, so that a drain knows of it.
+    pub fn admit_copy(&self, app: &AppName, candidate: &Revision) -> Option<Ticket> {
+        let mut view = self.view.borrow_mut();
+        let mut rng = self.rng.borrow_mut();
+        let choose = |snapshot: &Snapshot| {
+            let route = snapshot.routes().iter().position(|route| route.app == *app).ok_or(())?;
+            let pool =
+                snapshot.routes()[route].preview.as_ref().filter(|pool| pool.revision() == candidate).ok_or(())?;
+            let endpoint = balance::choose(pool, self.worker, &[], &mut rng).ok_or(())?;
+            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint })
+        };
+        let choice = admission::enter(&self.shared.current, &mut view, self.worker, choose, |s, c| {
+            c.pool(s).tenure().occupancy()
+        });
+        let ticket = Ticket { view: Rc::clone(&view), choice: choice.ok()?, worker: self.worker };
+        ticket.endpoint().in_flight().add(self.worker);
+        Some(ticket)
+    }
+
     fn choose(
         &self,
         snapshot: &Snapshot,

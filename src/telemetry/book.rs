@@ -9,7 +9,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::series::{Ledger, Place, Series};
+use super::{
+    mirror::Mirrors,
+    series::{Ledger, Place, Series},
+};
 use crate::switch::{AppBoard, AppName, Board, Revision, Role};
 
 /// How long a series stays after its revision has left the board, so that it is scraped once more, and so that a board
@@ -21,6 +24,7 @@ pub(super) struct Book {
     workers: usize,
     /// What no app was found for.
     unrouted: Arc<Series>,
+    mirrors: Arc<Mirrors>,
     open: Mutex<Open>,
 }
 
@@ -40,7 +44,11 @@ struct Listed {
 impl Book {
     pub(super) fn new(workers: usize) -> Self {
         let unrouted = Series::new(None, Arc::new(Ledger::new(workers)), workers);
-        Self { workers, unrouted: Arc::new(unrouted), open: Mutex::default() }
+        Self { workers, unrouted: Arc::new(unrouted), mirrors: Arc::default(), open: Mutex::default() }
+    }
+
+    pub(super) fn mirrors(&self) -> &Arc<Mirrors> {
+        &self.mirrors
     }
 
     pub(super) fn unrouted(&self) -> &Arc<Series> {
@@ -71,6 +79,9 @@ impl Book {
     pub(super) fn follow(&self, board: &Board, now: Instant) {
         let mut open = self.open();
         for (app, state) in &board.apps {
+            if state.policy.mirror.is_some() {
+                self.mirrors.of(app);
+            }
             let place = |role, revision: &Revision| Place { app: app.clone(), pool: Some((role, revision.clone())) };
             // Any known revision may become active: its series then does not begin with the flip.
             for revision in state.pools.keys() {

@@ -7,6 +7,7 @@ mod book;
 mod flips;
 mod gauges;
 pub mod metrics;
+pub mod mirror;
 pub mod request_log;
 mod series;
 mod sheet;

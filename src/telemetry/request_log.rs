@@ -21,6 +21,7 @@ use super::{
     access_line::Line,
     access_log::{AccessLog, Pen},
     book::Book,
+    mirror::Mirrors,
     series::{Cells, LedgerCells, MethodLabel, Place, Series},
 };
 use crate::switch::{Address, AppName, Role, Ticket};
@@ -131,6 +132,11 @@ impl Recorder {
             cutting: Cell::new(false),
             spare: RefCell::default(),
         })
+    }
+
+    /// What the mirrors of all apps found.
+    pub fn mirrors(&self) -> &Mirrors {
+        self.book.mirrors()
     }
 
     /// Opens the record of a request whose head has just been read.

@@ -13,7 +13,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("connector", &["switch"]),
     ("health", &["connector", "switch"]),
     ("proxy", &["connector", "switch", "telemetry"]),
-    ("admin", &["switch"]),
+    ("admin", &["switch", "telemetry"]),
     ("source", &[]),
     ("config", &["admin", "proxy", "switch", "telemetry"]),
     ("server", &["admin", "config", "connector", "health", "proxy", "source", "switch", "telemetry"]),

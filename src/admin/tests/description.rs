@@ -14,6 +14,7 @@ async fn the_description_names_every_call_and_every_call_is_there() {
         ("/api/v1/apps/{app}/history", vec!["get"]),
         ("/api/v1/apps/{app}/hold", vec!["post"]),
         ("/api/v1/apps/{app}/maintenance", vec!["post"]),
+        ("/api/v1/apps/{app}/mirror", vec!["get"]),
         ("/api/v1/apps/{app}/pin", vec!["delete", "post"]),
         ("/api/v1/apps/{app}/plan", vec!["get"]),
         ("/api/v1/apps/{app}/promote", vec!["post"]),

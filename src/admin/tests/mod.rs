@@ -85,6 +85,7 @@ impl Fixture {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer.clone(),
+            mirrors: Arc::default(),
             reload,
             tokens: Some(Arc::new(Tokens::fixed(entries))),
             version: Version::of_this_build(),

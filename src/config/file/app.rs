@@ -9,6 +9,7 @@ use serde::{
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
+use super::mirror::Mirror;
 use crate::{
     config::{
         address::EndpointAddress,
@@ -70,9 +71,9 @@ pub(in crate::config) struct App {
     #[serde(default)]
     #[schemars(skip)]
     pub(in crate::config) weight: NotYet,
+    /// Copies a share of safe live requests to the candidate, and compares the answers; left out: none.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) mirror: NotYet,
+    pub(in crate::config) mirror: Given<Mirror>,
     /// How far a hold goes that does not say so itself.
     #[serde(default)]
     pub(in crate::config) hold: HoldBlock,

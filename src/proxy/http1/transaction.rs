@@ -31,6 +31,7 @@ use crate::{
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
         half_close::HalfClose,
         headers::{self, Added, Head, RequestId, Seen, Told},
+        mirror::{self, Copied, Sampled},
         patience::Patience,
         tunnel,
         upload::Upload,
@@ -75,6 +76,8 @@ struct Passage<'a> {
     interim: &'static [u8],
     upgrades: bool,
     trailers: bool,
+    /// What is to hear of its answer, if a copy of it was sent as well.
+    sampled: Option<Box<Sampled>>,
 }
 
 impl Http1 {
@@ -163,7 +166,10 @@ impl Http1 {
                         before: Before::default(),
                     };
                     let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
-                        Ok(Ok(head)) => return Ok(answer(relay, &passage.patience, head, ticket, log).await),
+                        Ok(Ok(head)) => {
+                            let sampled = passage.sampled.take();
+                            return Ok(answer(relay, &passage.patience, head, ticket, sampled, log).await);
+                        }
                         Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
                         Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
                         Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
@@ -246,6 +252,11 @@ impl Http1 {
         };
         let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
+        let copy = || Copied::of_head(&desk.outgoing);
+        let sampled = match has_body || upgrades {
+            true => None,
+            false => mirror::sample(&client.worker, ticket, &request.method, copy),
+        };
         let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
             request,
@@ -255,6 +266,7 @@ impl Http1 {
             interim: if waits { CONTINUE } else { b"" },
             upgrades,
             trailers: seen.trailers,
+            sampled,
         })
     }
 
@@ -332,6 +344,7 @@ async fn answer(
     patience: &Patience,
     head: ResponseHead,
     ticket: Ticket,
+    mut sampled: Option<Box<Sampled>>,
     log: &mut RequestLog,
 ) -> Forwarded {
     let (client, request) = (relay.client, relay.request);
@@ -357,7 +370,12 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, &ticket, &told);
+    let given = Head { octets, lines: answer_lines };
+    headers::write_answer_lines(reply, given, &ticket, &told);
+    if let Some(sampled) = &mut sampled {
+        sampled.answer_head(head.status, given.to_map());
+    }
+    download.let_hear(sampled);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
@@ -379,6 +397,7 @@ async fn answer(
             let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
             let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
             log.ended(Outcome::Answered, "");
+            download.whole();
             relay.desk.answer.clear();
             if clean {
                 client.worker.upstream.keep(ticket.endpoint().id(), h1::Connection::new(relay.upstream));
