@@ -91,7 +91,9 @@ impl Config {
         let certificates =
             self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
         let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
-        pem.chain(self.admin.tokens.clone()).collect()
+        let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
+        let towards_endpoints = transports.flat_map(|tls| tls.files().cloned());
+        pem.chain(towards_endpoints).chain(self.admin.tokens.clone()).collect()
     }
 }
 

@@ -6,11 +6,13 @@ use std::{future::poll_fn, time::Duration};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::{
+    connect::Origin,
     error::ProxyError,
-    h1::{FailureKind, Outgoing},
+    exchange::{Exchange, Failure},
+    h1::FailureKind,
+    outgoing::Outgoing,
     patience::{Impatience, Patience},
-    upload::UploadBody,
-    upstream::{Exchange, Upstream},
+    upstream::{Reuse, Upstream},
 };
 use crate::{
     switch::{Ticket, Traffic},
@@ -23,8 +25,10 @@ pub(super) struct Attempts {
     made: u32,
     /// The endpoints that failed, by id.
     tried: Vec<u64>,
-    /// Whether an idle connection will do.
-    reuse: bool,
+    /// Whom it is for, where endpoints are told.
+    origin: Option<Origin>,
+    /// Which of the connections that are there will do.
+    reuse: Reuse,
     idempotent: bool,
 }
 
@@ -40,20 +44,22 @@ pub(super) struct Failed<R> {
     pub(super) cause: Cause,
     /// Whether any of the request was sent.
     pub(super) sent: bool,
-    /// Whether the connection had been idle: then the upstream may have closed it in the same instant.
+    /// Whether the connection had been there: then the upstream may have closed it in the same instant.
     pub(super) reused: bool,
+    /// The number of the newest HTTP/2 connection there was.
+    pub(super) newest: u64,
     /// The request, if it can be sent once more.
     pub(super) request: Option<R>,
 }
 
 impl Attempts {
-    /// None yet, of a request with this method.
-    pub(super) fn new(method: &Method) -> Self {
-        Self { made: 1, tried: Vec::new(), reuse: true, idempotent: method.is_idempotent() }
+    /// None yet, of a request with this method from there.
+    pub(super) fn new(method: &Method, origin: Option<Origin>) -> Self {
+        Self { made: 1, tried: Vec::new(), origin, reuse: Reuse::Any, idempotent: method.is_idempotent() }
     }
 
-    /// Whether an idle connection will do.
-    pub(super) fn reuses(&self) -> bool {
+    /// Which of the connections that are there will do.
+    pub(super) fn reuse(&self) -> Reuse {
         self.reuse
     }
 
@@ -67,34 +73,35 @@ impl Attempts {
         &self,
         upstream: &Upstream,
         ticket: &Ticket,
-        request: Outgoing<UploadBody>,
+        request: Outgoing,
         patience: &Patience,
-    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed<Outgoing<UploadBody>>> {
+    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed<Outgoing>> {
         let traffic = &ticket.policy().traffic;
         patience.follow(ticket.tenure());
-        let connection = upstream.connection(ticket.endpoint(), self.reuse, traffic.connect).await;
-        let (connection, reused) = match connection {
-            Ok(connection) => connection,
-            Err(error) => {
+        let within = self.within(traffic, request.is_bodyless());
+        let begun = upstream.begin(ticket.endpoint(), request, self.origin, self.reuse, traffic.connect);
+        let (exchange, reused) = match begun.await {
+            Ok(begun) => begun,
+            Err((error, request)) => {
                 return Err(Failed {
                     cause: Cause::Connect(error),
                     sent: false,
                     reused: false,
+                    newest: upstream.newest(),
                     request: Some(request),
                 });
             }
         };
-        let within = self.within(traffic, request.is_bodyless());
-        let mut exchange = Box::new(connection.exchange(request));
+        let mut exchange = Box::new(exchange);
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
             Ok(Err(kind)) => (kind, None),
             Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
         };
-        let failure = exchange.fail(kind);
-        let cause = whose.map_or(Cause::Exchange(failure.kind), Cause::Impatience);
-        Err(Failed { cause, sent: failure.sent, reused, request: failure.request })
+        let Failure { kind, sent, request } = exchange.fail(kind);
+        let cause = whose.map_or(Cause::Exchange(kind), Cause::Impatience);
+        Err(Failed { cause, sent, reused, newest: upstream.newest(), request })
     }
 
     /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent
@@ -115,9 +122,11 @@ impl Attempts {
         patience: &Patience,
         log: &mut RequestLog,
     ) -> (ProxyError, Option<R>) {
-        let Failed { cause, sent, reused, request } = failed;
+        let Failed { cause, sent, reused, newest, request } = failed;
         let harmless = !sent || self.idempotent;
         let (repeatable, stale) = match &cause {
+            // What one endpoint cannot do, the others of its revision cannot either.
+            Cause::Connect(ProxyError::HttpUpgradeFailed(_)) => (false, false),
             Cause::Connect(_) => (true, false),
             Cause::Exchange(FailureKind::Closed { answering: false }) => (harmless, reused && harmless),
             Cause::Exchange(_) => (false, false),
@@ -130,8 +139,8 @@ impl Attempts {
         };
         let again = request.filter(|_| repeatable);
         if stale && again.is_some() {
-            // The upstream closed an idle connection as we took it: no fault of the endpoint, and no attempt.
-            self.reuse = false;
+            // The upstream closed a connection as we took it: no fault of the endpoint, and no attempt.
+            self.reuse = Reuse::NewerThan(newest);
             return (error, again);
         }
         if error.is_upstreams() {
@@ -153,9 +162,13 @@ mod tests {
     #[test]
     fn a_try_is_cut_short_only_where_another_may_follow() {
         let traffic = Traffic { attempts: 2, ..Traffic::default() };
-        let (get, post) = (Attempts::new(&Method::GET), Attempts::new(&Method::POST));
+        let (get, post) = (Attempts::new(&Method::GET, None), Attempts::new(&Method::POST, None));
         assert_eq!(get.within(&traffic, true), traffic.per_try);
-        assert_eq!(Attempts::new(&Method::PUT).within(&traffic, false), traffic.response, "its body is on its way");
+        assert_eq!(
+            Attempts::new(&Method::PUT, None).within(&traffic, false),
+            traffic.response,
+            "its body is on its way"
+        );
         assert_eq!(post.within(&traffic, true), traffic.response, "it may have been acted upon");
         assert_eq!(Attempts { made: 2, ..get }.within(&traffic, true), traffic.response, "it is the last");
     }

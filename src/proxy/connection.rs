@@ -128,7 +128,9 @@ async fn http2(client: &Rc<Client>, stream: Stream, desk: Option<Box<Desk>>) -> 
         .max_header_list_size(u32::try_from(client.options.limits.head_size).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(MAX_BUFFER);
+        .max_send_buf_size(MAX_BUFFER)
+        // RFC 8441, for WebSockets.
+        .enable_connect_protocol();
     let mut connection = Box::pin(http2.serve_connection(io, service));
     let mut told = false;
     // How it ended was told to the requests it befell.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header, response};
+use rustls::AlertDescription;
 use thiserror::Error;
 
 use super::{
@@ -97,6 +98,15 @@ pub(super) enum ProxyError {
     /// The connection was not open in time.
     #[error("the connection to the upstream timed out")]
     ConnectionTimeout,
+    /// The endpoint and we did not come to terms on TLS.
+    #[error("the TLS handshake with the upstream failed")]
+    TlsProtocolError(#[source] std::io::Error),
+    /// The endpoint's certificate is not good, or not for its name.
+    #[error("the upstream's certificate is not accepted")]
+    TlsCertificateError(#[source] rustls::Error),
+    /// The endpoint broke the TLS handshake off.
+    #[error("the upstream refused the TLS handshake: {0:?}")]
+    TlsAlertReceived(AlertDescription),
     /// The connection ended before the head of an answer was whole.
     #[error("the upstream closed the connection before it answered")]
     ConnectionTerminated,
@@ -109,6 +119,12 @@ pub(super) enum ProxyError {
     /// The header section of the answer is larger than we take.
     #[error("the header section of the upstream's answer is too large")]
     HttpResponseHeaderSectionSize,
+    /// The client's WebSocket could not be had of the upstream, whose version of HTTP differs.
+    #[error("{0}")]
+    HttpUpgradeFailed(&'static str),
+    /// An extended CONNECT (RFC 8441) to something that is no WebSocket.
+    #[error("only websocket is served by extended CONNECT")]
+    UnknownProtocol,
 }
 
 impl ProxyError {
@@ -132,9 +148,15 @@ impl ProxyError {
             Self::ConnectionRefused(_)
             | Self::DestinationIpUnroutable(_)
             | Self::ConnectionFailed(_)
+            | Self::TlsProtocolError(_)
+            | Self::TlsCertificateError(_)
+            | Self::TlsAlertReceived(_)
             | Self::ConnectionTerminated
             | Self::HttpProtocolError(_)
-            | Self::HttpResponseHeaderSectionSize => StatusCode::BAD_GATEWAY,
+            | Self::HttpResponseHeaderSectionSize
+            | Self::HttpUpgradeFailed(_) => StatusCode::BAD_GATEWAY,
+            // RFC 9220 §3.
+            Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::ConnectionTimeout | Self::HttpResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -147,7 +169,8 @@ impl ProxyError {
             | Self::BodyTooLarge
             | Self::TargetTooLong
             | Self::HeadTooLarge
-            | Self::Connect => "http_request_error",
+            | Self::Connect
+            | Self::UnknownProtocol => "http_request_error",
             Self::UnknownHost(_) => "destination_not_found",
             Self::PreviewForbidden => "http_request_denied",
             Self::ConnectionLimitReached => "connection_limit_reached",
@@ -160,10 +183,14 @@ impl ProxyError {
             Self::ConnectionRefused(_) => "connection_refused",
             Self::DestinationIpUnroutable(_) => "destination_ip_unroutable",
             Self::ConnectionTimeout => "connection_timeout",
+            Self::TlsProtocolError(_) => "tls_protocol_error",
+            Self::TlsCertificateError(_) => "tls_certificate_error",
+            Self::TlsAlertReceived(_) => "tls_alert_received",
             Self::ConnectionTerminated => "connection_terminated",
             Self::HttpResponseTimeout => "http_response_timeout",
             Self::HttpProtocolError(_) => "http_protocol_error",
             Self::HttpResponseHeaderSectionSize => "http_response_header_section_size",
+            Self::HttpUpgradeFailed(_) => "http_upgrade_failed",
         }
     }
 
@@ -186,9 +213,14 @@ impl ProxyError {
             Self::Drained => "drained",
             Self::ConnectionRefused(_) | Self::DestinationIpUnroutable(_) | Self::ConnectionFailed(_) => "connect",
             Self::ConnectionTimeout => "connect_timeout",
+            Self::TlsProtocolError(_) => "tls_protocol",
+            Self::TlsCertificateError(_) => "tls_certificate",
+            Self::TlsAlertReceived(_) => "tls_alert",
             Self::ConnectionTerminated => "reset",
             Self::HttpResponseTimeout => "timeout",
             Self::HttpProtocolError(_) | Self::HttpResponseHeaderSectionSize => "protocol",
+            Self::HttpUpgradeFailed(_) => "upgrade",
+            Self::UnknownProtocol => "unknown_protocol",
         }
     }
 
@@ -327,6 +359,22 @@ mod tests {
         ] {
             let error = ProxyError::from(Error::from(kind));
             assert_eq!((error.status().as_u16(), error.label()), (status, label));
+            assert_eq!(error.outcome(), Outcome::UpstreamFailedBefore);
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_with_tls_is_told_apart() {
+        let handshake = ProxyError::TlsProtocolError(std::io::ErrorKind::UnexpectedEof.into());
+        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let certificate = ProxyError::TlsCertificateError(certificate);
+        let alert = ProxyError::TlsAlertReceived(AlertDescription::HandshakeFailure);
+        for (error, kind, label) in [
+            (handshake, "tls_protocol_error", "tls_protocol"),
+            (certificate, "tls_certificate_error", "tls_certificate"),
+            (alert, "tls_alert_received", "tls_alert"),
+        ] {
+            assert_eq!((error.status().as_u16(), error.error_type(), error.label()), (502, kind, label));
             assert_eq!(error.outcome(), Outcome::UpstreamFailedBefore);
         }
     }

@@ -1,10 +1,12 @@
-//! One HTTP/2 request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+//! One request of HTTP/2, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
 use std::{convert::Infallible, rc::Rc};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{
@@ -14,20 +16,28 @@ use super::{
     client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
-    h1::{Framing, Outgoing},
+    exchange::Exchange,
+    grpc,
+    h1::Framing,
     headers::{self, Going, RequestId},
     mirror::{self, Copied, Sampled},
+    outgoing::{Lines, Message, Outgoing},
     patience::Patience,
+    replay::Replay,
     target::Target,
-    upload::UploadBody,
-    upstream::Exchange,
+    tunnel,
+    upload::{Inflow, UploadBody},
+    websocket::Ask,
 };
 use crate::{
     switch::{Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
 
-/// What hyper calls with every request of HTTP/2.
+/// RFC 9110 §15.2.1.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What hyper calls with every request.
 pub(super) fn call(
     client: &Rc<Client>,
     request: Request<Incoming>,
@@ -42,26 +52,30 @@ pub(super) fn call(
 async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> Response<TrackedBody> {
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    let is_grpc = grpc::is_request(&parts.headers);
+    let stream = parts.extensions.remove::<OnUpgrade>();
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
-        Ok(target) => forward(&client, &target, parts, incoming, timer, arrived, &mut log).await,
+        Ok(target) => match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
+            Ok(ticket) => {
+                forward(&client, &target, parts, Inflow::Http2(incoming), timer, arrived, ticket, &mut log).await
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     match forwarded {
+        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
         Ok(reply) => {
             log.answered(reply.status);
-            let download = Download {
-                exchange: reply.exchange,
-                ticket: reply.ticket,
-                patience: reply.patience,
-                sampled: reply.sampled,
-            };
+            let Reply { exchange, ticket, patience, sampled, .. } = reply;
+            let download = Download { exchange, ticket, patience, sampled };
             let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, Record { log, serving }),
+        Err(error) => refuse(error, is_grpc, Record { log, serving }),
     }
 }
 
@@ -93,46 +107,50 @@ fn path(parts: &Parts) -> &str {
 }
 
 /// An upstream's answer, from its head on.
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    exchange: Box<Exchange>,
-    ticket: Ticket,
-    patience: Patience,
-    sampled: Option<Box<Sampled>>,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// A tunnel follows.
+    pub(super) switched: bool,
+    pub(super) exchange: Box<Exchange>,
+    pub(super) ticket: Ticket,
+    pub(super) patience: Patience,
+    /// Hears of it, where a copy of the request was sent as well.
+    pub(super) sampled: Option<Box<Sampled>>,
 }
 
-/// A request ready to be sent.
-struct Prepared {
-    request: Outgoing<UploadBody>,
-    patience: Patience,
-    /// What is to hear of its answer, if a copy of it was sent as well.
-    sampled: Option<Box<Sampled>>,
-}
-
-/// Admits the request, sends it, and awaits an answer. What may be tried again is, each time admitted anew, so that a retry
-/// reads the current snapshot.
-async fn forward(
+/// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
+/// retry reads the current snapshot.
+pub(super) async fn forward(
     client: &Client,
     target: &Target,
     mut parts: Parts,
-    incoming: Incoming,
+    incoming: Inflow,
     timer: Timer,
     arrived: Instant,
+    mut ticket: Ticket,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
-    let Prepared { mut request, patience, mut sampled } =
-        prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
-    let mut attempts = Attempts::new(&parts.method);
+    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let ask = message.ask.clone();
+    let safe = patience.upload().is_none() && ask.is_none();
+    let copy = || Some(Copied::of_message(&message));
+    let mut sampled = safe.then(|| mirror::sample(&client.worker, &ticket, &message.method, copy)).flatten();
+    let mut request = Outgoing::Any(Box::new(message));
+    let mut attempts = Attempts::new(&parts.method, client.origin());
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
+                let settled = match &ask {
+                    Some(ask) => ask.settle(exchange.is_h2(), status, &mut headers),
+                    None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
+                };
+                let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
                 if let Some(sampled) = &mut sampled {
                     sampled.answer_head(status, headers.clone());
                 }
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, exchange, ticket, patience, sampled });
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience, sampled });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
@@ -152,12 +170,12 @@ fn prepare(
     client: &Client,
     target: &Target,
     parts: &mut Parts,
-    incoming: Incoming,
+    incoming: Inflow,
     timer: Timer,
     ticket: &Ticket,
     log: &mut RequestLog,
-) -> Result<Prepared, ProxyError> {
-    let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
+) -> Result<(Message<Replay<UploadBody>>, Patience), ProxyError> {
+    let Traffic { body_size, request: whole, upgrade_idle, .. } = ticket.policy().traffic;
     let length = incoming.size_hint();
     if body_size.is_some_and(|limit| length.lower() > limit) {
         return Err(ProxyError::BodyTooLarge);
@@ -182,13 +200,43 @@ fn prepare(
             (body, Some(upload))
         }
     };
-    let lines = [&*forwarded, request_id.as_ref().map_or(&[], RequestId::line)];
-    let copy = || Copied::of_parts(&parts.method, &parts.uri, &parts.headers, lines);
-    let sampled = upload.is_none().then(|| mirror::sample(&client.worker, ticket, &parts.method, copy)).flatten();
-    let fields = std::mem::take(&mut parts.headers);
-    let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, lines, framing, body);
+    let grpc = grpc::is_request(&parts.headers);
+    let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
     let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
-    Ok(Prepared { request, patience, sampled })
+    let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };
+    let ask = match parts.method == Method::CONNECT {
+        true => Some(Ask::by_connect()),
+        false => Ask::by_upgrade(&parts.headers),
+    };
+    let message = Message {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        authority: target.authority.clone(),
+        fields: std::mem::take(&mut parts.headers),
+        lines: Lines { forwarded, request_id },
+        framing,
+        body: Replay::new(body),
+        ask,
+    };
+    Ok((message, patience))
+}
+
+/// The tunnel of an extended CONNECT begins when the client has been told, on its stream, in a task of its own.
+fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
+    let Reply { status, headers, exchange, ticket, .. } = reply;
+    let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
+        let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
+        return refuse(error, false, Record { log, serving });
+    };
+    log.answered(status);
+    let opening = tunnel::Opening { upstream, early, ticket, log, serving };
+    tokio::task::spawn_local(async move {
+        // If it comes to nothing, the client has gone, and the log says so.
+        if let Ok(stream) = stream.await {
+            tunnel::run(opening, TokioIo::new(stream), Bytes::new()).await;
+        }
+    });
+    respond(status, headers, TrackedBody::nothing())
 }
 
 fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {
@@ -199,9 +247,13 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
 }
 
 /// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, mut record: Record) -> Response<TrackedBody> {
+fn refuse(error: ProxyError, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
     record.log.ended(error.outcome(), error.label());
-    let (parts, text) = error.into_parts();
-    record.log.answered(parts.status);
+    // Whatever words it is told in, this is what it is counted as.
+    record.log.answered(error.status());
+    let (parts, text) = match is_grpc {
+        true => grpc::refusal(error),
+        false => error.into_parts(),
+    };
     Response::from_parts(parts, TrackedBody::text(text, record))
 }

@@ -2,7 +2,12 @@
 
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
 
+use hyper::ext::Protocol;
+
 use super::error::ProxyError;
+
+/// The one `:protocol` (RFC 8441 §4) we serve.
+const WEBSOCKET: &str = "websocket";
 
 /// What a request is for.
 #[derive(Debug)]
@@ -19,7 +24,12 @@ impl Target {
     /// Reads and checks it (RFC 9112 §3.2, RFC 9113 §8.3.1).
     pub(super) fn of(request: &Parts) -> Result<Self, ProxyError> {
         if request.method == Method::CONNECT {
-            return Err(ProxyError::Connect);
+            match request.extensions.get::<Protocol>().map(Protocol::as_str) {
+                None => return Err(ProxyError::Connect),
+                // RFC 8441: it has a target like any other request, and asks for a tunnel to what stands there.
+                Some(WEBSOCKET) => {}
+                Some(_) => return Err(ProxyError::UnknownProtocol),
+            }
         }
         check_form(request)?;
         // On HTTP/1 the scanner has seen to it.

@@ -53,7 +53,7 @@ pub use self::{
     names::Names,
     policy::{
         AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, HoldBounds, KeepPrevious, Lookup, MinReady,
-        Policy, Promotion, ProxyProtocol, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+        Policy, Promotion, Protocol, ProxyVersion, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},

@@ -238,28 +238,30 @@ impl Relay<'_> {
 
     /// Looks whether the client is still there, when nobody else has anything to say.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
-        if !self.upload.has_ended() || self.client.is_blocked() {
-            return Poll::Pending;
+        match self.upload.has_ended() {
+            true => poll_gone(self.stream, &mut self.desk.incoming.split().1, self.half_close, self.client, cx)
+                .map(|()| Broken::Client),
+            false => Poll::Pending,
         }
-        let (_, mut behind) = self.desk.incoming.split();
-        poll_left(&mut behind, self.stream, self.half_close, self.client, cx).map(|()| Broken::Client)
     }
 }
 
-/// Ready when the client has left. What it sends meanwhile is read ahead, as far as there is room.
-pub(super) fn poll_left(
-    behind: &mut Behind<'_>,
+/// Ready when the client has left. What it sends meanwhile is the next request, and is read ahead as far as there is room.
+pub(super) fn poll_gone(
     stream: &mut Stream,
+    behind: &mut Behind<'_>,
     half_close: &mut Option<HalfClose>,
     client: &Client,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
+    if client.is_blocked() {
+        return Poll::Pending;
+    }
     loop {
         if let Some(half_close) = half_close {
             return half_close.poll(stream, client, cx).map(drop);
         }
         if !behind.has_room() {
-            // It has sent more than we read ahead.
             return Poll::Pending;
         }
         match ready!(behind.poll_fill(stream, cx)) {

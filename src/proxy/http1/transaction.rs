@@ -18,7 +18,7 @@ use super::{
     Http1,
     desk::{Buffer, Desk},
     pump::Pump,
-    relay::{Before, Broken, Relay, poll_left},
+    relay::{Before, Broken, Relay, poll_gone},
     target::Target,
 };
 use crate::{
@@ -26,22 +26,20 @@ use crate::{
         admit::Visitor,
         attempts::{Attempts, Cause, Failed},
         client::{Answer, Client},
-        connect::Socket,
         error::ProxyError,
+        exchange::Wire,
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
         half_close::HalfClose,
+        handle,
         headers::{self, Added, Head, RequestId, Seen, Told},
         mirror::{self, Copied, Sampled},
         patience::Patience,
         tunnel,
         upload::Upload,
     },
-    switch::{Ticket, Traffic},
+    switch::{Protocol, Ticket, Traffic},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
-
-/// RFC 9110 §15.2.1.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What becomes of the connection.
 pub(super) enum Next {
@@ -56,13 +54,13 @@ pub(super) enum Next {
 }
 
 /// What became of a request that was forwarded.
-enum Forwarded {
+pub(super) enum Forwarded {
     /// It was answered, whole or not.
     Answered(Next),
     /// The client left before there was an answer.
     Left,
-    /// The 101 is written.
-    Switched(Socket, Ticket),
+    /// The 101 is written. What the upstream sent behind its own comes along.
+    Switched(Wire, Bytes, Ticket),
 }
 
 /// A request under way, beside what stands on the desk.
@@ -100,8 +98,7 @@ impl Http1 {
         match forwarded {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
-            Ok(Forwarded::Switched(upstream, ticket)) => {
-                let early = Bytes::copy_from_slice(desk.answer.rest());
+            Ok(Forwarded::Switched(upstream, early, ticket)) => {
                 Next::Switched(Box::new(tunnel::Opening { upstream, early, ticket, log, serving }))
             }
             Err(error) => self.refuse(desk, Some(&request), error, &mut log).await,
@@ -140,13 +137,19 @@ impl Http1 {
         let client = Rc::clone(&self.client);
         let Some(admitted) = self.admit(desk, request, target, &[], log).await else { return Ok(Forwarded::Left) };
         let mut ticket = admitted?;
+        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
+            return Box::pin(self.carry(desk, request, target, ticket, log)).await;
+        }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method);
+        let mut attempts = Attempts::new(&request.method, client.origin());
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection =
-                client.worker.upstream.connection(ticket.endpoint(), attempts.reuses(), traffic.connect).await;
+            let connection = client
+                .worker
+                .upstream
+                .http1(ticket.endpoint(), client.origin(), attempts.reuse(), traffic.connect)
+                .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -176,11 +179,15 @@ impl Http1 {
                         Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
                     };
                     drop(relay);
-                    Failed { cause, sent: passage.upload.has_sent(), reused, request: passage.again() }
+                    Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
                 }
-                Err(error) => {
-                    Failed { cause: Cause::Connect(error), sent: false, reused: false, request: passage.again() }
-                }
+                Err(error) => Failed {
+                    cause: Cause::Connect(error),
+                    sent: false,
+                    reused: false,
+                    newest: 0,
+                    request: passage.again(),
+                },
             };
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
@@ -211,7 +218,7 @@ impl Http1 {
         let mut admission = pin!(visitor.admit(tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
-            Poll::Pending => poll_left(&mut behind, stream, half_close, client, cx).map(|()| None),
+            Poll::Pending => poll_gone(stream, &mut behind, half_close, client, cx).map(|()| None),
         })
         .await
     }
@@ -239,10 +246,14 @@ impl Http1 {
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
-        outgoing.extend_from_slice(request.method.as_str().as_bytes());
-        outgoing.push(b' ');
-        outgoing.extend_from_slice(path(request, Some(target), head).as_bytes());
-        outgoing.extend_from_slice(b" HTTP/1.1\r\n");
+        // Most request lines pass as they are.
+        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        if first.is_none() {
+            let path = path(request, Some(target), head);
+            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+                outgoing.extend_from_slice(part.as_bytes());
+            }
+        }
         let added = Added {
             host: (!target.is_from_host).then(|| self.last.authority()),
             forwarded: self.last.forwarded(),
@@ -250,7 +261,7 @@ impl Http1 {
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
         };
-        let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
+        let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
         let copy = || Copied::of_head(&desk.outgoing);
         let sampled = match has_body || upgrades {
@@ -263,7 +274,7 @@ impl Http1 {
             patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
             tracker,
             upload: Pump::new(Some(request.framing), added.chunked, true),
-            interim: if waits { CONTINUE } else { b"" },
+            interim: if waits { handle::CONTINUE } else { b"" },
             upgrades,
             trailers: seen.trailers,
             sampled,
@@ -358,7 +369,10 @@ async fn answer(
     let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
     let octets = &answer.rest()[..head.length];
     reply.clear();
-    write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
+    if first.is_none() {
+        write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    }
     let told = Told {
         chunked,
         connection: match (closes, request.is_http_10) {
@@ -371,9 +385,9 @@ async fn answer(
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
     let given = Head { octets, lines: answer_lines };
-    headers::write_answer_lines(reply, given, &ticket, &told);
+    headers::write_answer_lines(reply, given, first, &ticket, &told);
     if let Some(sampled) = &mut sampled {
-        sampled.answer_head(head.status, given.to_map());
+        sampled.answer_head(head.status, given.to_map().unwrap_or_default());
     }
     download.let_hear(sampled);
     answer.consume(head.length);
@@ -392,7 +406,10 @@ async fn answer(
     }
     client.answers(Answer::Otherwise);
     let broken = match rest {
-        Ok(()) if switched => return Forwarded::Switched(relay.upstream, ticket),
+        Ok(()) if switched => {
+            let early = Bytes::copy_from_slice(relay.desk.answer.rest());
+            return Forwarded::Switched(Wire::Socket(relay.upstream), early, ticket);
+        }
         Ok(()) => {
             let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
             let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
@@ -437,12 +454,12 @@ fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
 }
 
 /// The path with its query.
-fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
+pub(super) fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
     let own = || std::str::from_utf8(&head.octets[request.target.clone()]).unwrap_or("/");
     target.and_then(|target| target.path.as_deref()).unwrap_or_else(own)
 }
 
-fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
+pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         into.extend_from_slice(part);

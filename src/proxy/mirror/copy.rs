@@ -9,8 +9,11 @@ use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
 
 use super::{
     super::{
-        h1::{FailureKind, Framing, Outgoing},
+        h1::{FailureKind, Framing},
+        outgoing::{Lines, Message, Outgoing, OutgoingBody},
+        replay::Replay,
         upload::UploadBody,
+        upstream::Reuse,
         worker::Worker,
     },
     Copied,
@@ -96,20 +99,20 @@ pub(super) async fn run(worker: Rc<Worker>, order: Order) {
     comparing.await.ok();
 }
 
-/// The candidate's answer; `None` where there is no whole one. What an idle connection loses is asked for once more.
+/// The candidate's answer; `None` where there is no whole one. What a connection that was there loses is asked for once more.
 async fn answer(worker: &Worker, ticket: &Ticket, copied: Copied, mirror: &Mirror) -> Option<Answer> {
-    let Copied { method, uri, mut fields, lines } = copied;
-    fields.extend([MARK]);
-    for reuse in [true, false] {
-        let connection = worker.upstream.connection(ticket.endpoint(), reuse, mirror.timeout).await;
-        let (connection, reused) = connection.ok()?;
-        let (method, fields) = (method.clone(), fields.clone());
-        let request = Outgoing::new(method, &uri, fields, [&lines, b""], Framing::Empty, UploadBody::Empty);
-        let mut exchange = connection.exchange(request);
+    let mut reuse = Reuse::Any;
+    loop {
+        let message = Outgoing::Any(Box::new(copied.message()));
+        let (mut exchange, reused) =
+            worker.upstream.begin(ticket.endpoint(), message, None, reuse, mirror.timeout).await.ok()?;
         let mut answer = Answer::default();
         (answer.status, answer.fields) = match poll_fn(|cx| exchange.poll_head(cx)).await {
             Ok(head) => head,
-            Err(FailureKind::Closed { answering: false }) if reused => continue,
+            Err(FailureKind::Closed { answering: false }) if reused && reuse == Reuse::Any => {
+                reuse = Reuse::NewerThan(worker.upstream.newest());
+                continue;
+            }
             Err(_) => return None,
         };
         while let Some(frame) = poll_fn(|cx| exchange.poll_body(cx)).await {
@@ -125,7 +128,24 @@ async fn answer(worker: &Worker, ticket: &Ticket, copied: Copied, mirror: &Mirro
         }
         return Some(answer);
     }
-    None
+}
+
+impl Copied {
+    /// The request, marked as a copy.
+    fn message(&self) -> Message<OutgoingBody> {
+        let mut fields = self.fields.clone();
+        fields.extend([MARK]);
+        Message {
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            authority: self.authority.clone(),
+            fields,
+            lines: Lines { forwarded: Rc::clone(&self.lines), request_id: None },
+            framing: Framing::Empty,
+            body: Replay::new(UploadBody::Empty),
+            ask: None,
+        }
+    }
 }
 
 fn path(uri: &Uri) -> String {

@@ -21,25 +21,32 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::sync::oneshot;
 
 use self::compare::Answer;
-use super::worker::Worker;
+use super::{outgoing::Message, worker::Worker};
 use crate::switch::{Mirror, Role, Ticket};
 
 /// A request as it goes upstream, to be sent once more.
 pub(super) struct Copied {
     method: Method,
     uri: Uri,
+    authority: HeaderValue,
     fields: HeaderMap,
     /// Whole lines that go with the fields.
-    lines: Vec<u8>,
+    lines: Rc<[u8]>,
 }
 
 impl Copied {
-    /// Of a head in the parts it is sent in: its fields, and whole lines of more.
-    pub(super) fn of_parts(method: &Method, uri: &Uri, fields: &HeaderMap, lines: [&[u8]; 2]) -> Option<Self> {
-        Some(Self { method: method.clone(), uri: uri.clone(), fields: fields.clone(), lines: lines.concat() })
+    /// Of a message for whatever protocol the endpoint speaks.
+    pub(super) fn of_message<B>(message: &Message<B>) -> Self {
+        Self {
+            method: message.method.clone(),
+            uri: message.uri.clone(),
+            authority: message.authority.clone(),
+            fields: message.fields.clone(),
+            lines: message.lines.each().concat().into(),
+        }
     }
 
-    /// Of a head in the octets it is sent in.
+    /// Of a head in the octets it is sent in on HTTP/1.
     pub(super) fn of_head(octets: &[u8]) -> Option<Self> {
         const MOST: usize = 128;
         let mut slots = [httparse::EMPTY_HEADER; MOST];
@@ -53,7 +60,8 @@ impl Copied {
             let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
             fields.append(name, HeaderValue::from_bytes(line.value).ok()?);
         }
-        Some(Self { method, uri: parsed.path?.parse().ok()?, fields, lines: Vec::new() })
+        let authority = fields.get(header::HOST).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
+        Some(Self { method, uri: parsed.path?.parse().ok()?, authority, fields, lines: Rc::default() })
     }
 }
 
@@ -119,7 +127,8 @@ mod tests {
         let copied = Copied::of_head(head).expect("a head");
         assert_eq!((copied.method, copied.uri.to_string()), (Method::GET, "/a?b=c".to_owned()));
         let cookies: Vec<_> = copied.fields.get_all("cookie").iter().collect();
-        assert_eq!((cookies, copied.fields["host"].as_bytes()), (vec!["s=1", "t=2"], &b"shop.test"[..]));
+        assert_eq!(cookies, ["s=1", "t=2"]);
+        assert_eq!(copied.fields["host"], "shop.test");
         assert!(Copied::of_head(b"GET / HTTP/1.1\r\nhost: shop").is_none());
     }
 

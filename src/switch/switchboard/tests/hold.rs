@@ -213,3 +213,32 @@ async fn maintenance_is_on_until_it_is_taken_off_also_over_a_failing_disk() {
     ask(&switch, Command::Reopen).await.expect("it is on");
     assert_eq!(admitted_to(&reader), "blue");
 }
+
+#[tokio::test]
+async fn maintenance_outlives_the_process_and_a_hold_ends_with_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let start = async || {
+        let journal = loop {
+            // The last handle of an old journal goes with the old switchboard's task.
+            match Journal::open(dir.path()) {
+                Ok(journal) => break journal,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let options = SwitchOptions { workers: 1, replica: "r1".to_owned(), journal: Some(journal) };
+        let switch = Switch::start(options).expect("restores");
+        switch.feed.desired(shop(Policy::default())).await.expect("it runs");
+        switch
+    };
+    let switch = start().await;
+    ask(&switch, Command::Hold { bounds: BOUNDS }).await.expect("none is on");
+    ask(&switch, Command::Maintain { retry_after: Duration::from_secs(60) }).await.expect("always");
+    switch.control.stop().await;
+    drop(switch);
+    let switch = start().await;
+    let found = status(&switch);
+    assert_eq!((found.maintenance.map(|it| it.retry_after_seconds), found.hold), (Some(60), None));
+    let board = switch.viewer.board();
+    let actions: Vec<_> = board.apps.values().flat_map(|app| app.history.iter().map(|r| r.action)).collect();
+    assert_eq!(actions, [Action::Hold, Action::Maintenance], "both are in the journal");
+}
