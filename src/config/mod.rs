@@ -9,6 +9,7 @@
 //! the first error; the pass over the values finds them all.
 
 mod address;
+mod balancing;
 mod claims;
 mod duration;
 mod environment;
@@ -42,7 +43,12 @@ pub use self::{
     places::{default_socket, default_state_dir},
     schema::schema,
 };
-use crate::{admin, proxy::ListenerOptions, switch::Desired, telemetry};
+use crate::{
+    admin,
+    proxy::{ListenerOptions, TlsOptions},
+    switch::Desired,
+    telemetry,
+};
 
 /// An amount of data as the file writes it (`64MiB`, `10kB`, a number of octets), for the command line.
 pub(crate) fn octets(text: &str) -> Result<u64, String> {
@@ -86,14 +92,12 @@ impl Config {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, tokens. When one of them changes, whoever uses it reads it anew.
+    /// The files it names: certificates, keys, authorities, tokens. When one of them changes, whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
-        let certificates =
-            self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
-        let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
+        let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
-        let towards_endpoints = transports.flat_map(|tls| tls.files().cloned());
-        pem.chain(towards_endpoints).chain(self.admin.tokens.clone()).collect()
+        let towards_endpoints = transports.flat_map(|tls| tls.files());
+        tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens).cloned().collect()
     }
 }
 

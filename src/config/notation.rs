@@ -11,9 +11,9 @@ use super::{
     error::{Wrong, quoted},
 };
 use crate::{
-    proxy::ListenerRole,
+    proxy::{Alpn, ClientAuthMode, ForwardingField, ListenerRole},
     switch::{
-        AppName, AutoPromotion, Balance, Family, MinReady, NotAName, Protocol, ProxyVersion, Revision, Roots, Streams,
+        AppName, AutoPromotion, Family, MinReady, NotAName, Protocol, ProxyVersion, Revision, Roots, Streams,
         TlsVersion,
     },
     telemetry::{AccessFormat, Format, Level},
@@ -48,6 +48,8 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 words!(Level, "a log level", {
     "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug,
 });
@@ -57,13 +59,17 @@ words!(AccessFormat, "an access log format", {
 });
 words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => Self::Preview });
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
+words!(Alpn, "a protocol we speak over TLS", { "h2" => Self::H2, "http/1.1" => Self::Http11 });
+words!(ClientAuthMode, "a way to ask for client certificates", {
+    "required" => Self::Required, "optional" => Self::Optional,
+});
+words!(ForwardingField, "a field that tells of clients", {
+    "x-forwarded-for" => Self::XForwardedFor, "forwarded" => Self::Forwarded,
+});
 words!(ProxyVersion, "a version of the PROXY protocol", { "v1" => Self::V1, "v2" => Self::V2 });
 words!(Family, "a family of addresses", { "any" => Self::Any, "ipv4" => Self::Ipv4, "ipv6" => Self::Ipv6 });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
 words!(Protocol, "a protocol to speak to endpoints", { "http1" => Self::Http1, "h2" => Self::H2, "auto" => Self::Auto });
-words!(Balance, "a balancing policy", {
-    "least_request" => Self::LeastRequest, "round_robin" => Self::RoundRobin, "random" => Self::Random,
-});
 
 impl Notation for bool {
     fn read(text: &str) -> Result<Self, Wrong> {
@@ -344,7 +350,7 @@ mod tests {
     fn words_are_exact_and_the_nearest_is_offered() {
         reads("warn", Level::Warn);
         assert_eq!(Level::read("wran").unwrap_err().hint.unwrap(), "did you mean `warn`?");
-        assert_eq!(Balance::read("sticky").unwrap_err().hint.unwrap(), "use one of least_request, round_robin, random");
+        assert_eq!(Streams::read("stay").unwrap_err().hint.unwrap(), "use one of keep, drain, cut");
         refuses::<bool>(&["yes", "True", "1", ""]);
     }
 

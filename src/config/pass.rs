@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 use serde_saphyr::Location;
 
 use super::{
@@ -34,6 +34,7 @@ pub(super) struct Pass<'a> {
 pub(super) enum FileKind {
     Certificate,
     Key,
+    RevocationList,
     Tokens,
 }
 
@@ -112,6 +113,10 @@ impl FileKind {
                 Some(Err(_)) | None => Err(lacking("certificate")),
             },
             Self::Key => PrivateKeyDer::from_pem_slice(&octets).map(|_| ()).map_err(|_| lacking("private key")),
+            Self::RevocationList => match CertificateRevocationListDer::pem_slice_iter(&octets).next() {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(_)) | None => Err(lacking("revocation list")),
+            },
             Self::Tokens => Ok(()),
         }
     }

@@ -6,8 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
+use ipnet::IpNet;
 use serde_saphyr::Location;
 
 use super::{
@@ -17,7 +19,7 @@ use super::{
     error::Wrong,
     file::{self, File},
     mirror::Ignored,
-    node::{Named, Placed},
+    node::{Given, Named, Placed, Text},
     not_yet,
     notation::Workers,
     pass::{FileKind, Pass},
@@ -26,7 +28,8 @@ use super::{
 use crate::{
     admin,
     proxy::{
-        Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
+        Alpn, Bind, CertificateFiles, ClientAuth, ClientAuthMode, ForwardingField, ListenerOptions, ProxyProtocol,
+        TlsOptions, TlsVersion, TrustedProxies,
     },
     switch::{
         Address, AppName, ClientIdentity, Desired, EndpointSpec, HoldBounds, Matching, Mirror, Policy, Protocol,
@@ -36,7 +39,6 @@ use crate::{
 };
 
 const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7181);
-const UNKNOWN_HOST: u16 = 421;
 const MOST_WORKERS: usize = 256;
 
 impl Pass<'_> {
@@ -94,21 +96,72 @@ impl Pass<'_> {
             claims.bind(self, bind, "another listener", listener.bind.place);
         }
 
-        let mut role = ListenerRole::default();
-        self.set(&mut role, &listener.role);
-        let mut timeouts = ListenerTimeouts::default();
+        // Whatever is wrong with these two, the rest is looked through as well.
+        let on_tcp = !matches!(bind, Some(Bind::Unix(_)));
+        let anywhere = || Bind::Tcp(HEALTH);
+        let known = name.is_some() && bind.is_some();
+        let mut options =
+            ListenerOptions::new(name.map_or_else(String::new, |name| name.0), bind.unwrap_or_else(anywhere));
+        self.set(&mut options.role, &listener.role);
+        let timeouts = &mut options.timeouts;
         self.set(&mut timeouts.handshake, &listener.timeouts.handshake);
         self.set(&mut timeouts.head, &listener.timeouts.head);
         self.set(&mut timeouts.body, &listener.timeouts.body);
         self.set(&mut timeouts.idle, &listener.timeouts.idle);
-        let mut limits = ListenerLimits::default();
+        let limits = &mut options.limits;
         self.set(&mut limits.head_size, &listener.limits.head_size);
         self.set(&mut limits.connections, &listener.limits.connections);
         self.set(&mut limits.connections_per_client, &listener.limits.connections_per_client);
-        let mut unknown_host = UNKNOWN_HOST;
-        self.set(&mut unknown_host, &listener.unknown_host);
-        let tls = listener.tls.value().map(|tls| self.tls(tls));
-        Some(ListenerOptions { name: name?.0, bind: bind?, role, tls, timeouts, limits, unknown_host })
+        self.set(&mut limits.handshakes, &listener.limits.handshakes);
+        self.set(&mut options.unknown_host, &listener.unknown_host);
+        options.tls = listener.tls.value().map(|tls| self.tls(tls));
+        let handshake = options.timeouts.handshake;
+        let proxy_protocol = listener.proxy_protocol.get();
+        options.proxy_protocol = proxy_protocol.map(|proxy| self.proxy_protocol(proxy, on_tcp, handshake));
+        options.trusted_proxies = self.trusted_proxies(listener);
+        self.set(&mut options.tcp.keepalive, &listener.tcp.keepalive);
+        self.set(&mut options.tcp.user_timeout, &listener.tcp.user_timeout);
+        self.set(&mut options.tcp.backlog, &listener.tcp.backlog);
+        known.then_some(options)
+    }
+
+    fn proxy_protocol(
+        &mut self,
+        proxy: &Placed<file::ProxyProtocol>,
+        on_tcp: bool,
+        timeout: Duration,
+    ) -> ProxyProtocol {
+        let trusted = self.networks(&proxy.value.trusted);
+        match proxy.value.trusted.get() {
+            None if on_tcp => {
+                let wrong = Wrong::new("nobody is trusted to name clients in a PROXY header, so nobody could connect");
+                self.wrong(proxy.place, wrong.hint("name the load balancers' networks as `trusted`"));
+            }
+            Some(given) if !on_tcp => {
+                let wrong = Wrong::new("connections on a Unix socket have no address to be trusted by");
+                self.wrong(given.place, wrong.hint("leave `trusted` out: whoever may open the socket is trusted"));
+            }
+            _ => {}
+        }
+        let mut options = ProxyProtocol { trusted, timeout };
+        self.set(&mut options.timeout, &proxy.value.timeout);
+        options
+    }
+
+    fn trusted_proxies(&mut self, listener: &file::Listener) -> TrustedProxies {
+        let mut trusted = TrustedProxies { networks: self.networks(&listener.trusted_proxies), ..Default::default() };
+        self.set(&mut trusted.field, &listener.trusted_field);
+        if let Some(field) = listener.trusted_field.get().filter(|_| listener.trusted_proxies.get().is_none())
+            && trusted.field != ForwardingField::default()
+        {
+            let wrong = Wrong::new("`trusted_field` without `trusted_proxies` has no effect");
+            self.wrong(field.place, wrong.hint("name the proxies' networks as `trusted_proxies`"));
+        }
+        trusted
+    }
+
+    fn networks(&mut self, given: &Given<Vec<Placed<Text<IpNet>>>>) -> Vec<IpNet> {
+        self.read_all(given).into_iter().map(|(network, _)| network).collect()
     }
 
     fn tls(&mut self, tls: &file::Tls) -> TlsOptions {
@@ -124,7 +177,20 @@ impl Pass<'_> {
         }
         let mut min_version = TlsVersion::default();
         self.set(&mut min_version, &tls.min_version);
-        TlsOptions { certificates, min_version }
+        let mut alpn: Vec<Alpn> = self.read_all(&tls.alpn).into_iter().map(|(protocol, _)| protocol).collect();
+        if tls.alpn.get().is_none() {
+            alpn = Alpn::ALL.to_vec();
+        }
+        let client_auth = tls.client_auth.value().and_then(|auth| self.client_auth(auth));
+        TlsOptions { certificates, min_version, alpn, client_auth }
+    }
+
+    fn client_auth(&mut self, auth: &file::ClientAuth) -> Option<ClientAuth> {
+        let roots = self.file(&auth.roots, FileKind::Certificate);
+        let mut mode = ClientAuthMode::default();
+        self.set(&mut mode, &auth.mode);
+        let crl = auth.crl.get().and_then(|crl| self.file(crl, FileKind::RevocationList));
+        Some(ClientAuth { roots: roots?, mode, crl })
     }
 
     fn admin(&mut self, admin: &file::Admin, claims: &mut Claims) -> admin::Options {
@@ -209,20 +275,24 @@ impl Pass<'_> {
         let mut policy = Policy::default();
         self.set(&mut policy.promotion.auto, &app.promotion.auto);
         self.set(&mut policy.promotion.min_ready, &app.promotion.min_ready);
+        self.set(&mut policy.promotion.warm, &app.promotion.warm);
         self.set(&mut policy.keep_previous.0, &app.rollback.keep_previous);
         self.set(&mut policy.drain.timeout, &app.drain.timeout);
         self.set(&mut policy.drain.streams, &app.drain.streams);
-        self.set(&mut policy.balance, &app.balance.policy);
+        policy.balance = self.balance(&app.balance);
+        policy.health = self.health_check(&app.health);
+        policy.ejection = app.ejection.value().map(|block| self.ejection(block));
 
         policy.transport = Arc::new(self.transport(&app.upstream));
+        self.set(&mut policy.traffic.host, &app.upstream.host);
+        if let (Some(warm), Some(_)) = (app.promotion.warm.get(), app.upstream.proxy_protocol.get())
+            && policy.promotion.warm > 0
+        {
+            let wrong = Wrong::new("with `upstream.proxy_protocol` no connection can be opened ahead");
+            self.wrong(warm.place, wrong.hint("each is begun with its client's address; set this to 0"));
+        }
         self.set(&mut policy.lookup.interval, &app.upstream.resolve);
         self.set(&mut policy.lookup.family, &app.upstream.family);
-
-        policy.health.path = app.health.path.get().and_then(|path| self.read(path)).map(Into::into);
-        self.set(&mut policy.health.interval, &app.health.interval);
-        self.set(&mut policy.health.timeout, &app.health.timeout);
-        self.set(&mut policy.health.rise, &app.health.rise);
-        self.set(&mut policy.health.fall, &app.health.fall);
 
         self.set(&mut policy.traffic.connect, &app.timeouts.connect);
         self.set(&mut policy.traffic.response, &app.timeouts.response);

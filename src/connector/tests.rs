@@ -49,7 +49,7 @@ impl Server {
         let roots = Roots::File(self.path(roots));
         let server_name = server_name.map(str::to_owned);
         let tls = UpstreamTls { roots, server_name, ..UpstreamTls::default() };
-        let transport = Arc::new(Transport { tls: Some(tls), proxy_protocol: None });
+        let transport = Arc::new(Transport { tls: Some(tls), ..Transport::default() });
         Destination { address: Address::Unix(self.path("app.sock").into()), name: None, transport }
     }
 
@@ -160,6 +160,23 @@ async fn one_that_speaks_no_tls_is_told_from_one_that_refuses() {
     };
     let (failed, _socket) = tokio::join!(connector.connect(&to, None), plain);
     assert!(matches!(failed, Err(ConnectError::Handshake(_))));
+}
+
+#[tokio::test]
+async fn nobody_gets_to_our_own_admin_socket_by_whatever_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name| dir.path().join(name);
+    let _admin = UnixListener::bind(path("admin.sock")).unwrap();
+    let _app = UnixListener::bind(path("app.sock")).unwrap();
+    std::os::unix::fs::symlink(path("admin.sock"), path("link.sock")).unwrap();
+    std::fs::hard_link(path("admin.sock"), path("twin.sock")).unwrap();
+    let connector = Connector::sparing(Some(&path("admin.sock")));
+    let to = |name| Destination { address: Address::Unix(path(name).into()), name: None, transport: Arc::default() };
+    for name in ["admin.sock", "link.sock", "twin.sock"] {
+        let refused = connector.connect(&to(name), None).await;
+        assert!(matches!(refused, Err(ConnectError::Io(e)) if e.kind() == io::ErrorKind::PermissionDenied), "{name}");
+    }
+    assert!(connector.connect(&to("app.sock"), None).await.is_ok());
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
-use super::{client::Client, error::ProxyError};
+use super::{client::Client, cookie::cookie, error::ProxyError};
 use crate::{
     switch::{Closed, NotAdmitted, RequestKey, Ticket},
     telemetry::request_log::RequestLog,
@@ -15,6 +15,8 @@ use crate::{
 /// A request before the door: what the switch may ask of it.
 pub(super) struct Visitor<'a> {
     pub(super) client: &'a Client,
+    /// Whose request it is (`forwarding::Asker`).
+    pub(super) address: Option<IpAddr>,
     /// In lower case, without port.
     pub(super) host: &'a str,
     /// With its query.
@@ -30,6 +32,11 @@ pub(super) trait Fields {
     fn first(&self, name: &str) -> Option<&[u8]>;
     /// How much memory they take, in octets; asked only of requests that have to wait.
     fn octets(&self) -> usize;
+
+    /// The value of the first cookie of this name.
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        cookie(self.first("cookie")?, name)
+    }
 }
 
 impl Fields for HeaderMap {
@@ -39,6 +46,11 @@ impl Fields for HeaderMap {
 
     fn octets(&self) -> usize {
         self.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+    }
+
+    /// HTTP/2 clients may send each cookie on a line of its own (RFC 9113 §8.2.3).
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        self.get_all(header::COOKIE).iter().find_map(|line| cookie(line.as_bytes(), name))
     }
 }
 
@@ -93,10 +105,14 @@ impl RequestKey for Visitor<'_> {
     }
 
     fn client(&self) -> Option<IpAddr> {
-        self.client.peer.map(|peer| peer.ip())
+        self.address
     }
 
     fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.first(name)
+    }
+
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        self.fields.cookie(name)
     }
 }

@@ -15,7 +15,7 @@ use super::{
     upstream::{Reuse, Upstream},
 };
 use crate::{
-    switch::{Ticket, Traffic},
+    switch::{Attempt, Ticket, Traffic},
     telemetry::request_log::RequestLog,
 };
 
@@ -95,13 +95,16 @@ impl Attempts {
         let mut exchange = Box::new(exchange);
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
-            Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
+            Ok(Ok((status, headers))) => {
+                note_answer(ticket, status);
+                return Ok((exchange, status, headers));
+            }
             Ok(Err(kind)) => (kind, None),
             Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
         };
-        let Failure { kind, sent, request } = exchange.fail(kind);
+        let Failure { kind, sent, is_well, request } = exchange.fail(kind);
         let cause = whose.map_or(Cause::Exchange(kind), Cause::Impatience);
-        Err(Failed { cause, sent, reused, newest: upstream.newest(), request })
+        Err(Failed { cause, sent, reused: reused && !is_well, newest: upstream.newest(), request })
     }
 
     /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent
@@ -145,6 +148,7 @@ impl Attempts {
         }
         if error.is_upstreams() {
             log.attempt_failed(error.label());
+            ticket.note(Attempt::Failed);
         }
         if self.made >= ticket.policy().traffic.attempts {
             return (error, None);
@@ -153,6 +157,17 @@ impl Attempts {
         self.tried.push(ticket.endpoint().id());
         (error, again)
     }
+}
+
+/// Takes note, for the endpoint's sake, that an answer came. Some statuses say that somebody behind the endpoint failed
+/// (RFC 9110 §15.6).
+pub(super) fn note_answer(ticket: &Ticket, status: StatusCode) {
+    ticket.note(match status {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Attempt::GatewayError
+        }
+        _ => Attempt::Answered,
+    });
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Download {
             self.sampled.into_iter().for_each(|sampled| sampled.done());
         }
         if let Some(connection) = self.exchange.into_connection() {
-            client.worker.upstream.keep(self.ticket.endpoint().id(), connection);
+            client.worker.upstream.keep(self.ticket.endpoint(), connection);
         }
     }
 

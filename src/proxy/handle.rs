@@ -1,6 +1,6 @@
 //! One request of HTTP/2, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
-use std::{convert::Infallible, rc::Rc};
+use std::{convert::Infallible, net::IpAddr, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -17,6 +17,7 @@ use super::{
     clock::Timer,
     error::ProxyError,
     exchange::Exchange,
+    forwarding::Asker,
     grpc,
     h1::Framing,
     headers::{self, Going, RequestId},
@@ -55,8 +56,10 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let (mut parts, incoming) = request.into_parts();
     let is_grpc = grpc::is_request(&parts.headers);
     let stream = parts.extensions.remove::<OnUpgrade>();
-    let target = target(&client, &parts);
-    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
+    let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    let asker = client.forwarding().asker(fields);
+    let target = target(&client, &parts, &asker);
+    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host), asker.address);
     let forwarded = match target {
         Ok(target) => match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
             Ok(ticket) => {
@@ -80,20 +83,20 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
 }
 
 /// What the request is for, unless it was refused before it came here.
-fn target(client: &Client, parts: &Parts) -> Result<Target, ProxyError> {
-    if client.over_limit {
+fn target(client: &Client, parts: &Parts, asker: &Asker) -> Result<Target, ProxyError> {
+    if client.is_over_limit() {
         return Err(ProxyError::ConnectionLimitReached);
     }
-    Target::of(parts)
+    Target::of(parts, client.forwarding(), asker)
 }
 
-fn open(client: &Client, parts: &Parts, host: &str) -> RequestLog {
+fn open(client: &Client, parts: &Parts, host: &str, asker: Option<IpAddr>) -> RequestLog {
     let mut log = client.worker.recorder.open(Head {
         method: &parts.method,
         host,
         path: path(parts),
         version: parts.version,
-        client: client.peer.map(|peer| peer.ip()),
+        client: asker,
     });
     if log.is_written() {
         let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
@@ -137,7 +140,7 @@ pub(super) async fn forward(
     let copy = || Some(Copied::of_message(&message));
     let mut sampled = safe.then(|| mirror::sample(&client.worker, &ticket, &message.method, copy)).flatten();
     let mut request = Outgoing::Any(Box::new(message));
-    let mut attempts = Attempts::new(&parts.method, client.origin());
+    let mut attempts = Attempts::new(&parts.method, client.origin(target.client));
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
@@ -157,12 +160,16 @@ pub(super) async fn forward(
         request = again.ok_or(failure)?;
         // Whatever it may have to wait for, it waits for it outside of its pool.
         drop(ticket);
-        ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
+        let fields = request.fields();
+        let visitor =
+            Visitor { client, address: target.client, host: &target.host, path: path(&parts), fields, arrived };
+        ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }
 
 fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
-    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived }
+    let (host, path) = (&target.host, path(parts));
+    Visitor { client, address: target.client, host, path, fields: &parts.headers, arrived }
 }
 
 /// Makes the client's request the upstream's.
@@ -181,8 +188,11 @@ fn prepare(
         return Err(ProxyError::BodyTooLarge);
     }
     let bodyless = incoming.is_end_stream();
-    let Going { forwarded, request_id, trace, has_length } =
-        headers::to_upstream(parts, target, &client.forwarding, bodyless);
+    let Going { forwarded, request_id, trace, has_length } = headers::to_upstream(parts, target, bodyless);
+    let authority = match &ticket.policy().traffic.host {
+        Some(host) => headers::rewrite_host(&mut parts.headers, host),
+        None => target.authority.clone(),
+    };
     if log.is_written() {
         let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
         let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
@@ -211,7 +221,7 @@ fn prepare(
     let message = Message {
         method: parts.method.clone(),
         uri: parts.uri.clone(),
-        authority: target.authority.clone(),
+        authority,
         fields: std::mem::take(&mut parts.headers),
         lines: Lines { forwarded, request_id },
         framing,

@@ -2,9 +2,10 @@
 //!
 //! # Life of a request
 //!
-//! A [`worker`] accepts a connection on a socket of its own; from here on, nothing is shared with other threads. The
-//! [`connection`] shakes hands where TLS is spoken, finds out the protocol, and gives hyper's server the stream, behind a
-//! [`gate`] that lets only well-framed HTTP/1 requests through. hyper calls [`handle`] with each request, whatever its
+//! A [`worker`] accepts a connection on a socket of its own; from here on, nothing is shared with other threads. On its
+//! [`arrival`] a PROXY header is read and TLS hands are shaken, where the listener wants that, and it is known who asks
+//! ([`forwarding`]). The [`connection`] finds out the protocol, and gives hyper's server the stream, behind a [`gate`] that
+//! lets only well-framed HTTP/1 requests through. hyper calls [`handle`] with each request, whatever its
 //! version. There the request's [`target`] is read, its log line opened, and [`Reader::admit`](crate::switch::Reader::admit)
 //! asked, in [`admit`], for a ticket: the pool and endpoint it is for, on one snapshot. The head is made the upstream's in [`headers`];
 //! [`attempts`] takes an idle connection or a new one from [`upstream`], and [`h1`] sends the one and receives the other head.
@@ -21,15 +22,19 @@
 //! `Drop`.
 
 mod admit;
+mod arrival;
 mod attempts;
 mod body;
 mod client;
+mod client_certificate;
 mod clock;
 mod connect;
 mod connection;
+mod cookie;
 mod error;
 mod exchange;
 mod flood;
+mod forwarding;
 mod gate;
 mod grpc;
 mod h1;
@@ -44,6 +49,7 @@ mod options;
 mod outgoing;
 mod patience;
 mod plane;
+mod proxy_header;
 mod replay;
 mod stream;
 mod target;
@@ -51,13 +57,15 @@ mod tls;
 mod tunnel;
 mod upload;
 mod upstream;
+mod warm;
 mod websocket;
 mod worker;
 
 pub use self::{
     listener::{Bound, ListenError},
     options::{
-        Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
+        Alpn, Bind, CertificateFiles, ClientAuth, ClientAuthMode, ForwardingField, ListenerLimits, ListenerOptions,
+        ListenerRole, ListenerTimeouts, ProxyProtocol, TcpOptions, TlsOptions, TlsVersion, TrustedProxies,
     },
     plane::DataPlane,
     tls::{CertificateError, CertificateFacts},

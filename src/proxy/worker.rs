@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use slab::Slab;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::{Builder, LocalOptions},
@@ -25,21 +25,26 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     ListenerOptions,
+    arrival::{Arrival, Arrivals},
     client::Client,
     clock::{Clock, TICK},
     connect::Connector,
     connection::{self, Socket},
     http1::Desk,
-    listener::{Admitted, Crowd, Entry, Listening},
+    listener::{self, Crowd, Listening, Room},
+    tls::Certificates,
     upstream::Upstream,
+    warm::Warming,
 };
 use crate::{
     switch::{Reader, Readers},
-    telemetry::request_log::Recorder,
+    telemetry::{connections::NotServed, request_log::Recorder},
 };
 
 /// How many ticks pass between two looks at the idle upstream connections.
 const SWEEP: u32 = 10;
+/// How many ticks pass between two looks at the connections of pools that are kept warm.
+const WARM: u32 = 2;
 /// How many desks are kept for requests to come, some 64 KiB each.
 const SPARE_DESKS: usize = 64;
 /// How long accepting pauses when the system is out of files.
@@ -51,6 +56,7 @@ pub(super) struct Worker {
     pub(super) reader: Reader,
     pub(super) recorder: Rc<Recorder>,
     pub(super) upstream: Upstream,
+    pub(super) warming: Warming,
     clients: RefCell<Slab<Rc<Client>>>,
     /// Memory for requests to come.
     desks: RefCell<Vec<Box<Desk>>>,
@@ -72,7 +78,7 @@ pub(super) enum Order {
 #[derive(Clone)]
 pub(super) struct Terms {
     pub(super) options: Arc<ListenerOptions>,
-    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) tls: Option<Arc<Certificates>>,
     pub(super) crowd: Arc<Crowd>,
 }
 
@@ -119,7 +125,8 @@ impl Worker {
     fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>) -> Rc<Self> {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock, connector);
-        Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default(), desks: RefCell::default() })
+        let (warming, clients, desks) = (Warming::default(), RefCell::default(), RefCell::default());
+        Rc::new(Self { clock, reader, recorder, upstream, warming, clients, desks })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -134,7 +141,7 @@ impl Worker {
                 },
                 Order::Change { key, terms } => {
                     if let Some(accepting) = listeners.get(&key) {
-                        accepting.terms.replace(terms);
+                        accepting.change(terms);
                     }
                 }
                 Order::Close { key } => {
@@ -175,7 +182,7 @@ impl Worker {
     async fn follow_snapshots(self: Rc<Self>) {
         loop {
             let adopted = self.reader.adopt();
-            self.upstream.keep_only(adopted.snapshot());
+            self.upstream.let_go().await;
             self.reader.acknowledge(&adopted);
             drop(adopted);
             self.reader.changed().await;
@@ -194,6 +201,9 @@ impl Worker {
             }
             if count.is_multiple_of(SWEEP) {
                 self.upstream.sweep();
+            }
+            if count.is_multiple_of(WARM) {
+                self.warming.look(&self);
             }
         }
     }
@@ -223,22 +233,26 @@ impl Worker {
         cut
     }
 
-    fn serve(self: &Rc<Self>, socket: Socket, peer: Option<SocketAddr>, terms: &Terms) {
-        let entry = terms.crowd.enter(&terms.options.limits, peer.map(|peer| peer.ip()));
-        let (admitted, crowded) = match entry {
-            Entry::Welcome(admitted) => (admitted, false),
-            Entry::Crowded(admitted) => (admitted, true),
-            Entry::Shut => return,
-        };
-        let client = Client::new(self, Arc::clone(&terms.options), peer, crowded);
+    fn serve(self: &Rc<Self>, socket: Socket, peer: Option<SocketAddr>, terms: &Terms, others: &Rc<Arrivals>) {
+        let Terms { options, tls, crowd } = terms;
+        let not_served = |why| self.recorder.not_served(&options.name, why);
+        if options.proxy_protocol.as_ref().is_some_and(|proxy| !proxy.trusts(peer.map(|peer| peer.ip()))) {
+            return not_served(NotServed::Untrusted);
+        }
+        let (admitted, room) = crowd.enter(&options.limits);
+        if room == Room::Shut {
+            return not_served(NotServed::Limit);
+        }
+        let tls = tls.as_ref().map(|tls| TlsAcceptor::from(tls.settings()));
+        let arrival = Box::new(Arrival { socket, peer, tls, admitted, room, others: Rc::clone(others) });
+        let client = Client::new(self, Arc::clone(options));
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
-        let place = Place { worker: Rc::clone(self), key, _admitted: admitted };
-        let tls = terms.tls.clone().map(TlsAcceptor::from);
+        let place = Place { worker: Rc::clone(self), key };
         let task = tokio::task::spawn_local({
             let client = Rc::clone(&client);
             async move {
                 let _place = place;
-                connection::serve(client, socket, tls).await;
+                connection::serve(client, arrival).await;
             }
         });
         client.task.replace(Some(task.abort_handle()));
@@ -249,7 +263,6 @@ impl Worker {
 struct Place {
     worker: Rc<Worker>,
     key: usize,
-    _admitted: Admitted,
 }
 
 impl Drop for Place {
@@ -260,6 +273,7 @@ impl Drop for Place {
 
 /// A socket being accepted on.
 struct Accepting {
+    acceptor: Rc<Acceptor>,
     terms: Rc<RefCell<Terms>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -276,27 +290,48 @@ impl Accepting {
             Listening::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket)?),
             Listening::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
         };
-        let terms = Rc::new(RefCell::new(terms));
+        let (acceptor, terms) = (Rc::new(acceptor), Rc::new(RefCell::new(terms)));
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::task::spawn_local(accept(Rc::clone(worker), acceptor, Rc::clone(&terms), stopped));
-        Ok(Self { terms, stop, task })
+        let task =
+            tokio::task::spawn_local(accept(Rc::clone(worker), Rc::clone(&acceptor), Rc::clone(&terms), stopped));
+        Ok(Self { acceptor, terms, stop, task })
+    }
+
+    /// From now on, serves those it accepts like this.
+    fn change(&self, terms: Terms) {
+        let before = self.terms.replace(terms);
+        let tcp = self.terms.borrow().options.tcp;
+        if let Acceptor::Tcp(socket) = &*self.acceptor
+            && before.options.tcp != tcp
+            && let Err(error) = listener::listen(SockRef::from(socket), &tcp)
+        {
+            tracing::error!(%error, listener = before.options.name, "the system refuses the new TCP options");
+        }
     }
 
     /// Serves what waits to be accepted, and closes the socket.
     async fn end(self) {
+        // The accepting task is to have the socket for itself.
+        drop(self.acceptor);
         drop(self.stop);
         drop(self.task.await);
     }
 }
 
-async fn accept(worker: Rc<Worker>, acceptor: Acceptor, terms: Rc<RefCell<Terms>>, mut stopped: oneshot::Receiver<()>) {
+async fn accept(
+    worker: Rc<Worker>,
+    acceptor: Rc<Acceptor>,
+    terms: Rc<RefCell<Terms>>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let arrivals = Rc::default();
     loop {
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,
             _ = &mut stopped => break,
         };
         match accepted {
-            Ok((socket, peer)) => worker.serve(socket, peer, &terms.borrow()),
+            Ok((socket, peer)) => worker.serve(socket, peer, &terms.borrow(), &arrivals),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, listener = terms.borrow().options.name, "cannot accept; raise the limit of files");
@@ -305,8 +340,8 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, terms: Rc<RefCell<Terms>
         }
     }
     // The kernel has completed these connections already: to close the socket would reset them.
-    for (socket, peer) in acceptor.into_waiting() {
-        worker.serve(socket, peer, &terms.borrow());
+    for (socket, peer) in Rc::into_inner(acceptor).into_iter().flat_map(Acceptor::into_waiting) {
+        worker.serve(socket, peer, &terms.borrow(), &arrivals);
     }
 }
 

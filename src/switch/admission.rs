@@ -134,6 +134,16 @@ impl Occupancy {
     pub(super) fn sum(&self) -> u64 {
         self.slots.sum()
     }
+
+    #[cfg(test)]
+    pub(super) fn enter_for_tests(&self, worker: usize) {
+        self.enter(worker);
+    }
+
+    /// How many entered by this worker.
+    pub(super) fn of(&self, worker: usize) -> u64 {
+        self.slots.of(worker)
+    }
 }
 
 /// A count with a cache line per worker: each worker alone writes its own, a drain or a scrape sums them.

@@ -2,7 +2,7 @@
 //! renewed only where they differ, so that health, counts and idle connections live on.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -19,6 +19,7 @@ use super::{
     name::{Revision, Role},
     names::Names,
     pool::{Endpoint, Pool, Site, Tenure},
+    record::EjectionReason,
     rollout::{Deed, Input, Readiness, Rollout},
     snapshot::{Closed, Route},
     status::{Action, Happening, Health, Receipt, SourceStatus},
@@ -101,16 +102,19 @@ impl App {
     /// Takes the next state over and brings the pools in line with it. Says what changed for an onlooker, if anything did.
     pub(super) fn adopt(&mut self, next: Rollout, workers: usize) -> Option<Happening> {
         let before = (self.rollout.phase(), self.rollout.message());
+        let same_pools = self.rollout.has_the_pools_of(&next);
         self.rollout = next;
-        self.sync_pools(workers);
+        if !same_pools {
+            self.sync_pools(workers);
+        }
         self.sync_hold();
         let after = (self.rollout.phase(), self.rollout.message());
         (before != after).then_some(Happening::Changed { phase: after.0, message: after.1 })
     }
 
     fn sync_pools(&mut self, workers: usize) {
-        let balance = self.rollout.policy().balance;
-        let transport = &self.rollout.policy().transport;
+        let policy = Arc::clone(self.rollout.policy());
+        let (balance, transport) = (&policy.balance, &policy.transport);
         self.names.follow(self.rollout.revisions().flat_map(|(_, specs)| specs));
         let mut before = std::mem::take(&mut self.pools);
         for (revision, specs) in self.rollout.revisions() {
@@ -118,21 +122,24 @@ impl App {
             let live = revision == self.rollout.active();
             let endpoints = renew(old.as_deref(), live, &self.names.sites(specs, transport), workers);
             let same = |pool: &&Arc<Pool>| {
-                pool.balance == balance
+                pool.balance == *balance
                     && pool.endpoints.len() == endpoints.len()
                     && pool.endpoints.iter().zip(&endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
             };
             let pool = old.as_ref().filter(same).map(Arc::clone).unwrap_or_else(|| {
-                Arc::new(Pool {
-                    revision: revision.clone(),
-                    endpoints,
-                    balance,
-                    tenure: old.as_ref().map_or_else(|| Tenure::new(workers), |old| Arc::clone(&old.tenure)),
-                })
+                let mut pool = Pool::new(revision.clone(), endpoints, balance.clone(), workers);
+                if let Some(old) = &old {
+                    (pool.tenure, pool.ejections) = (Arc::clone(&old.tenure), Arc::clone(&old.ejections));
+                }
+                Arc::new(pool)
             });
+            if policy.ejection.is_none() {
+                pardon(&pool);
+            }
             self.pools.insert(revision.clone(), pool);
         }
         self.begin_tenures(workers);
+        self.mark_routed();
     }
 
     /// Drops endpoints that were replaced, once one of those that replace them is healthy. Whether there were any.
@@ -236,6 +243,24 @@ impl App {
         roles.filter_map(|(role, revision)| Some((role, Arc::clone(self.pools.get(revision)?)))).collect()
     }
 
+    /// Tells the endpoints whether they are in routing, before that is published: what is in routing no more keeps no
+    /// connections from the moment a worker adopts the new snapshot.
+    fn mark_routed(&self) {
+        let now = self.in_roles();
+        let routed: HashSet<_> = now.iter().flat_map(|(_, pool)| pool.endpoints()).map(|e| e.id()).collect();
+        for endpoint in self.routed.iter().flat_map(|(_, pool)| pool.endpoints()) {
+            endpoint.set_routed(routed.contains(&endpoint.id()));
+        }
+        for endpoint in now.iter().flat_map(|(_, pool)| pool.endpoints()) {
+            endpoint.set_routed(true);
+        }
+    }
+
+    /// To be called before the publication that takes the app out of routing altogether.
+    pub(super) fn unmark_routed(&self) {
+        self.routed.iter().flat_map(|(_, pool)| pool.endpoints()).for_each(|endpoint| endpoint.set_routed(false));
+    }
+
     /// The app as requests see it.
     pub(super) fn route(&self) -> Route {
         let pool = |revision: &Revision| self.pools.get(revision).map(Arc::clone);
@@ -292,11 +317,29 @@ impl App {
         let health = if healthy { Health::Healthy } else { Health::Unhealthy };
         let Some(pool) = self.pools.get(revision) else { return false };
         let mut news = false;
-        for endpoint in pool.endpoints.iter().filter(|e| e.address() == address && e.health() != health) {
-            endpoint.set_health(health);
+        for endpoint in pool.endpoints.iter().filter(|e| e.address() == address && e.probed() != health) {
+            endpoint.set_probed(health);
             news = true;
         }
+        if news {
+            pool.renew_lineup();
+        }
         news
+    }
+
+    /// Takes an endpoint out of use, for a reason, or back into it. Whether it is news.
+    pub(super) fn eject(&mut self, revision: &Revision, endpoint: u64, reason: Option<EjectionReason>) -> bool {
+        if reason.is_some() && self.rollout.policy().ejection.is_none() {
+            return false;
+        }
+        let Some(pool) = self.pools.get(revision) else { return false };
+        let Some(endpoint) = pool.endpoints.iter().find(|e| e.id() == endpoint) else { return false };
+        endpoint.set_ejected(reason.is_some());
+        if let Some(reason) = reason {
+            pool.ejections.count(reason);
+        }
+        pool.renew_lineup();
+        true
     }
 
     /// Takes what the lookup of a name came to. `None` if that is no news; else whether endpoints came or
@@ -315,15 +358,11 @@ impl App {
         Some(!self.pools.values().zip(before.values()).all(|(now, before)| Arc::ptr_eq(now, before)))
     }
 
-    /// A readiness that the rollout has not been told of. A name that no address is known of is an endpoint that is not
-    /// ready.
+    /// A readiness that the rollout has not been told of.
     pub(super) fn unreported(&self) -> Option<Input> {
         self.rollout.revisions().find_map(|(revision, specs)| {
             let pool = self.pools.get(revision)?;
-            let (missing, failed) = self.names.missing(specs);
-            let unhealthy = pool.endpoints.iter().filter(|endpoint| endpoint.health() == Health::Unhealthy).count();
-            let (unhealthy, total) = (unhealthy + failed, pool.endpoints.len() + missing);
-            let readiness = Readiness { ready: pool.ready(), unhealthy, total };
+            let readiness = Readiness::of(pool, self.names.missing(specs), self.rollout.policy().promotion.warm);
             let told = self.rollout.was_told(revision) == Some(readiness);
             (!told).then(|| Input::Readiness { revision: revision.clone(), readiness })
         })
@@ -350,24 +389,58 @@ impl App {
     }
 }
 
+impl Readiness {
+    /// What is to be told of a pool, of which so many warm connections are wanted. A name that no address is known of is
+    /// an endpoint that is not ready: how many there are, and how many of those cannot be looked up.
+    pub(super) fn of(pool: &Pool, (missing, failed): (usize, usize), warm: u32) -> Self {
+        let mut readiness = Self { total: pool.endpoints.len() + missing, down: failed, ..Self::default() };
+        for endpoint in &pool.endpoints {
+            match endpoint.health() {
+                Health::Healthy => {
+                    readiness.ready += 1;
+                    match endpoint.warmth().lacking(warm) {
+                        None => readiness.warm += 1,
+                        Some(cold) => readiness.cold = readiness.cold.max(Some(cold)),
+                    }
+                }
+                Health::Unhealthy | Health::Ejected => readiness.down += 1,
+                Health::Unknown => {}
+            }
+        }
+        readiness
+    }
+}
+
+/// Brings back whoever was ejected.
+fn pardon(pool: &Pool) {
+    let ejected: Vec<_> = pool.endpoints.iter().filter(|endpoint| endpoint.is_ejected()).collect();
+    ejected.iter().for_each(|endpoint| endpoint.set_ejected(false));
+    if !ejected.is_empty() {
+        pool.renew_lineup();
+    }
+}
+
 /// The endpoints a pool should have, each the same object as before where it is reached in the same way. One that only
-/// changes its weight keeps its health: it is the same server. Where live traffic would be left with endpoints that nobody has seen
+/// changes its weight keeps its health: it is the same server. Where live traffic would be left with endpoints that nobody
+/// has seen
 /// answer, the healthy ones of before stay behind them until one has (G4).
 fn renew(before: Option<&Pool>, live: bool, sites: &[Site], workers: usize) -> Box<[Arc<Endpoint>]> {
     let known = before.map_or(&[][..], |pool| &pool.endpoints);
-    let renewed = |site: &Site| match known.iter().find(|e| *e.address() == site.destination.address) {
+    let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address(), endpoint)).collect();
+    let renewed = |site: &Site| match by_address.get(&site.destination.address) {
         Some(same) if same.site() == site => Arc::clone(same),
         known => {
             let endpoint = Endpoint::new(site.clone(), workers);
-            endpoint.set_health(known.map_or(Health::Unknown, |known| known.health()));
+            endpoint.set_probed(known.map_or(Health::Unknown, |known| known.probed()));
             Arc::new(endpoint)
         }
     };
     let mut endpoints: Vec<_> = sites.iter().map(renewed).collect();
-    let healthy = |e: &Arc<Endpoint>| e.health() == Health::Healthy;
+    // An ejected one has been seen to answer: it rests, and is better than none.
+    let healthy = |e: &Arc<Endpoint>| e.probed() == Health::Healthy;
     if live && !endpoints.iter().any(healthy) {
-        let replaced =
-            |e: &&Arc<Endpoint>| healthy(e) && sites.iter().all(|site| site.destination.address != *e.address());
+        let wanted: HashSet<_> = sites.iter().map(|site| &site.destination.address).collect();
+        let replaced = |e: &&Arc<Endpoint>| healthy(e) && !wanted.contains(e.address());
         endpoints.extend(known.iter().filter(replaced).map(Arc::clone));
     }
     endpoints.into()

@@ -21,7 +21,8 @@ use super::{
     names::Names,
     policy::{HoldBounds, Policy},
     pool::{Pool, Tenure},
-    rollout::{HoldEnd, Rollout},
+    record::EjectionReason,
+    rollout::{HoldEnd, Readiness, Rollout},
     status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, HoldStatus, PoolStatus, Receipt, SourceStatus},
 };
 
@@ -220,6 +221,8 @@ pub(super) enum Message {
     Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     Observed { app: AppName, revision: Revision, address: Address, healthy: bool },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
+    Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
+    Warmed { app: AppName },
     Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
     HoldOver { app: AppName, hold: u64, how: HoldEnd },
     Measured { receipt: Box<Receipt>, reply: Option<oneshot::Sender<Result<Receipt, Refusal>>> },
@@ -286,6 +289,16 @@ impl Feed {
     pub async fn observed(&self, app: AppName, revision: Revision, address: impl Into<Address>, healthy: bool) {
         let address = address.into();
         self.messages.send(Message::Observed { app, revision, address, healthy }).await.ok();
+    }
+
+    /// Has an endpoint, by its id, taken out of use for this reason, or taken back into it.
+    pub async fn ejected(&self, app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason>) {
+        self.messages.send(Message::Ejected { app, revision, endpoint, reason }).await.ok();
+    }
+
+    /// Says that the workers hold more, or fewer, connections to an app's candidate than before.
+    pub async fn warmed(&self, app: AppName) {
+        self.messages.send(Message::Warmed { app }).await.ok();
     }
 }
 
@@ -357,6 +370,16 @@ pub struct Draining {
 }
 
 impl AppBoard {
+    /// Whether the workers hold more, or fewer, connections to its candidate than its rollout was told.
+    pub fn has_untold_warmth(&self) -> bool {
+        let warm = self.policy.promotion.warm;
+        let candidate = self.rollout.preview().filter(|_| warm > 0).and_then(|(revision, _)| self.pools.get(revision));
+        candidate.is_some_and(|pool| {
+            let missing = self.names.missing(self.rollout.endpoints(pool.revision()));
+            self.rollout.was_told(pool.revision()) != Some(Readiness::of(pool, missing, warm))
+        })
+    }
+
     /// The app's state in the shape of the API.
     pub fn status(&self) -> AppStatus {
         let rollout = &self.rollout;

@@ -25,6 +25,7 @@ mod barrier;
 mod control;
 mod desired;
 mod drain;
+mod ejection;
 mod hold;
 mod journal;
 mod memory;
@@ -34,29 +35,37 @@ mod names;
 mod policy;
 mod pool;
 mod reader;
+mod record;
+mod ring;
 mod rollout;
+mod roster;
 mod snapshot;
 mod status;
+mod sticky;
 mod switchboard;
 mod sync;
 mod waiting;
+mod warmth;
 
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    ejection::{Judge, Sentence},
     hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
     mirror::{BodyComparison, Comparison, JsonPath, JsonStep, Mirror, NotAJsonPath, SafeMethod},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     names::Names,
     policy::{
-        AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, HoldBounds, KeepPrevious, Lookup, MinReady,
-        Policy, Promotion, Protocol, ProxyVersion, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+        AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
+        HoldBounds, KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses,
+        Streams, TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
+    record::{Attempt, EjectionReason, Ejections, Record},
     rollout::{Holding, Previous, Rollout},
     snapshot::{Closed, Route, Snapshot},
     status::{
@@ -65,4 +74,5 @@ pub use self::{
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
     waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},
+    warmth::{Cold, Warmth},
 };

@@ -1,17 +1,20 @@
 //! The one way a request obtains a pool. A [`Reader`] belongs to one worker; [`Reader::admit`] reads one snapshot, counts
 //! the request in, and hands out a [`Ticket`] whose drop counts it out.
 
-use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc, sync::Arc};
 
+use foldhash::fast::RandomState;
 use thiserror::Error;
 
 use super::{
     admission::{self, Current, View},
-    balance,
+    balance::{self, Chosen},
     barrier::Barrier,
     name::{AppName, Generation, Revision, Role},
     policy::Policy,
     pool::{Endpoint, Pool, Tenure},
+    record::Attempt,
+    roster::{Lineup, Roster},
     snapshot::{Closed, Route, Snapshot},
 };
 
@@ -27,6 +30,10 @@ pub trait RequestKey {
     fn client(&self) -> Option<IpAddr>;
     /// The value of its first field line of this name, given in lower case.
     fn field(&self, name: &str) -> Option<&[u8]>;
+    /// The value of its first cookie of this name; what knows no cookies has none.
+    fn cookie(&self, _name: &str) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// Why a request was not admitted.
@@ -93,14 +100,41 @@ pub struct Reader {
     shared: Arc<Shared>,
     worker: usize,
     view: RefCell<Rc<View<Snapshot>>>,
+    rosters: Rosters,
     rng: RefCell<fastrand::Rng>,
+}
+
+/// A worker's copies of the rosters it chooses by, by lineup.
+#[derive(Default)]
+struct Rosters(RefCell<HashMap<u64, Rc<View<Roster>>, RandomState>>);
+
+impl Rosters {
+    /// The roster as it is now.
+    fn of(&self, lineup: &Lineup) -> Rc<View<Roster>> {
+        let mut known = self.0.borrow_mut();
+        let view = known.entry(lineup.id()).or_insert_with(|| lineup.current.view());
+        if lineup.current.version() != view.version {
+            *view = lineup.current.view();
+        }
+        Rc::clone(view)
+    }
+
+    /// Lets go of what belongs to pools long gone, once there may be more of that than of the rest.
+    fn tidy(&self, snapshot: &Snapshot) {
+        let mut known = self.0.borrow_mut();
+        if known.len() > 64 + 4 * snapshot.routes().len() {
+            // Whoever is asked for again comes back at the cost of a lock.
+            known.clear();
+        }
+    }
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let view = shared.current.view();
         shared.barrier.adopted(worker, view.version);
-        Self { shared, worker, view: RefCell::new(view), rng: RefCell::new(fastrand::Rng::new()) }
+        let rng = RefCell::new(fastrand::Rng::new());
+        Self { shared, worker, view: RefCell::new(view), rosters: Rosters::default(), rng }
     }
 
     /// Which worker this is, from 0.
@@ -123,15 +157,17 @@ impl Reader {
 
     /// Admits a copy of a live request of this app to its candidate, if that is still this revision. It enters as any
     /// other, so that a drain knows of it.
-    pub fn admit_copy(&self, app: &AppName, candidate: &Revision) -> Option<Ticket> {
+    pub fn admit_copy(&self, app: &AppName, candidate: &Revision, key: &impl RequestKey) -> Option<Ticket> {
         let mut view = self.view.borrow_mut();
         let mut rng = self.rng.borrow_mut();
         let choose = |snapshot: &Snapshot| {
             let route = snapshot.routes().iter().position(|route| route.app == *app).ok_or(())?;
             let pool =
                 snapshot.routes()[route].preview.as_ref().filter(|pool| pool.revision() == candidate).ok_or(())?;
-            let endpoint = balance::choose(pool, self.worker, &[], &mut rng).ok_or(())?;
-            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint })
+            let roster = self.rosters.of(&pool.lineup);
+            let chosen = balance::choose(pool, &roster.value, key, self.worker, &[], &mut rng);
+            let Chosen { endpoint, lines } = chosen.ok_or(())?;
+            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint, lines })
         };
         let choice = admission::enter(&self.shared.current, &mut view, self.worker, choose, |s, c| {
             c.pool(s).tenure().occupancy()
@@ -159,12 +195,11 @@ impl Reader {
             return Err(NotAdmitted::Closed { app: app(), by: by.clone() });
         }
         let pool = route.pool(role).ok_or_else(|| NotAdmitted::NoPool { app: app(), role })?;
-        let endpoint = balance::choose(pool, self.worker, tried, rng).ok_or_else(|| NotAdmitted::NoEndpoint {
-            app: app(),
-            role,
-            revision: pool.revision().clone(),
-        })?;
-        Ok(Choice { route: index, role, endpoint })
+        let roster = self.rosters.of(&pool.lineup);
+        let chosen = balance::choose(pool, &roster.value, key, self.worker, tried, rng);
+        let Chosen { endpoint, lines } =
+            chosen.ok_or_else(|| NotAdmitted::NoEndpoint { app: app(), role, revision: pool.revision().clone() })?;
+        Ok(Choice { route: index, role, endpoint, lines })
     }
 
     /// Waits until a snapshot this worker has not adopted is published.
@@ -177,7 +212,13 @@ impl Reader {
     pub fn adopt(&self) -> Adopted {
         let view = self.shared.current.view();
         *self.view.borrow_mut() = Rc::clone(&view);
+        self.rosters.tidy(&view.value);
         Adopted(view)
+    }
+
+    /// This worker's view as it is.
+    pub fn view(&self) -> Adopted {
+        Adopted(Rc::clone(&self.view.borrow()))
     }
 
     /// Tells the writer that this worker has nothing left of an older snapshot.
@@ -207,6 +248,7 @@ struct Choice {
     route: usize,
     role: Role,
     endpoint: usize,
+    lines: Option<Box<str>>,
 }
 
 impl Choice {
@@ -267,6 +309,22 @@ impl Ticket {
     /// The stay in routing it counts against.
     pub fn tenure(&self) -> &Arc<Tenure> {
         self.pool().tenure()
+    }
+
+    /// Field lines that its answer is to carry, each with its line end.
+    pub fn answer_lines(&self) -> &str {
+        self.choice.lines.as_deref().unwrap_or_default()
+    }
+
+    /// Takes note of what an attempt on its endpoint came to: from this, endpoints are ejected.
+    pub fn note(&self, attempt: Attempt) {
+        let Some(ejection) = &self.policy().ejection else { return };
+        let failed = match attempt {
+            Attempt::Answered => false,
+            Attempt::GatewayError => ejection.gateway_errors,
+            Attempt::Failed => true,
+        };
+        self.endpoint().record().note(self.worker, failed, ejection.consecutive_failures);
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
     status::{Action, Maintenance, Phase, Pin},
+    warmth::Cold,
 };
 
 /// One app's rollout: what is durable of it, and what is known just now.
@@ -102,9 +103,13 @@ struct Said {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Readiness {
     pub(super) ready: usize,
-    /// Found down by their probes; those that are neither have not been probed yet.
-    pub(super) unhealthy: usize,
+    /// Found down by their probes, or ejected; those that are neither have not been probed yet.
+    pub(super) down: usize,
     pub(super) total: usize,
+    /// How many of the ready ones have as many open connections as the policy asks for.
+    pub(super) warm: usize,
+    /// Why the others have not.
+    pub(super) cold: Option<Cold>,
 }
 
 /// What the state machine is told.
@@ -308,7 +313,10 @@ impl Rollout {
         }
         if self.readiness(&candidate).ready >= self.min_ready(&candidate) {
             self.kept.phase = Phase::Previewing;
-            self.gates_since.get_or_insert(now);
+            match self.is_warm(&candidate) {
+                true => _ = self.gates_since.get_or_insert(now),
+                false => self.gates_since = None,
+            }
         } else {
             self.kept.phase = Phase::Starting;
             self.gates_since = None;
@@ -370,6 +378,15 @@ impl Rollout {
         &self.policy
     }
 
+    /// Whether both have the same endpoints in the same roles, to be treated in the same way.
+    pub(super) fn has_the_pools_of(&self, other: &Self) -> bool {
+        let role = |rollout: &Self| rollout.kept.preview.as_ref().map(|held| held.revision.clone());
+        Arc::ptr_eq(&self.policy, &other.policy)
+            && self.active() == other.active()
+            && role(self) == role(other)
+            && self.revisions().eq(other.revisions())
+    }
+
     /// All known revisions with their endpoints.
     pub(super) fn revisions(&self) -> impl Iterator<Item = (&Revision, &[EndpointSpec])> {
         self.kept.revisions.iter().map(|(revision, known)| (revision, known.endpoints.as_slice()))
@@ -396,6 +413,12 @@ impl Rollout {
 
     fn min_ready(&self, revision: &Revision) -> usize {
         self.policy.promotion.min_ready.of(self.readiness(revision).total)
+    }
+
+    /// Whether every ready endpoint of the candidate has the connections that the policy asks for. Nobody else is warmed.
+    fn is_warm(&self, revision: &Revision) -> bool {
+        let Readiness { ready, warm, .. } = self.readiness(revision);
+        self.policy.promotion.warm == 0 || !self.is_candidate(revision) || (ready > 0 && warm == ready)
     }
 
     /// The app.

@@ -23,6 +23,8 @@ use super::{
 pub struct Snapshot {
     routes: Box<[Route]>,
     table: RouteTable,
+    /// The apps, by index, whose candidates are kept warm.
+    warmed: Box<[usize]>,
 }
 
 /// One app, as requests see it.
@@ -81,12 +83,20 @@ impl Snapshot {
             routes.push(route);
         }
         table.sort();
-        Self { routes: routes.into(), table }
+        let warm = |route: &Route| route.preview.is_some() && route.policy.promotion.warm > 0;
+        let warmed = (0..routes.len()).filter(|index| warm(&routes[*index])).collect();
+        Self { routes: routes.into(), table, warmed }
     }
 
     /// All apps.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// The candidates whose endpoints each worker holds connections open to before they may be promoted, and how many.
+    pub fn warmed(&self) -> impl Iterator<Item = (&Route, &Arc<Pool>, u32)> {
+        let routes = self.warmed.iter().map(|index| &self.routes[*index]);
+        routes.filter_map(|route| Some((route, route.preview.as_ref()?, route.policy.promotion.warm)))
     }
 
     /// Which app, and which of its pools, a request with this host and path is for. The host is in lower case and without

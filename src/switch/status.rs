@@ -140,7 +140,7 @@ pub struct EndpointStatus {
     pub name: Option<String>,
     /// Its share relative to the others of its pool.
     pub weight: u32,
-    /// What its probes say.
+    /// What its probes and its traffic say.
     pub health: Health,
     /// Requests and tunnels in flight.
     pub in_flight: u64,
@@ -163,16 +163,18 @@ pub struct NameStatus {
     pub problem: Option<String>,
 }
 
-/// What the probes say of an endpoint.
+/// What is thought of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// No verdict yet.
+    /// No probe has come back yet.
     Unknown,
-    /// It answers.
+    /// It answers its probes.
     Healthy,
     /// It does not.
     Unhealthy,
+    /// Too many requests failed on it, whatever its probes say: it rests for a while.
+    Ejected,
 }
 
 /// A retired pool that is not empty yet.

@@ -191,6 +191,12 @@ impl Switchboard {
                 self.observe(&app, &revision, &address, healthy).await;
             }
             Message::HoldOver { app, hold, how } => self.hold_over(&app, hold, how).await,
+            Message::Ejected { app: name, revision, endpoint, reason } => {
+                if self.apps.get_mut(&name).is_some_and(|app| app.eject(&revision, endpoint, reason)) {
+                    self.refresh(&name).await;
+                }
+            }
+            Message::Warmed { app } => self.refresh(&app).await,
             Message::LookedUp { app, name, found } => self.look_up(&app, &name, found).await,
             Message::Drained { app, tenure, cut, took } => self.drained(&app, tenure, cut, took),
             Message::Measured { receipt, reply } => self.measured(*receipt, reply),
@@ -233,6 +239,7 @@ impl Switchboard {
             changes.push(Change { name, matching: Some(matching), step, receipts, reply: None });
         }
         let removed: Vec<_> = gone.iter().filter_map(|name| self.apps.remove(name).map(|app| (name, app))).collect();
+        removed.iter().for_each(|(_, app)| app.unmark_routed());
         self.commit(changes);
         for (name, app) in removed {
             self.show(name);

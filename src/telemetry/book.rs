@@ -10,6 +10,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    connections::Unserved,
     mirror::Mirrors,
     series::{Ledger, Place, Series},
 };
@@ -24,6 +25,7 @@ pub(super) struct Book {
     workers: usize,
     /// What no app was found for.
     unrouted: Arc<Series>,
+    unserved: Unserved,
     mirrors: Arc<Mirrors>,
     open: Mutex<Open>,
 }
@@ -44,7 +46,8 @@ struct Listed {
 impl Book {
     pub(super) fn new(workers: usize) -> Self {
         let unrouted = Series::new(None, Arc::new(Ledger::new(workers)), workers);
-        Self { workers, unrouted: Arc::new(unrouted), mirrors: Arc::default(), open: Mutex::default() }
+        let (unrouted, unserved, mirrors) = (Arc::new(unrouted), Unserved::default(), Arc::default());
+        Self { workers, unrouted, unserved, mirrors, open: Mutex::default() }
     }
 
     pub(super) fn mirrors(&self) -> &Arc<Mirrors> {
@@ -53,6 +56,11 @@ impl Book {
 
     pub(super) fn unrouted(&self) -> &Arc<Series> {
         &self.unrouted
+    }
+
+    /// Connections that no request was accepted of.
+    pub(super) fn unserved(&self) -> &Unserved {
+        &self.unserved
     }
 
     /// The series of this place; a new one at zero if there is none yet.

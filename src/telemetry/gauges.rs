@@ -4,12 +4,13 @@ use jiff::Timestamp;
 
 use super::{
     metrics::{
-        APP_GENERATION, ENDPOINT_UP, GATE_STATE, HELD_ENDED, HELD_REQUESTS, MAINTENANCE, POOL_ENDPOINTS, POOL_INFO,
-        ROLLBACK_READY, ROLLBACK_WINDOW, SOURCE_LAST_EVENT, SOURCE_STALE,
+        APP_GENERATION, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, HELD_ENDED,
+        HELD_REQUESTS, MAINTENANCE, POOL_ENDPOINTS, POOL_INFO, ROLLBACK_READY, ROLLBACK_WINDOW, SOURCE_LAST_EVENT,
+        SOURCE_STALE,
     },
     sheet::Sheet,
 };
-use crate::switch::{AppBoard, Board, GateState, Health, HeldOutcome, Pool, Revision};
+use crate::switch::{AppBoard, Board, EjectionReason, GateState, Health, HeldOutcome, Pool, Revision};
 
 pub(super) fn put_board(board: &Board, now: Timestamp, sheet: &mut Sheet) {
     for (app, state) in &board.apps {
@@ -23,8 +24,17 @@ fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
     for pool in state.pools.values() {
         for endpoint in pool.endpoints() {
             let (address, up) = (endpoint.address().to_string(), endpoint.health() == Health::Healthy);
-            sheet.gauge(&ENDPOINT_UP, &[app, pool.revision().as_str(), &address], up.into());
+            let labels = [app, pool.revision().as_str(), &address];
+            sheet.gauge(&ENDPOINT_UP, &labels, up.into());
+            sheet.gauge(&ENDPOINT_EJECTED, &labels, (endpoint.health() == Health::Ejected).into());
         }
+        for reason in EjectionReason::ALL {
+            let labels = [app, pool.revision().as_str(), reason.as_str()];
+            sheet.counter(&EJECTIONS, &labels, pool.ejections().of(reason));
+        }
+    }
+    for (name, found) in state.names.found() {
+        sheet.gauge(&ENDPOINT_NAME_UP, &[app, &name.to_string()], found.into());
     }
     for (role, revision) in roles(state) {
         sheet.gauge(&POOL_INFO, &[app, role, revision.as_str()], 1.0);
@@ -62,9 +72,12 @@ fn roles(state: &AppBoard) -> impl Iterator<Item = (&'static str, &Revision)> {
 }
 
 fn put_endpoints(app: &str, role: &str, pool: &Pool, sheet: &mut Sheet) {
-    for (state, health) in
-        [("healthy", Health::Healthy), ("unhealthy", Health::Unhealthy), ("unknown", Health::Unknown)]
-    {
+    for (state, health) in [
+        ("healthy", Health::Healthy),
+        ("unhealthy", Health::Unhealthy),
+        ("unknown", Health::Unknown),
+        ("ejected", Health::Ejected),
+    ] {
         let count = pool.endpoints().iter().filter(|endpoint| endpoint.health() == health).count();
         sheet.gauge(&POOL_ENDPOINTS, &[app, role, state], count as f64);
     }

@@ -78,9 +78,15 @@ families! {
     FLIP_DRAIN: HISTOGRAM "flip_drain_seconds" ["app"]
         "From the retirement of a pool until it was empty, or cut at its deadline.";
     ENDPOINT_UP: GAUGE "endpoint_up" ["app" "revision" "endpoint"]
-        "1 if its probes succeed, 0 if not, or not yet.";
+        "1 if its probes succeed, 0 if not, or not yet, or while it is ejected.";
+    ENDPOINT_EJECTED: GAUGE "endpoint_ejected" ["app" "revision" "endpoint"]
+        "1 while it rests because requests failed on it.";
+    EJECTIONS: COUNTER "ejections_total" ["app" "revision" "reason"]
+        "Endpoints taken out of use because requests failed on them.";
+    ENDPOINT_NAME_UP: GAUGE "endpoint_name_up" ["app" "name"]
+        "1 if the last lookup of the name of an endpoint found it, 0 if it failed and what was found before stays.";
     POOL_ENDPOINTS: GAUGE "pool_endpoints" ["app" "pool" "state"]
-        "Endpoints of a pool by what their probes say.";
+        "Endpoints of a pool by what is thought of them: unhealthy by their probes, ejected by their traffic.";
     POOL_INFO: GAUGE "pool_info" ["app" "pool" "revision"]
         "1 for the revision that has this role.";
     APP_GENERATION: GAUGE "app_generation" ["app"]
@@ -105,6 +111,9 @@ families! {
         "1 while the source is out of reach and the last known state serves.";
     SOURCE_LAST_EVENT: GAUGE "source_last_event_seconds" ["app"]
         "Time since the source last spoke.";
+    CONNECTIONS_NOT_SERVED: COUNTER "connections_not_served_total" ["listener" "reason"]
+        "Connections closed by us before a request of them was accepted: over a limit, an untrusted peer, a bad PROXY \
+         header, a failed or slow handshake, no good client certificate.";
     CERTIFICATE_EXPIRY: GAUGE "tls_certificate_expiry_seconds" ["listener" "certificate"]
         "When a certificate ends, in seconds since 1970.";
     RELOAD_SUCCESSFUL: GAUGE "config_last_reload_successful" []
@@ -191,6 +200,11 @@ impl Metrics {
         }
     }
 
+    /// Shows these listeners from now on, at zero until something happens to their connections.
+    pub fn listeners<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        names.into_iter().for_each(|name| self.facts.book.unserved().begin(name));
+    }
+
     /// Whether the configuration, just read again, was applied.
     pub fn reloaded(&self, applied: bool) {
         self.facts.reloaded.store(applied, Ordering::Relaxed);
@@ -225,6 +239,9 @@ impl Facts {
             for result in Compared::ALL {
                 sheet.counter(&MIRROR_COMPARED, &[app.as_str(), result.as_str()], book.count(result));
             }
+        });
+        self.book.unserved().visit(|listener, why, count| {
+            sheet.counter(&CONNECTIONS_NOT_SERVED, &[listener, why], count);
         });
         self.put_process(&mut sheet);
         self.flips.put(&mut sheet);

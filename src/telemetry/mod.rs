@@ -4,6 +4,7 @@
 mod access_line;
 pub mod access_log;
 mod book;
+pub mod connections;
 mod flips;
 mod gauges;
 pub mod metrics;

@@ -21,6 +21,7 @@ use super::{
     access_line::Line,
     access_log::{AccessLog, Pen},
     book::Book,
+    connections::NotServed,
     mirror::Mirrors,
     series::{Cells, LedgerCells, MethodLabel, Place, Series},
 };
@@ -155,6 +156,11 @@ impl Recorder {
             counters: None,
             words: self.pen.as_ref().map(|_| self.note(&head)),
         }
+    }
+
+    /// Counts a connection that was closed before a request of it was accepted.
+    pub fn not_served(&self, listener: &str, why: NotServed) {
+        self.book.unserved().count(listener, why);
     }
 
     /// The worker is about to cut what is in flight: a request that nobody speaks for from now on was not left by its

@@ -24,14 +24,27 @@ mod http1;
 // HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
 mod http2;
 
+// HTTP/2 towards upstreams: connections and streams, what is sent again, and every shape of body between all versions.
+mod h2_upstream;
+
+// gRPC calls of every kind.
+mod grpc;
+
 // WebSockets and other upgrades.
 mod websocket;
 
 // TLS towards clients, and its certificates.
 mod tls;
 
+// Upstreams over TLS, at Unix sockets and by name, and what they are told of clients.
+mod upstreams;
+
 // What becomes of fields on their way, both ways.
 mod headers;
+
+// Clients that others speak for: load balancers with the PROXY protocol, HTTP proxies with fields.
+mod forwarded;
+mod proxy_protocol;
 
 // What two parsers could read in two ways reaches neither side.
 mod smuggling;
@@ -41,6 +54,9 @@ mod limits;
 
 // What is tried again, where, and how often.
 mod retries;
+
+// Which endpoint a request goes to, and which rests.
+mod balancing;
 
 // Suites that others wrote: what they find wrong with us is wrong.
 mod outside_suite;

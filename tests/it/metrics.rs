@@ -100,6 +100,9 @@ async fn every_metric_is_there_with_its_labels_from_the_first_day() {
     for reason in ["connect", "connect_timeout", "protocol", "reset", "timeout"] {
         expected.push((format!("requests_lost_total{{app=shop,reason={reason}}}"), 0.0));
     }
+    for reason in ["connection_limit", "handshake_limit", "untrusted_peer", "proxy_header", "handshake"] {
+        expected.push((format!("connections_not_served_total{{listener=live,reason={reason}}}"), 0.0));
+    }
     for (series, value) in expected {
         assert_eq!(scrape.at(&series), value, "{series}");
     }

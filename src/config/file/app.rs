@@ -12,7 +12,8 @@ use serde::{
 use super::mirror::Mirror;
 use crate::{
     config::{
-        address::EndpointAddress,
+        address::{EndpointAddress, SentHost},
+        balancing::{Balancing, BoundedLoad, CheckHost, Percent, Token},
         duration::Time,
         node::{Given, Named, Placed, Text},
         not_yet::NotYet,
@@ -20,7 +21,7 @@ use crate::{
         size::Octets,
     },
     switch::{
-        AutoPromotion, Balance, Family, HoldBounds, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots,
+        AutoPromotion, Family, HoldBounds, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses,
         Streams, TlsVersion,
     },
 };
@@ -50,6 +51,9 @@ pub(in crate::config) struct App {
     /// How endpoints are probed.
     #[serde(default)]
     pub(in crate::config) health: Health,
+    /// When an endpoint rests because requests fail on it; left out: never. `{}` for what the keys in it default to.
+    #[serde(default)]
+    pub(in crate::config) ejection: Given<EjectionBlock>,
     /// What must hold before a promotion, and whether it happens by itself.
     #[serde(default)]
     pub(in crate::config) promotion: Promotion,
@@ -158,9 +162,31 @@ struct WeightedEndpoint {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct BalanceBlock {
-    /// `least_request`: the less busy of two drawn at random; `round_robin`: each in its turn; `random`: any. All mind
-    /// the weights.
-    pub(in crate::config) policy: Given<Text<Balance>>,
+    /// `least_request`: the less busy of two drawn at random; `round_robin`: each in its turn; `random`: any;
+    /// `consistent_hash`: the same one for the same `hash`. All mind the weights.
+    pub(in crate::config) policy: Given<Text<Balancing>>,
+    /// What `consistent_hash` tells requests apart by: one of `cookie`, `header`, `client_ip`.
+    pub(in crate::config) hash: Given<HashBlock>,
+    /// With `consistent_hash`: how far above the average an endpoint's requests in flight may be, as a factor from 1.05 to
+    /// 10; over that, the next endpoint on the ring takes the request. `off` for no bound.
+    #[schemars(extend("default" = 1.25))]
+    pub(in crate::config) bounded_load: Given<Text<BoundedLoad>>,
+    /// How long an endpoint that has become healthy takes to its full share, from a tenth of it on; 0s for none.
+    pub(in crate::config) slow_start: Given<Text<Time<0>>>,
+}
+
+/// What requests are told apart by: one of `cookie`, `header`, `client_ip`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct HashBlock {
+    /// A cookie, by its name. A client without one is given one with its answer.
+    pub(in crate::config) cookie: Given<Text<Token>>,
+    /// How long a client keeps the cookie; left out: until it ends its session.
+    pub(in crate::config) ttl: Given<Text<Time<1000>>>,
+    /// A header, by its name. Requests without it are balanced by least request.
+    pub(in crate::config) header: Given<Text<Token>>,
+    /// The client's address.
+    pub(in crate::config) client_ip: Given<Text<bool>>,
 }
 
 /// How connections to endpoints are made.
@@ -176,6 +202,8 @@ pub(in crate::config) struct Upstream {
     /// with its request.
     #[schemars(extend("examples" = ["v2"]))]
     pub(in crate::config) proxy_protocol: Given<Text<ProxyVersion>>,
+    /// The `Host` that endpoints are sent: `pass` for the one the client asked for, or a NAME or NAME:PORT of its own.
+    pub(in crate::config) host: Given<Text<SentHost>>,
     /// Time between two lookups of an endpoint's name.
     pub(in crate::config) resolve: Given<Text<Time<100>>>,
     /// Which addresses of a name are endpoints: `any`, `ipv4` or `ipv6` alone.
@@ -202,16 +230,52 @@ pub(in crate::config) struct UpstreamTls {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct Health {
-    /// The path to GET, expecting a 2xx or 3xx; left out: a TCP connect is enough.
+    /// The path to GET; left out: a TCP connect is enough.
     pub(in crate::config) path: Given<Text<CheckPath>>,
+    /// The statuses that are good: single ones and ranges, such as 200-399 or "200,204".
+    #[schemars(extend("default" = "200-399"))]
+    pub(in crate::config) status: Given<Text<Statuses>>,
+    /// The `Host` of the GET; left out: the endpoint's address.
+    pub(in crate::config) host: Given<Text<CheckHost>>,
+    /// The port that is probed, on the endpoint's own address; left out: the endpoint's port.
+    pub(in crate::config) port: Given<Text<Whole<1, 65535>>>,
     /// Time between the starts of two probes of an endpoint.
     pub(in crate::config) interval: Given<Text<Time<10>>>,
+    /// By how much of itself the interval varies, so that probes do not march in step: 0% to 50%.
+    pub(in crate::config) jitter: Given<Text<Percent<0, 50>>>,
     /// How long a probe may take.
     pub(in crate::config) timeout: Given<Text<Time<1>>>,
     /// How many good probes in a row make an endpoint healthy; the first verdict of a new one takes one.
     pub(in crate::config) rise: Given<Text<Whole<1, 100>>>,
     /// How many bad probes in a row make an endpoint unhealthy.
     pub(in crate::config) fall: Given<Text<Whole<1, 100>>>,
+}
+
+/// When an endpoint rests because requests fail on it, whatever its probes say. A failure is a connect that fails, a
+/// connection that ends before the head of an answer, an answer that takes too long, or one of 502, 503 or 504.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct EjectionBlock {
+    /// So many failures in a row eject; 0 turns this off.
+    #[schemars(extend("default" = 5))]
+    pub(in crate::config) consecutive_failures: Given<Text<Whole<0, 1000>>>,
+    /// A share of failures this large within `window` ejects; left out: no share does.
+    pub(in crate::config) error_ratio: Given<Text<Percent<1, 100>>>,
+    /// How far back `error_ratio` looks.
+    #[schemars(extend("default" = "10s"))]
+    pub(in crate::config) window: Given<Text<Time<1000>>>,
+    /// How many requests within `window` it takes to judge by `error_ratio`.
+    #[schemars(extend("default" = 20))]
+    pub(in crate::config) min_requests: Given<Text<Whole<1, 1_000_000>>>,
+    /// How long an ejection lasts; the second one twice as long, and so on up to ten times.
+    #[schemars(extend("default" = "30s"))]
+    pub(in crate::config) r#for: Given<Text<Time<1000>>>,
+    /// At most this share of a pool's endpoints rests at once, rounded down.
+    #[schemars(extend("default" = "50%"))]
+    pub(in crate::config) max_share: Given<Text<Percent<1, 100>>>,
+    /// Whether an answer of 502, 503 or 504 is a failure too.
+    #[schemars(extend("default" = true))]
+    pub(in crate::config) gateway_errors: Given<Text<bool>>,
 }
 
 /// What must hold before a promotion, and whether it happens by itself.
@@ -228,8 +292,9 @@ pub(in crate::config) struct Promotion {
     pub(in crate::config) smoke: NotYet,
     #[schemars(skip)]
     pub(in crate::config) bake: NotYet,
-    #[schemars(skip)]
-    pub(in crate::config) warm: NotYet,
+    /// How many connections each worker opens to each ready endpoint of the candidate before it may be promoted, up to
+    /// 100; 0 for none.
+    pub(in crate::config) warm: Given<Text<Whole<0, 100>>>,
 }
 
 /// What happens after a promotion.

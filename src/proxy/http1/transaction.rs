@@ -5,6 +5,7 @@
 use std::{
     future::poll_fn,
     io,
+    net::IpAddr,
     pin::{Pin, pin},
     rc::Rc,
     task::{Poll, ready},
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     proxy::{
         admit::Visitor,
-        attempts::{Attempts, Cause, Failed},
+        attempts::{self, Attempts, Cause, Failed},
         client::{Answer, Client},
         error::ProxyError,
         exchange::Wire,
@@ -85,12 +86,13 @@ impl Http1 {
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let target = match client.over_limit {
+        let asker = client.forwarding().asker(head.fields());
+        let target = match client.is_over_limit() {
             true => Err(ProxyError::ConnectionLimitReached),
-            false => self.last.read(&request, head, &client.forwarding),
+            false => self.last.read(&request, head, client.forwarding(), &asker),
         };
-        let host = if target.is_ok() { self.last.host() } else { "" };
-        let mut log = open(&client, &request, target.as_ref().ok(), head, host);
+        let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
+        let mut log = open(&client, &request, head, host, path, asker.address);
         let forwarded = match target {
             Ok(target) => self.forward(desk, &request, &target, &mut log).await,
             Err(error) => Err(error),
@@ -114,7 +116,7 @@ impl Http1 {
             host: "",
             path: "/",
             version: Version::HTTP_11,
-            client: client.peer.map(|peer| peer.ip()),
+            client: client.forwarding().address(),
         });
         let error = match violation {
             Violation::Malformed(why) => ProxyError::BadRequest(why),
@@ -135,20 +137,20 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(admitted) = self.admit(desk, request, target, &[], log).await else { return Ok(Forwarded::Left) };
+        let Some(admitted) = self.admit(desk, target, &[], log).await else { return Ok(Forwarded::Left) };
         let mut ticket = admitted?;
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method, client.origin());
+        let mut attempts = Attempts::new(&request.method, client.origin(target.client));
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
             let connection = client
                 .worker
                 .upstream
-                .http1(ticket.endpoint(), client.origin(), attempts.reuse(), traffic.connect)
+                .http1(ticket.endpoint(), client.origin(target.client), attempts.reuse(), traffic.connect)
                 .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
@@ -194,7 +196,7 @@ impl Http1 {
             desk.answer.clear();
             // Whatever it may have to wait for, it waits for it outside of its pool.
             drop(ticket);
-            let admitted = self.admit(desk, request, target, attempts.tried(), log).await;
+            let admitted = self.admit(desk, target, attempts.tried(), log).await;
             let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
             ticket = admitted?;
         }
@@ -204,7 +206,6 @@ impl Http1 {
     async fn admit(
         &mut self,
         desk: &mut Desk,
-        request: &RequestHead,
         target: &Target,
         tried: &[u64],
         log: &mut RequestLog,
@@ -213,8 +214,8 @@ impl Http1 {
         let Desk { incoming, lines, .. } = desk;
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
-        let path = path(request, Some(target), head);
-        let visitor = Visitor { client, host: last.host(), path, fields: &head, arrived: log.began() };
+        let (host, path, arrived) = (last.host(), last.path(), log.began());
+        let visitor = Visitor { client, address: target.client, host, path, fields: &head, arrived };
         let mut admission = pin!(visitor.admit(tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
@@ -241,21 +242,26 @@ impl Http1 {
             return Err(ProxyError::BodyTooLarge);
         }
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let seen = Seen::of_lines(head.octets, head.lines);
+        let seen = Seen::of_lines(head);
         let request_id = headers::wants_request_id(&seen);
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
         // Most request lines pass as they are.
-        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        let first = Some(request.first).filter(|_| !target.is_absolute && !request.is_http_10);
         if first.is_none() {
-            let path = path(request, Some(target), head);
-            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+            for part in [request.method.as_str(), " ", self.last.path(), " HTTP/1.1\r\n"] {
                 outgoing.extend_from_slice(part.as_bytes());
             }
         }
         let added = Added {
-            host: (!target.is_from_host).then(|| self.last.authority()),
+            host: ticket
+                .policy()
+                .traffic
+                .host
+                .as_deref()
+                .map(str::as_bytes)
+                .or_else(|| (!target.is_from_host).then(|| self.last.authority())),
             forwarded: self.last.forwarded(),
             request_id: request_id.as_ref(),
             chunked: request.framing == Framing::Chunked,
@@ -268,7 +274,7 @@ impl Http1 {
             true => None,
             false => mirror::sample(&client.worker, ticket, &request.method, copy),
         };
-        let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
+        let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
             request,
             patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
@@ -360,6 +366,7 @@ async fn answer(
 ) -> Forwarded {
     let (client, request) = (relay.client, relay.request);
     log.answered(head.status);
+    attempts::note_answer(&ticket, head.status);
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     // What says neither its length nor where it ends, and what comes in chunks to whom knows none.
     let unframed = matches!(head.framing, None | Some(Framing::Chunked));
@@ -417,7 +424,7 @@ async fn answer(
             download.whole();
             relay.desk.answer.clear();
             if clean {
-                client.worker.upstream.keep(ticket.endpoint().id(), h1::Connection::new(relay.upstream));
+                client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
             }
             let closes = closes || !whole_upload || (until_close && relay.half_close.is_none());
             return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
@@ -431,13 +438,20 @@ async fn answer(
     Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
 }
 
-fn open(client: &Client, request: &RequestHead, target: Option<&Target>, head: Head<'_>, host: &str) -> RequestLog {
+fn open(
+    client: &Client,
+    request: &RequestHead,
+    head: Head<'_>,
+    host: &str,
+    path: &str,
+    asker: Option<IpAddr>,
+) -> RequestLog {
     let mut log = client.worker.recorder.open(request_log::Head {
         method: &request.method,
         host,
-        path: path(request, target, head),
+        path,
         version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
-        client: client.peer.map(|peer| peer.ip()),
+        client: asker,
     });
     if log.is_written() {
         log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
@@ -453,12 +467,6 @@ fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
     }
 }
 
-/// The path with its query.
-pub(super) fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
-    let own = || std::str::from_utf8(&head.octets[request.target.clone()]).unwrap_or("/");
-    target.and_then(|target| target.path.as_deref()).unwrap_or_else(own)
-}
-
 pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
@@ -468,7 +476,7 @@ pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: 
 
 /// Passes by a body of a request that nobody wants, as far as it has come. Whether that is to its end.
 fn pass_by_body(incoming: &mut Buffer, framing: Framing) -> bool {
-    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), Vec::new());
+    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), h1::Lines::default());
     loop {
         match decoder.token(incoming.rest(), &mut lines) {
             Ok(Some(Token::Framing(octets) | Token::Content(octets) | Token::Trailers(octets))) => {

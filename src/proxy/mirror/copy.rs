@@ -63,7 +63,7 @@ impl Order {
 pub(super) async fn run(worker: Rc<Worker>, order: Order) {
     let Order { app, live_revision, candidate, policy, copied, live, place } = order;
     let Some(mirror) = &policy.mirror else { return };
-    let Some(ticket) = worker.reader.admit_copy(&app, &candidate) else {
+    let Some(ticket) = worker.reader.admit_copy(&app, &candidate, &copied) else {
         return place.compared(Compared::Dropped, None);
     };
     let (method, path) = (copied.method.to_string(), path(&copied.uri));
@@ -124,7 +124,7 @@ async fn answer(worker: &Worker, ticket: &Ticket, copied: Copied, mirror: &Mirro
             }
         }
         if let Some(connection) = exchange.into_connection() {
-            worker.upstream.keep(ticket.endpoint().id(), connection);
+            worker.upstream.keep(ticket.endpoint(), connection);
         }
         return Some(answer);
     }

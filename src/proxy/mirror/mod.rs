@@ -15,14 +15,14 @@
 mod compare;
 mod copy;
 
-use std::rc::Rc;
+use std::{net::IpAddr, rc::Rc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::sync::oneshot;
 
 use self::compare::Answer;
-use super::{outgoing::Message, worker::Worker};
-use crate::switch::{Mirror, Role, Ticket};
+use super::{admit::Fields, outgoing::Message, worker::Worker};
+use crate::switch::{Mirror, RequestKey, Role, Ticket};
 
 /// A request as it goes upstream, to be sent once more.
 pub(super) struct Copied {
@@ -62,6 +62,33 @@ impl Copied {
         }
         let authority = fields.get(header::HOST).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
         Some(Self { method, uri: parsed.path?.parse().ok()?, authority, fields, lines: Rc::default() })
+    }
+}
+
+/// What the choice of an endpoint may ask of it.
+impl RequestKey for Copied {
+    fn host(&self) -> &str {
+        self.authority.to_str().unwrap_or_default()
+    }
+
+    fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    fn on_preview_listener(&self) -> bool {
+        true
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        None
+    }
+
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.get(name).map(HeaderValue::as_bytes)
+    }
+
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        Fields::cookie(&self.fields, name)
     }
 }
 

@@ -96,6 +96,9 @@ impl Rollout {
         self.refuse_if_emptying()?;
         let least = if skip_gates { 1 } else { self.min_ready(&target) };
         self.expect_ready(&target, least)?;
+        if !skip_gates {
+            self.expect_warm(&target)?;
+        }
         let from = self.flip(target.clone(), now);
         self.keep_as_previous(from.clone(), now);
         Ok((Some(from), Some(target)))
@@ -225,6 +228,12 @@ impl Rollout {
         }
         let detail = format!("{revision} has {ready} of {total} endpoints ready, and {least} are wanted");
         Err(Refusal::new(RefusalCode::NotReady, detail, "see why its endpoints fail their probes, then ask again"))
+    }
+
+    fn expect_warm(&self, revision: &Revision) -> Result<(), Refusal> {
+        let Some(gate) = self.warm_gate(revision).filter(|_| !self.is_warm(revision)) else { return Ok(()) };
+        let detail = format!("{revision} is not warm yet: {}", gate.message);
+        Err(Refusal::new(RefusalCode::GateFailed, detail, "ask again in a second, or skip the gates with a reason"))
     }
 
     fn known(&self, revision: &Revision) -> Result<&Known, Refusal> {

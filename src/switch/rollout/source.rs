@@ -125,8 +125,8 @@ impl Rollout {
     /// Flips to the revision the source wants active, once it may.
     pub(super) fn fulfil_wish(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
         let Some(wish) = self.kept.wish.clone() else { return };
-        let free = self.kept.pin.is_none() && self.refuse_if_emptying().is_ok();
-        let may = free && self.readiness(&wish).ready >= self.min_ready(&wish);
+        let ready = self.readiness(&wish).ready >= self.min_ready(&wish) && self.is_warm(&wish);
+        let may = ready && self.kept.pin.is_none() && self.refuse_if_emptying().is_ok();
         if !may || !self.kept.revisions.contains_key(&wish) {
             return;
         }

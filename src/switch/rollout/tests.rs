@@ -27,7 +27,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn policy(auto: AutoPromotion, min_ready: MinReady) -> Arc<Policy> {
-    Arc::new(Policy { promotion: Promotion { auto, min_ready }, ..Policy::default() })
+    Arc::new(Policy { promotion: Promotion { auto, min_ready, warm: 0 }, ..Policy::default() })
 }
 
 fn wanted(active: &str, preview: Option<&str>, revisions: &[&str]) -> Wanted {
@@ -91,7 +91,7 @@ impl Life {
     }
 
     fn sees(&mut self, revision: &str, ready: usize, total: usize) -> Step {
-        let readiness = Readiness { ready, unhealthy: total - ready, total };
+        let readiness = Readiness { ready, down: total - ready, total, warm: ready, cold: None };
         self.takes(Input::Readiness { revision: rev(revision), readiness }).expect("readiness is never refused")
     }
 
@@ -440,7 +440,7 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
         0 | 1 => {
             let total = rng.usize(0..4);
             let ready = rng.usize(0..=total);
-            let readiness = Readiness { ready, unhealthy: rng.usize(0..=total - ready), total };
+            let readiness = Readiness { ready, down: rng.usize(0..=total - ready), total, warm: ready, cold: None };
             return Random::Input(Input::Readiness { revision: rev(one(rng)), readiness });
         }
         2 => return Random::Input(Input::Clock),
