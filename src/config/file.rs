@@ -3,6 +3,7 @@
 
 mod app;
 mod limits;
+mod mirror;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -10,7 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::{app::*, limits::*};
+pub(super) use self::{app::*, limits::*, mirror::*};
 use super::{
     address::SocketPath,
     duration::Time,

@@ -15,6 +15,7 @@ mod duration;
 mod environment;
 mod error;
 mod file;
+mod mirror;
 mod node;
 mod not_yet;
 mod notation;
@@ -48,6 +49,11 @@ use crate::{
     switch::Desired,
     telemetry,
 };
+
+/// An amount of data as the file writes it (`64MiB`, `10kB`, a number of octets), for the command line.
+pub(crate) fn octets(text: &str) -> Result<u64, String> {
+    size::read(text).map_err(|Wrong { what, hint }| hint.map_or_else(|| what.clone(), |hint| format!("{what}; {hint}")))
+}
 
 /// All that the file says, checked, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]

@@ -27,7 +27,7 @@ impl<'de> Deserialize<'de> for NotYet {
 /// What of an app asks for something that is not in force.
 pub(super) fn asked_for(app: &App) -> Vec<(Location, Wrong)> {
     let never = Vec::new;
-    let keys: [(&str, &NotYet, Vec<Value>); 9] = [
+    let keys: [(&str, &NotYet, Vec<Value>); 7] = [
         ("source.kubernetes", &app.source.value.kubernetes, never()),
         ("source.etcd", &app.source.value.etcd, never()),
         ("promotion.approval", &app.promotion.approval, vec![json!({ "required": 0 })]),
@@ -35,8 +35,6 @@ pub(super) fn asked_for(app: &App) -> Vec<(Location, Wrong)> {
         ("promotion.bake", &app.promotion.bake, vec![json!("0s")]),
         ("guard", &app.guard, never()),
         ("weight", &app.weight, vec![json!(0), json!("0%")]),
-        ("mirror", &app.mirror, never()),
-        ("hold", &app.hold, never()),
     ];
     let given = keys.iter().filter_map(|(key, NotYet(value), off)| Some((key, value.get()?, off)));
     let asked = given.filter(|(_, placed, off)| !off.contains(&placed.value));

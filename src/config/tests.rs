@@ -1,5 +1,6 @@
 //! What the configuration promises to whoever writes the file: good files mean what they say, bad ones are told exactly.
 
+mod doors;
 mod hostile;
 mod mistakes;
 

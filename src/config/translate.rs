@@ -19,6 +19,7 @@ use super::{
     claims::Claims,
     error::{Wrong, quoted},
     file::{self, File},
+    mirror::Ignored,
     node::{Given, Named, Placed, ShortOr, Text},
     not_yet,
     notation::{ShortRate, Workers},
@@ -32,8 +33,8 @@ use crate::{
         TlsOptions, TlsVersion, TrustedProxies,
     },
     switch::{
-        Address, AppName, ClientIdentity, Desired, EndpointSpec, ErrorPage, ErrorPages, InFlightLimit, Limits,
-        Matching, Policy, Protocol, Rate, RateBy, Revision, Roots, Transport, UpstreamTls, Wanted,
+        Address, AppName, ClientIdentity, Desired, EndpointSpec, ErrorPage, ErrorPages, HoldBounds, InFlightLimit,
+        Limits, Matching, Mirror, Policy, Protocol, Rate, RateBy, Revision, Roots, Transport, UpstreamTls, Wanted,
     },
     telemetry,
 };
@@ -309,6 +310,8 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
         policy.limits = self.limits(&app.limits);
         policy.errors = self.error_pages(&app.errors);
+        policy.hold = self.hold(&app.hold);
+        policy.mirror = app.mirror.value().map(|mirror| Arc::new(self.mirror(mirror)));
         policy
     }
 
@@ -363,6 +366,45 @@ impl Pass<'_> {
             );
         }
         pages
+    }
+
+    fn hold(&mut self, given: &file::HoldBlock) -> HoldBounds {
+        let mut hold = HoldBounds::default();
+        self.set(&mut hold.max_age, &given.max_age);
+        self.set(&mut hold.max_requests, &given.max_requests);
+        self.set(&mut hold.max_bytes, &given.max_bytes);
+        if let Some(Placed { place, .. }) = given.max_age.get().filter(|_| hold.max_age > HoldBounds::LONGEST) {
+            self.wrong(
+                *place,
+                Wrong::new("a hold of more than an hour").hint("use 1h or less; to close the app, use maintenance"),
+            );
+        }
+        hold
+    }
+
+    fn mirror(&mut self, given: &file::Mirror) -> Mirror {
+        let mut mirror = Mirror::default();
+        mirror.share = self.read(&given.share).map_or(mirror.share, Into::into);
+        if given.methods.get().is_some() {
+            mirror.methods = self.read_all(&given.methods).into_iter().map(|(method, _)| method).collect();
+        }
+        self.set(&mut mirror.max_in_flight, &given.max_in_flight);
+        self.set(&mut mirror.max_body, &given.max_body);
+        self.set(&mut mirror.timeout, &given.timeout);
+        let compare = &mut mirror.compare;
+        self.set(&mut compare.status, &given.compare.status);
+        self.set(&mut compare.body, &given.compare.body);
+        if given.compare.headers.get().is_some() {
+            let named = self.read_all(&given.compare.headers);
+            compare.headers = named.into_iter().map(|(field, _)| field.into()).collect();
+        }
+        for (ignored, _) in self.read_all(&given.compare.ignore) {
+            match ignored {
+                Ignored::Field(name) => compare.ignore_headers.push(name),
+                Ignored::Json(path) => compare.ignore_json.push(path),
+            }
+        }
+        mirror
     }
 
     fn transport(&mut self, upstream: &file::Upstream) -> Transport {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{client::Client, cookie::cookie, error::ProxyError};
 use crate::{
-    switch::{NotAwaited, RequestKey, Ticket},
+    switch::{Closed, NotAdmitted, NotAwaited, RequestKey, Ticket},
     telemetry::request_log::RequestLog,
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Visitor<'a> {
 pub(super) trait Fields {
     /// The value of the first line of this name, given in lower case.
     fn first(&self, name: &str) -> Option<&[u8]>;
+    /// How much memory they take, in octets; asked only of requests that have to wait.
+    fn octets(&self) -> usize;
 
     /// The value of the first cookie of this name.
     fn cookie(&self, name: &str) -> Option<&[u8]> {
@@ -42,6 +44,10 @@ impl Fields for HeaderMap {
         self.get(name).map(HeaderValue::as_bytes)
     }
 
+    fn octets(&self) -> usize {
+        self.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+    }
+
     /// HTTP/2 clients may send each cookie on a line of its own (RFC 9113 §8.2.3).
     fn cookie(&self, name: &str) -> Option<&[u8]> {
         self.get_all(header::COOKIE).iter().find_map(|line| cookie(line.as_bytes(), name))
@@ -49,9 +55,10 @@ impl Fields for HeaderMap {
 }
 
 impl Visitor<'_> {
-    /// Admits it to an endpoint, one not yet `tried` if there is one.
+    /// Admits it to an endpoint, one not yet `tried` if there is one. A request that is tried again must have let go of the
+    /// ticket it had: while requests are held, its pool may be waited for to be empty.
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
-        let mut ticket = self.enter(tried, log)?;
+        let mut ticket = self.enter(tried, log).await?;
         if ticket.policy().limits.any() {
             ticket = self.within_limits(ticket, tried, log).await?;
         }
@@ -62,11 +69,15 @@ impl Visitor<'_> {
         Ok(ticket)
     }
 
-    fn enter(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
-        self.client.worker.reader.admit(self, tried).map_err(|error| {
-            error.app().into_iter().for_each(|app| log.turned_away(app));
-            ProxyError::of_admission(error, self.client.options.unknown_host)
-        })
+    /// Admits it, whatever the limits. Where waiting helps it waits, and asks again, on the snapshot of that moment.
+    async fn enter(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
+        loop {
+            match self.client.worker.reader.admit(self, tried) {
+                Ok(ticket) => return Ok(ticket),
+                // Boxed, so that what only few requests need makes none of the others larger.
+                Err(refusal) => Box::pin(self.outlast(refusal, log)).await?,
+            }
+        }
     }
 
     /// Counts it against its app's limits. Who has to wait for a place gives the ticket back and is admitted anew, on
@@ -103,8 +114,25 @@ impl Visitor<'_> {
                 NotAwaited::TooLong => ProxyError::QueueTimeout { app },
             })?;
             log.keep(slot);
-            ticket = self.enter(tried, log)?;
+            ticket = self.enter(tried, log).await?;
         }
+    }
+
+    /// Waits where waiting helps: `Ok` is to be asked for admission again, on whatever snapshot is current by then.
+    async fn outlast(&self, refusal: NotAdmitted, log: &mut RequestLog) -> Result<(), ProxyError> {
+        if let NotAdmitted::Closed { app, by: Closed::Held(hold) } = &refusal {
+            log.held(app);
+            if hold.wait(self.octets()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        refusal.app().into_iter().for_each(|app| log.turned_away(app));
+        Err(ProxyError::of_admission(refusal, self.client.options.unknown_host))
+    }
+
+    /// What it keeps in memory while it waits, in octets. Its body is not read.
+    fn octets(&self) -> u64 {
+        (self.host.len() + self.path.len() + self.fields.octets()) as u64
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     upload::{self, Upload},
 };
 use crate::{
-    switch::{AppName, NotAdmitted, Policy, Role},
+    switch::{AppName, Closed, NotAdmitted, Policy, Role},
     telemetry::request_log::Outcome,
 };
 
@@ -57,6 +57,22 @@ pub(super) enum ProxyError {
     /// The listener, or the client, has too many connections.
     #[error("too many connections")]
     ConnectionLimitReached,
+    /// Requests are held, and no more may wait; they come in again after so long at the latest.
+    #[error("{app} holds as many requests as it may just now")]
+    Held {
+        /// The app.
+        app: AppName,
+        /// How long the hold lasts at most.
+        retry_after: Duration,
+    },
+    /// The app is under maintenance.
+    #[error("{app} is down for maintenance; please come back later")]
+    Maintenance {
+        /// The app.
+        app: AppName,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// There is nothing to send it to.
     #[error("{app} has no endpoint to serve this")]
     DestinationUnavailable {
@@ -144,6 +160,8 @@ impl ProxyError {
             Self::UnknownHost(status) => *status,
             Self::PreviewForbidden => StatusCode::FORBIDDEN,
             Self::ConnectionLimitReached
+            | Self::Held { .. }
+            | Self::Maintenance { .. }
             | Self::DestinationUnavailable { .. }
             | Self::NoCandidate { .. }
             | Self::Overloaded { .. }
@@ -182,6 +200,8 @@ impl ProxyError {
                 "connection_limit_reached"
             }
             Self::DestinationUnavailable { .. }
+            | Self::Held { .. }
+            | Self::Maintenance { .. }
             | Self::NoCandidate { .. }
             | Self::Drained
             | Self::ConnectionFailed(_) => "destination_unavailable",
@@ -211,6 +231,8 @@ impl ProxyError {
             Self::UnknownHost(_) => "unknown_host",
             Self::PreviewForbidden => "preview_forbidden",
             Self::ConnectionLimitReached => "connection_limit",
+            Self::Held { .. } => "held",
+            Self::Maintenance { .. } => "maintenance",
             Self::DestinationUnavailable { .. } => "no_endpoint",
             Self::NoCandidate { .. } => "no_candidate",
             Self::Overloaded { .. } => "overloaded",
@@ -285,6 +307,9 @@ impl ProxyError {
     fn retry_after(&self) -> Option<u64> {
         match self {
             // Rounded up: to come back a moment early is to be told so again.
+            Self::Held { retry_after, .. } | Self::Maintenance { retry_after, .. } => {
+                Some(retry_after.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX))
+            }
             Self::RateLimited { wait } => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
             _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_SECONDS),
         }
@@ -322,6 +347,8 @@ impl ProxyError {
                 Self::UnknownHost(StatusCode::from_u16(unknown_host).unwrap_or(StatusCode::MISDIRECTED_REQUEST))
             }
             NotAdmitted::PreviewForbidden { .. } => Self::PreviewForbidden,
+            NotAdmitted::Closed { app, by: Closed::Held(hold) } => Self::Held { app, retry_after: hold.remaining() },
+            NotAdmitted::Closed { app, by: Closed::Maintenance(retry_after) } => Self::Maintenance { app, retry_after },
             NotAdmitted::NoPool { app, role: Role::Preview } => Self::NoCandidate { app },
             NotAdmitted::NoPool { app, .. } | NotAdmitted::NoEndpoint { app, .. } => {
                 Self::DestinationUnavailable { app }

@@ -3,7 +3,6 @@
 //! what it is to get anyway, whatever that will be.
 
 use std::{
-    future::poll_fn,
     io,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
@@ -17,7 +16,6 @@ use tokio::{
 
 use super::{
     client::{Answer, Client},
-    clock::TICK,
     stream::Stream,
 };
 
@@ -27,19 +25,6 @@ const ANY_ANSWER: &[u8] = b"HTTP/1.";
 const ANY_CHUNK: &[u8] = b"0";
 /// How soon a reset is looked for at first; each further look waits twice as long.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
-
-/// Ready when the client has left, while nothing is read from it. What it sent is left for whoever comes to read it.
-pub(super) async fn left(stream: &mut Stream, half_close: &mut Option<HalfClose>, client: &Client) {
-    if half_close.is_none() {
-        while !stream.is_half_closed().await {
-            // There is something to read, and the end, if it came, is behind it.
-            sleep(TICK).await;
-        }
-        client.sends_no_more();
-    }
-    let half_close = half_close.get_or_insert_with(HalfClose::new);
-    poll_fn(|cx| half_close.poll(stream, client, cx)).await;
-}
 
 /// What is known of a client that has closed its direction.
 pub(super) struct HalfClose {

@@ -21,6 +21,7 @@ use super::{
     grpc,
     h1::Framing,
     headers::{self, Going, RequestId},
+    mirror::{self, Copied, Sampled},
     outgoing::{Lines, Message, Outgoing},
     patience::Patience,
     replay::Replay,
@@ -82,7 +83,8 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
         Ok(reply) if reply.switched => switch(reply, stream, log, serving),
         Ok(reply) => {
             log.answered(reply.status);
-            let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
+            let Reply { exchange, ticket, patience, sampled, .. } = reply;
+            let download = Download { exchange, ticket, patience, sampled };
             let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
@@ -138,6 +140,8 @@ pub(super) struct Reply {
     pub(super) exchange: Box<Exchange>,
     pub(super) ticket: Ticket,
     pub(super) patience: Patience,
+    /// Hears of it, where a copy of the request was sent as well.
+    pub(super) sampled: Option<Box<Sampled>>,
 }
 
 /// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
@@ -146,6 +150,9 @@ pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut Requ
     let Asked { client, target, parts, incoming, timer, arrived } = asked;
     let (message, patience) = prepare(client, target, parts, incoming, timer, &ticket, log)?;
     let ask = message.ask.clone();
+    let safe = patience.upload().is_none() && ask.is_none();
+    let copy = || Some(Copied::of_message(&message));
+    let mut sampled = safe.then(|| mirror::sample(&client.worker, &ticket, &message.method, copy)).flatten();
     let mut request = Outgoing::Any(Box::new(message));
     let mut attempts = Attempts::new(&parts.method, client.origin(target.client));
     loop {
@@ -156,12 +163,17 @@ pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut Requ
                     None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
                 };
                 let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
+                if let Some(sampled) = &mut sampled {
+                    sampled.answer_head(status, headers.clone());
+                }
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience, sampled });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
+        // Whatever it may have to wait for, it waits for it outside of its pool.
+        drop(ticket);
         let fields = request.fields();
         let visitor =
             Visitor { client, address: target.client, host: &target.host, path: path(&parts), fields, arrived };

@@ -331,6 +331,10 @@ impl Fields for Head<'_> {
         self.lines.iter().find(is_it).map(|line| line.value_in(self.octets))
     }
 
+    fn octets(&self) -> usize {
+        self.octets.len()
+    }
+
     /// Some clients send several lines, though RFC 6265 §5.4 allows one.
     fn cookie(&self, name: &str) -> Option<&[u8]> {
         let is_one = |line: &&Line| line.name_in(self.octets).eq_ignore_ascii_case(b"cookie");

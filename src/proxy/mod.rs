@@ -71,6 +71,7 @@ mod handle;
 mod headers;
 mod http1;
 mod listener;
+mod mirror;
 mod options;
 mod outgoing;
 mod patience;

@@ -67,18 +67,6 @@ impl Stream {
         }
     }
 
-    /// Waits until something is to be read or seen of the socket, and says whether the peer has closed its direction.
-    pub(super) async fn is_half_closed(&self) -> bool {
-        let ready = match self {
-            Self::Tcp(stream) => stream.ready(Interest::READABLE).await,
-            Self::Unix(stream) => stream.ready(Interest::READABLE).await,
-            Self::Tls(stream) => stream.get_ref().0.ready(Interest::READABLE).await,
-            Self::TlsUnix(stream) => stream.get_ref().0.ready(Interest::READABLE).await,
-            Self::Taken(_) => return true,
-        };
-        ready.is_ok_and(|ready| ready.is_read_closed())
-    }
-
     /// Has the socket reset when it is closed, so that what it carried cannot pass for whole. A Unix socket cannot be.
     pub(super) fn reset_when_closed(&self) {
         let socket = match self {

@@ -9,20 +9,25 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use super::{
     address::{Address, HostPort},
     capacity::Capacity,
-    control::{AppBoard, Draining},
+    control::{AppBoard, Draining, Refusal, RefusalCode},
     desired::Matching,
+    hold::{HeldOutcomes, Keeper},
     name::{Revision, Role},
     names::Names,
     pool::{Endpoint, Pool, Site, Tenure},
     record::EjectionReason,
-    rollout::{Input, Readiness, Rollout},
-    snapshot::Route,
-    status::{Happening, Health, Receipt, SourceStatus},
+    rollout::{Deed, Input, Readiness, Rollout},
+    snapshot::{Closed, Route},
+    status::{Action, Happening, Health, Receipt, SourceStatus},
 };
+
+/// Where an answer goes, if somebody waits for one.
+pub(super) type Reply = Option<oneshot::Sender<Result<Receipt, Refusal>>>;
 
 pub(super) struct App {
     pub(super) rollout: Rollout,
@@ -34,6 +39,38 @@ pub(super) struct App {
     routed: Vec<(Role, Arc<Pool>)>,
     draining: Vec<Draining>,
     capacity: Option<Arc<Capacity>>,
+    hold: HoldState,
+}
+
+/// The live side of the app's hold.
+#[derive(Default)]
+struct HoldState {
+    /// Of the hold that is on.
+    keeper: Option<Keeper>,
+    /// Whether its end is being waited for.
+    timed: bool,
+    /// Of one that the next publication takes out.
+    ended: Option<Keeper>,
+    /// The active tenure, while it is being cleared.
+    clearing: Option<Arc<Tenure>>,
+    outcomes: Arc<HeldOutcomes>,
+    /// Who waits for the promotion that the hold waits for.
+    asker: Option<Asker>,
+}
+
+/// Somebody whose promotion waits.
+pub(super) struct Asker {
+    pub(super) by: String,
+    pub(super) reply: oneshot::Sender<Result<Receipt, Refusal>>,
+}
+
+/// What is to be done about a hold that has begun.
+pub(super) struct Begun {
+    pub(super) id: u64,
+    /// How long it lasts at most.
+    pub(super) within: Duration,
+    /// The tenure whose emptying it waits for.
+    pub(super) clearing: Option<Arc<Tenure>>,
 }
 
 impl App {
@@ -47,6 +84,7 @@ impl App {
             routed: Vec::new(),
             draining: Vec::new(),
             capacity: None,
+            hold: HoldState::default(),
         }
     }
 
@@ -74,6 +112,7 @@ impl App {
             self.sync_pools(workers);
         }
         self.sync_capacity();
+        self.sync_hold();
         let after = (self.rollout.phase(), self.rollout.message());
         (before != after).then_some(Happening::Changed { phase: after.0, message: after.1 })
     }
@@ -147,6 +186,78 @@ impl App {
         }
     }
 
+    fn sync_hold(&mut self) {
+        let hold = &mut self.hold;
+        match self.rollout.holding() {
+            Some(holding) if hold.keeper.is_none() => {
+                hold.keeper = Some(Keeper::new(holding.bounds, &hold.outcomes));
+                hold.timed = false;
+            }
+            None => hold.ended = hold.keeper.take(),
+            Some(_) => {}
+        }
+    }
+
+    /// To be called after a publication: lets in whom a hold that it took out kept out, and clears the active pool for a
+    /// promotion that waits. Says what is to be waited for.
+    pub(super) fn attend_hold(&mut self) -> Option<Begun> {
+        let active = self.pools.get(self.rollout.active()).map(|pool| Arc::clone(&pool.tenure));
+        if let Some(keeper) = self.hold.ended.take() {
+            // A flip has retired it meanwhile, and it is another's to see out.
+            let still = |tenure: &Arc<Tenure>| active.as_ref().is_some_and(|active| active.id() == tenure.id());
+            self.hold.clearing.take().filter(still).iter().for_each(|tenure| tenure.serve_on());
+            keeper.release();
+        }
+        let (keeper, holding) = (self.hold.keeper.as_ref()?, self.rollout.holding()?);
+        if std::mem::replace(&mut self.hold.timed, true) {
+            return None;
+        }
+        self.hold.clearing = active.filter(|_| holding.promotes().is_some());
+        self.hold.clearing.iter().for_each(|tenure| tenure.clear());
+        Some(Begun { id: keeper.id(), within: holding.bounds.max_age, clearing: self.hold.clearing.clone() })
+    }
+
+    /// Whether this is the hold that is on.
+    pub(super) fn is_held_by(&self, id: u64) -> bool {
+        self.hold.keeper.as_ref().is_some_and(|keeper| keeper.id() == id)
+    }
+
+    /// Keeps who asked for a promotion that waits, and gives him back when it no longer does: as `reply` when it was
+    /// carried out, and otherwise with the reason why not.
+    pub(super) fn keep_promise(&mut self, deeds: &[Deed], reply: &mut Reply) -> Option<(Asker, Refusal)> {
+        let waits = self.rollout.holding().is_some_and(|holding| holding.promotes().is_some());
+        let deed = deeds.first();
+        match deed {
+            Some(Deed { action: Action::Hold, by, .. }) if waits => {
+                self.hold.asker = reply.take().map(|reply| Asker { by: by.clone(), reply });
+                None
+            }
+            _ if waits => None,
+            Some(Deed { action: Action::Promote, .. }) if reply.is_none() => {
+                *reply = self.hold.asker.take().map(|asker| asker.reply);
+                None
+            }
+            _ => {
+                let asker = self.hold.asker.take()?;
+                let ended = deeds.iter().rev().find(|deed| deed.action == Action::Resume);
+                let why = ended.map_or_else(|| "the hold has ended".to_owned(), Deed::why_resumed);
+                let hint =
+                    "live traffic has not moved; see what is in flight on the active revision, or allow more time";
+                Some((asker, Refusal::new(RefusalCode::NotDrained, why, hint)))
+            }
+        }
+    }
+
+    pub(super) fn in_flight_on_active(&self) -> u64 {
+        self.pools.get(self.rollout.active()).map_or(0, |pool| pool.tenure.in_flight())
+    }
+
+    fn closed(&self) -> Option<Closed> {
+        let maintenance = self.rollout.maintenance();
+        let maintenance = maintenance.map(|m| Closed::Maintenance(Duration::from_secs(m.retry_after_seconds)));
+        maintenance.or_else(|| self.hold.keeper.as_ref().map(|keeper| Closed::Held(Arc::clone(keeper.hold()))))
+    }
+
     fn in_roles(&self) -> Vec<(Role, Arc<Pool>)> {
         let preview = self.rollout.preview().map(|(revision, _)| (Role::Preview, revision));
         let roles = [(Role::Active, self.rollout.active())].into_iter().chain(preview);
@@ -182,6 +293,7 @@ impl App {
             policy: Arc::clone(self.rollout.policy()),
             capacity: self.capacity.clone(),
             preview_allow: self.matching.preview_allow.clone().into(),
+            closed: self.closed(),
         }
     }
 
@@ -296,6 +408,8 @@ impl App {
                 last_event: Some(self.last_event),
                 drift: self.rollout.drift(),
             },
+            hold: self.hold.keeper.as_ref().map(|keeper| Arc::clone(keeper.hold())),
+            held: Arc::clone(&self.hold.outcomes),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{num::NonZeroU16, ops::RangeInclusive, path::PathBuf, sync::Arc, time::
 use super::{
     address::Whereabouts,
     limits::{ErrorPages, Limits},
+    mirror::Mirror,
 };
 
 /// Everything one app's owner can set.
@@ -33,6 +34,10 @@ pub struct Policy {
     pub transport: Arc<Transport>,
     /// How the names of endpoints are looked up.
     pub lookup: Lookup,
+    /// How far a hold goes that does not say so itself.
+    pub hold: HoldBounds,
+    /// What of live traffic is copied to the candidate; `None` for nothing.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 /// The gates before a promotion.
@@ -121,6 +126,34 @@ pub enum Streams {
     Drain,
     /// End at once, at the close rate, so that the client comes back on the new pool.
     Cut,
+}
+
+/// How far a hold may go: beyond, a request is refused, or the hold ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldBounds {
+    /// How long it lasts at most; then all that wait are let in, wherever live traffic goes then. 1 ms to 1 h.
+    pub max_age: Duration,
+    /// How many requests may wait, 1 to 1,000,000.
+    pub max_requests: u32,
+    /// How many octets of memory the heads of all that wait may take, 1 KiB to 64 GiB. Bodies are not read meanwhile.
+    pub max_bytes: u64,
+}
+
+impl HoldBounds {
+    /// The longest that a hold may be asked to last.
+    pub const LONGEST: Duration = Duration::from_secs(3600);
+    /// The most requests that it may be asked to hold.
+    pub const MOST_REQUESTS: u32 = 1_000_000;
+    /// The least octets that it may be asked to keep.
+    pub const LEAST_BYTES: u64 = 1 << 10;
+    /// The most octets that it may be asked to keep.
+    pub const MOST_BYTES: u64 = 1 << 36;
+}
+
+impl Default for HoldBounds {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(10), max_requests: 1000, max_bytes: 64 << 20 }
+    }
 }
 
 /// How endpoints are probed.

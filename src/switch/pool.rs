@@ -363,8 +363,20 @@ impl Tenure {
 
     /// Takes note that no snapshot leads here any more. To be called after the publication that did it.
     pub(super) fn retire(&self) {
-        self.occupancy.retire();
+        self.occupancy.await_departures();
         self.stage.send_replace(Stage::Retired);
+    }
+
+    /// Asks what is inside to leave, as on retirement, while a hold stands before the door. To be called after the
+    /// publication of the hold.
+    pub(super) fn clear(&self) {
+        self.retire();
+    }
+
+    /// Goes on as before [`Self::clear`].
+    pub(super) fn serve_on(&self) {
+        self.occupancy.let_be();
+        self.stage.send_replace(Stage::Serving);
     }
 
     pub(super) fn acknowledge(&self) {
@@ -377,11 +389,13 @@ impl Tenure {
         self.stage.send_replace(Stage::Cut);
     }
 
-    /// Waits until a retired tenure is empty. Every departure after [`Self::retire`] rings.
+    /// Waits until a tenure that was retired or is being cleared is empty. Every departure rings.
     pub(super) async fn emptied(&self) {
         while self.occupancy.sum() > 0 {
             self.emptied.notified().await;
         }
+        // Whoever else waits is told in turn.
+        self.emptied.notify_one();
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
@@ -13,6 +14,7 @@ use ipnet::IpNet;
 use super::{
     capacity::Capacity,
     desired::{HostPattern, Matching},
+    hold::Hold,
     name::{AppName, Generation, Role},
     policy::Policy,
     pool::Pool,
@@ -42,6 +44,17 @@ pub struct Route {
     pub capacity: Option<Arc<Capacity>>,
     /// Networks whose clients may see the preview; none means every client.
     pub preview_allow: Box<[IpNet]>,
+    /// What keeps live requests out; `None` while they are let in.
+    pub closed: Option<Closed>,
+}
+
+/// What keeps live requests out of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// They wait.
+    Held(Arc<Hold>),
+    /// They are refused, and told to come back after so long.
+    Maintenance(Duration),
 }
 
 impl Route {

@@ -23,6 +23,7 @@ use super::{
     access_log::{AccessLog, Pen},
     book::Book,
     connections::NotServed,
+    mirror::Mirrors,
     series::{Cells, LedgerCells, MethodLabel, Place, Series},
 };
 use crate::switch::{Address, AppName, Capacity, Role, Slot, Ticket};
@@ -116,6 +117,8 @@ pub struct RequestLog {
     started_late: bool,
     /// Its place among the app's requests in flight, where their number is limited. It is given up when the request ends.
     slot: Option<Slot>,
+    /// It waited at the door while requests were held.
+    held: bool,
     /// Of the pool it was last admitted to.
     counters: Option<Rc<Counters>>,
     /// What only the access log wants to know.
@@ -140,6 +143,11 @@ impl Recorder {
         })
     }
 
+    /// What the mirrors of all apps found.
+    pub fn mirrors(&self) -> &Mirrors {
+        self.book.mirrors()
+    }
+
     /// Opens the record of a request whose head has just been read.
     pub fn open(self: &Rc<Self>, head: Head<'_>) -> RequestLog {
         RequestLog {
@@ -153,6 +161,7 @@ impl Recorder {
             outcome: None,
             started_late: false,
             slot: None,
+            held: false,
             counters: None,
             words: self.pen.as_ref().map(|_| self.note(&head)),
         }
@@ -247,6 +256,7 @@ impl Recorder {
                 if outcome == Outcome::Answered { "" } else { outcome.as_str() },
                 reason,
                 if log.started_late { "late_start" } else { "" },
+                if log.held { "held" } else { "" },
             ],
             referer: &words.referer,
             user_agent: &words.user_agent,
@@ -296,6 +306,12 @@ impl RequestLog {
             counters.cells().enter();
             self.counters = Some(counters);
         }
+    }
+
+    /// It waits while requests of this app are held.
+    pub fn held(&mut self, app: &AppName) {
+        self.turned_away(app);
+        self.held = true;
     }
 
     /// Whether no pool has admitted it so far.

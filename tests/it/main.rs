@@ -9,6 +9,12 @@ mod instruments;
 // The flip itself, under every kind of load.
 mod flip;
 
+// What keeps live requests out for a while: holds and maintenance.
+mod hold;
+
+// Copies of live requests for the candidate, and how the answers compare.
+mod mirror;
+
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 

@@ -136,41 +136,6 @@ async fn a_pin_keeps_what_is_active_until_it_is_taken_off() {
     assert_eq!(f.post("/api/v1/apps/shop/abort", Value::Null).await.status, 200);
 }
 
-struct Key;
-
-impl RequestKey for Key {
-    fn host(&self) -> &str {
-        "shop.test"
-    }
-    fn path(&self) -> &str {
-        "/"
-    }
-    fn on_preview_listener(&self) -> bool {
-        false
-    }
-    fn client(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn field(&self, _: &str) -> Option<&[u8]> {
-        None
-    }
-}
-
-/// What a worker does beside its requests, until `asked` is answered.
-async fn while_adopting<T>(reader: &Reader, asked: impl Future<Output = T>) -> T {
-    let adopting = async {
-        loop {
-            reader.changed().await;
-            reader.acknowledge(&reader.adopt());
-        }
-    };
-    tokio::select! {
-        answer = asked => answer,
-        () = adopting => unreachable!("it goes on for ever"),
-    }
-}
-
 #[tokio::test]
 async fn an_answer_may_wait_until_the_old_pool_is_empty() {
     let f = Fixture::start().await;

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::{ErrorBlock, Limits};
+use super::{ErrorBlock, Limits, Mirror};
 use crate::{
     config::{
         address::{EndpointAddress, SentHost},
@@ -15,10 +15,11 @@ use crate::{
         node::{Given, LongForm, Named, Placed, ShortOr, Text},
         not_yet::NotYet,
         notation::{CheckPath, ServerName, Share, UrlPath, Whole},
+        size::Octets,
     },
     switch::{
-        AutoPromotion, Family, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses, Streams,
-        TlsVersion,
+        AutoPromotion, Family, HoldBounds, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses,
+        Streams, TlsVersion,
     },
 };
 
@@ -80,12 +81,12 @@ pub(in crate::config) struct App {
     #[serde(default)]
     #[schemars(skip)]
     pub(in crate::config) weight: NotYet,
+    /// Copies a share of safe live requests to the candidate, and compares the answers; left out: none.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) mirror: NotYet,
+    pub(in crate::config) mirror: Given<Mirror>,
+    /// How far a hold goes that does not say so itself.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) hold: NotYet,
+    pub(in crate::config) hold: HoldBlock,
 }
 
 /// How the candidate is reached: by its own hosts, and by listeners of role `preview`.
@@ -347,6 +348,18 @@ pub(in crate::config) struct DrainBlock {
 
 impl LongForm for WeightedEndpoint {
     const FORMS: &str = "an endpoint: IP:PORT, NAME:PORT or unix:/PATH, or { address: ADDRESS, weight: N }";
+}
+
+/// How far a hold goes that does not say so itself: new requests wait, so that the old pool can empty before a flip.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct HoldBlock {
+    /// How long it lasts at most; then all that wait are let in. Up to 1h.
+    pub(in crate::config) max_age: Given<Text<Time<1>>>,
+    /// How many requests may wait; beyond, they are answered 503.
+    pub(in crate::config) max_requests: Given<Text<Whole<1, { HoldBounds::MOST_REQUESTS }>>>,
+    /// How much memory their heads may take; beyond, they are answered 503. Bodies are not read meanwhile.
+    pub(in crate::config) max_bytes: Given<Text<Octets<{ HoldBounds::LEAST_BYTES }, { HoldBounds::MOST_BYTES }>>>,
 }
 
 impl<'de> Deserialize<'de> for Endpoint {

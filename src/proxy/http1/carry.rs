@@ -133,7 +133,7 @@ async fn answer(
     desk: &mut Desk,
     log: &mut RequestLog,
 ) -> Forwarded {
-    let Reply { status, headers, switched, exchange, ticket, patience } = reply;
+    let Reply { status, headers, switched, exchange, ticket, patience, sampled } = reply;
     log.answered(status);
     let bodiless = matches!(status.as_u16(), 100..200 | 204 | 304) || request.method == http::Method::HEAD;
     let length = exchange.size_hint().exact().filter(|_| !headers.contains_key(header::CONTENT_LENGTH));
@@ -169,7 +169,7 @@ async fn answer(
             _ => Forwarded::Left,
         };
     }
-    let mut download = Download { exchange, ticket, patience };
+    let mut download = Download { exchange, ticket, patience, sampled };
     let mut ended = false;
     let ran = poll_fn(|cx| {
         loop {
@@ -250,7 +250,7 @@ impl Side {
     /// Ready when the client has left. While its body is on the way, it is the body that tells.
     fn poll_gone(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<()> {
         match self.uploaded {
-            true => poll_gone(&mut self.stream, &mut self.incoming, &mut self.half_close, client, cx),
+            true => poll_gone(&mut self.stream, &mut self.incoming.split().1, &mut self.half_close, client, cx),
             false => Poll::Pending,
         }
     }

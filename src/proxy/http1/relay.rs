@@ -20,7 +20,7 @@ use super::{
         stream::Stream,
         upload::{self, Upload},
     },
-    desk::{Buffer, Desk},
+    desk::{Behind, Desk},
     pump::Pump,
 };
 use crate::telemetry::request_log::Outcome;
@@ -247,7 +247,7 @@ impl Relay<'_> {
     /// Looks whether the client is still there, when nobody else has anything to say.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         match self.upload.has_ended() {
-            true => poll_gone(self.stream, &mut self.desk.incoming, self.half_close, self.client, cx)
+            true => poll_gone(self.stream, &mut self.desk.incoming.split().1, self.half_close, self.client, cx)
                 .map(|()| Broken::Client),
             false => Poll::Pending,
         }
@@ -257,7 +257,7 @@ impl Relay<'_> {
 /// Ready when the client has left. What it sends meanwhile is the next request, and is read ahead as far as there is room.
 pub(super) fn poll_gone(
     stream: &mut Stream,
-    incoming: &mut Buffer,
+    behind: &mut Behind<'_>,
     half_close: &mut Option<HalfClose>,
     client: &Client,
     cx: &mut Context<'_>,
@@ -269,11 +269,11 @@ pub(super) fn poll_gone(
         if let Some(half_close) = half_close {
             return half_close.poll(stream, client, cx).map(drop);
         }
-        if !incoming.has_room() {
+        if !behind.has_room() {
             return Poll::Pending;
         }
         ready!(stream.poll_readable(cx));
-        match ready!(incoming.poll_fill(stream, cx)) {
+        match ready!(behind.poll_fill(stream, cx)) {
             Ok(0) => {
                 client.sends_no_more();
                 *half_close = Some(HalfClose::new());

@@ -20,7 +20,7 @@ use super::{
     Http1,
     desk::{Buffer, Desk},
     pump::Pump,
-    relay::{Before, Broken, Relay},
+    relay::{Before, Broken, Relay, poll_gone},
     target::{Last, Target},
 };
 use crate::{
@@ -31,9 +31,10 @@ use crate::{
         error::ProxyError,
         exchange::Wire,
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
-        half_close::{self, HalfClose},
+        half_close::HalfClose,
         handle,
         headers::{self, Added, Head, RequestId, Seen, Told},
+        mirror::{self, Copied, Sampled},
         patience::Patience,
         tunnel,
         upload::Upload,
@@ -75,6 +76,8 @@ struct Passage<'a> {
     interim: &'static [u8],
     upgrades: bool,
     trailers: bool,
+    /// What is to hear of its answer, if a copy of it was sent as well.
+    sampled: Option<Box<Sampled>>,
 }
 
 impl Http1 {
@@ -141,9 +144,8 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(mut ticket) = self.admit(desk, target, &[], log).await? else {
-            return Ok(Forwarded::Left);
-        };
+        let Some(admitted) = self.admit(desk, target, &[], log).await else { return Ok(Forwarded::Left) };
+        let mut ticket = admitted?;
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
@@ -176,7 +178,10 @@ impl Http1 {
                         before: Before::default(),
                     };
                     let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
-                        Ok(Ok(head)) => return Ok(answer(relay, &passage.patience, head, ticket, log).await),
+                        Ok(Ok(head)) => {
+                            let sampled = passage.sampled.take();
+                            return Ok(answer(relay, &passage.patience, head, ticket, sampled, log).await);
+                        }
                         Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
                         Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
                         Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
@@ -196,31 +201,31 @@ impl Http1 {
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
             desk.answer.clear();
-            ticket = match self.admit(desk, target, attempts.tried(), log).await? {
-                Some(ticket) => ticket,
-                None => return Ok(Forwarded::Left),
-            };
+            // Whatever it may have to wait for, it waits for it outside of its pool.
+            drop(ticket);
+            let admitted = self.admit(desk, target, attempts.tried(), log).await;
+            let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
+            ticket = admitted?;
         }
     }
 
-    /// Admits the request; `None` if its client has left while it had to wait for that.
+    /// Admits it. It may have to wait for that: `None` if its client left meanwhile.
     async fn admit(
         &mut self,
-        desk: &Desk,
+        desk: &mut Desk,
         target: &Target,
         tried: &[u64],
         log: &mut RequestLog,
-    ) -> Result<Option<Ticket>, ProxyError> {
-        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let visitor = visitor(&self.client, target, &self.last, &head, log);
-        let mut admitted = pin!(visitor.admit(tried, log));
-        let mut left = pin!(half_close::left(&mut self.stream, &mut self.half_close, &self.client));
-        poll_fn(|cx| {
-            if let Poll::Ready(admitted) = admitted.as_mut().poll(cx) {
-                return Poll::Ready(admitted.map(Some));
-            }
-            // Most requests never wait, and are spared the looking out.
-            left.as_mut().poll(cx).map(|()| Ok(None))
+    ) -> Option<Result<Ticket, ProxyError>> {
+        let Self { client, stream, last, half_close } = self;
+        let Desk { incoming, lines, .. } = desk;
+        let (octets, mut behind) = incoming.split();
+        let head = Head { octets, lines };
+        let visitor = visitor(client, target, last, &head, log);
+        let mut admission = pin!(visitor.admit(tried, log));
+        poll_fn(|cx| match admission.as_mut().poll(cx) {
+            Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
+            Poll::Pending => poll_gone(stream, &mut behind, half_close, client, cx).map(|()| None),
         })
         .await
     }
@@ -276,6 +281,11 @@ impl Http1 {
         };
         let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
+        let copy = || Copied::of_head(&desk.outgoing);
+        let sampled = match has_body || upgrades {
+            true => None,
+            false => mirror::sample(&client.worker, ticket, &request.method, copy),
+        };
         let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
             request,
@@ -285,6 +295,7 @@ impl Http1 {
             interim: if waits { handle::CONTINUE } else { b"" },
             upgrades,
             trailers: seen.trailers,
+            sampled,
         })
     }
 
@@ -363,6 +374,7 @@ async fn answer(
     patience: &Patience,
     head: ResponseHead,
     ticket: Ticket,
+    mut sampled: Option<Box<Sampled>>,
     log: &mut RequestLog,
 ) -> Forwarded {
     let (client, request) = (relay.client, relay.request);
@@ -398,6 +410,10 @@ async fn answer(
         patience.with_stream(&ticket);
     }
     headers::write_answer_lines(reply, lines, first, &ticket, &told);
+    if let Some(sampled) = &mut sampled {
+        sampled.answer_head(head.status, lines.to_map().unwrap_or_default());
+    }
+    download.let_hear(sampled);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
@@ -422,6 +438,7 @@ async fn answer(
             let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
             let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
             log.ended(Outcome::Answered, "");
+            download.whole();
             relay.desk.answer.clear();
             if clean {
                 client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
