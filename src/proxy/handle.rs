@@ -176,7 +176,7 @@ pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut Requ
         drop(ticket);
         let fields = request.fields();
         let visitor =
-            Visitor { client, address: target.client, host: &target.host, path: path(&parts), fields, arrived };
+            Visitor { client, address: target.client, host: &target.host, path: path(parts), fields, arrived };
         ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }

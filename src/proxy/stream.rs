@@ -10,7 +10,7 @@ use std::{
 use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Empty, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Empty, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;

@@ -63,6 +63,7 @@ pub(super) struct Worker {
     rates: Arc<Rates>,
     clients: RefCell<Slab<Rc<Client>>>,
     /// Memory for requests to come.
+    #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the connections")]
     desks: RefCell<Vec<Box<Desk>>>,
 }
 
