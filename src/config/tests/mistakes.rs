@@ -149,11 +149,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
     // What is not in force.
     ("    guard: { window: 30s }", &["6:12: `guard` is not enforced by this version; remove it"]),
     (
-        "    mirror: {}\n    weight: 5%\n    promotion: { approval: { required: 1 }, smoke: [] }",
+        "    weight: 5%\n    promotion: { approval: { required: 1 }, smoke: [] }",
         &[
-            "6:13: `mirror` is not enforced by this version; remove it",
-            "7:13: `weight` is not enforced by this version; remove it, or turn it off with 0",
-            "8:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
+            "6:13: `weight` is not enforced by this version; remove it, or turn it off with 0",
+            "7:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
         ],
     ),
     // Apps among each other, and within.
