@@ -221,19 +221,16 @@ async fn a_new_certificate_comes_into_service_without_a_failed_handshake_and_a_b
     let old = in_file(&broken);
     fs::write(&broken.cert, "no certificate").expect("a file");
     let renewed = authority.sign("renewed", &["shop.test"]);
-    let mut handshakes = 0;
     // Files are looked at one listener after the other: once the new one is seen, the broken one has been.
     eventually("the new certificate", async || {
         for address in [proxy.live, proxy.preview] {
             // Each a full handshake, and a request on it.
             let answer = connect(Protocol::H1, address).await.expect("a handshake").get("/").await;
             assert_eq!(answer.expect("an answer").status, StatusCode::OK);
-            handshakes += 1;
         }
         shown(proxy.preview, "shop.test", authority.trusted()).await == Some(in_file(&renewed))
     })
     .await;
-    assert!(handshakes > 10, "{handshakes} handshakes");
     assert_eq!(shown(proxy.live, "shop.test", authority.trusted()).await, Some(old));
     assert_eq!(kept.get("/").await.expect("an answer").colour(), "green", "old connections live on");
 }
