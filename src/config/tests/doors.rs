@@ -50,7 +50,7 @@ fn their_mistakes_are_told() {
                 "6:22: a hold of more than an hour; use 1h or less; to close the app, use maintenance",
             ][..],
         ),
-        ("    hold: { age: 5s }", &["6:13: unknown key `age`; did you mean `max_age`?"]),
+        ("    hold: { age: 5s }", &["6:13: unknown key `age`; use one of max_age, max_requests, max_bytes"]),
         ("    mirror: {}", &["6:13: `share` is missing; add it"]),
         (
             "    mirror: { share: 5, methods: [POST], compare: { headers: [], body: text, ignore: [\"$\"] } }",
