@@ -47,8 +47,10 @@ pub(super) struct Pump {
 impl Pump {
     /// Of a body that is delimited like this, or else by the end of the connection.
     pub(super) fn new(framing: Option<Framing>, chunked: bool, trailers: bool) -> Self {
+        let decoder = Decoder::new(framing);
+        let ended = decoder.has_ended() && !chunked;
         Self {
-            decoder: Decoder::new(framing),
+            decoder,
             chunked,
             trailers,
             written: 0,
@@ -56,7 +58,7 @@ impl Pump {
             tail: b"",
             moved: 0,
             begun: false,
-            ended: false,
+            ended,
             sent: false,
             sampled: None,
         }
@@ -133,7 +135,10 @@ impl Pump {
             self.begun |= token != Token::End;
             match token {
                 Token::Framing(octets) => source.consume(octets),
-                Token::Content(octets) => self.stage_content(octets, source, framed),
+                Token::Content(octets) => {
+                    self.stage_content(octets, source, framed);
+                    self.ended = self.decoder.has_ended() && !self.chunked;
+                }
                 Token::Trailers(octets) => {
                     let section = &source.rest()[..octets];
                     self.stage_end(framed, |framed| headers::write_trailers(framed, section, lines));
