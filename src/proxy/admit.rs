@@ -1,14 +1,14 @@
 //! The one door to the switch: whatever a request came in by, it is admitted here, once for each attempt, so that a retry
 //! reads the current snapshot. What makes a request wait before it is let in belongs here too.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
 use super::{client::Client, cookie::cookie, error::ProxyError};
 use crate::{
-    switch::{Closed, NotAdmitted, RequestKey, Ticket},
+    switch::{Closed, NotAdmitted, NotAwaited, RequestKey, Ticket},
     telemetry::request_log::RequestLog,
 };
 
@@ -58,18 +58,64 @@ impl Visitor<'_> {
     /// Admits it to an endpoint, one not yet `tried` if there is one. A request that is tried again must have let go of the
     /// ticket it had: while requests are held, its pool may be waited for to be empty.
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
-        let ticket = loop {
-            match self.client.worker.reader.admit(self, tried) {
-                Ok(ticket) => break ticket,
-                // Boxed, so that what only few requests need makes none of the others larger.
-                Err(refusal) => Box::pin(self.outlast(refusal, log)).await?,
-            }
-        };
+        let mut ticket = self.enter(tried, log).await?;
+        if ticket.policy().limits.any() {
+            ticket = self.within_limits(ticket, tried, log).await?;
+        }
         log.admitted(&ticket);
         if ticket.tenure().is_late(self.arrived) {
             log.late_start();
         }
         Ok(ticket)
+    }
+
+    /// Admits it, whatever the limits. Where waiting helps it waits, and asks again, on the snapshot of that moment.
+    async fn enter(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
+        loop {
+            match self.client.worker.reader.admit(self, tried) {
+                Ok(ticket) => return Ok(ticket),
+                // Boxed, so that what only few requests need makes none of the others larger.
+                Err(refusal) => Box::pin(self.outlast(refusal, log)).await?,
+            }
+        }
+    }
+
+    /// Counts it against its app's limits. Who has to wait for a place gives the ticket back and is admitted anew, on
+    /// the snapshot of that moment; a retry has its place already.
+    async fn within_limits(
+        &self,
+        mut ticket: Ticket,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Result<Ticket, ProxyError> {
+        if log.is_new()
+            && let Some(rate) = &ticket.policy().limits.rate
+            && let Err(wait) = self.client.worker.rate_limits.check(ticket.app(), rate, self)
+        {
+            log.turned_away(ticket.app());
+            return Err(ProxyError::RateLimited { wait });
+        }
+        loop {
+            let (Some(capacity), Some(limit)) = (&ticket.route().capacity, ticket.policy().limits.in_flight) else {
+                return Ok(ticket);
+            };
+            if log.has_place_of(capacity) {
+                return Ok(ticket);
+            }
+            if let Some(slot) = capacity.try_take() {
+                log.keep(slot);
+                return Ok(ticket);
+            }
+            let (app, capacity) = (ticket.app().clone(), Arc::clone(capacity));
+            log.turned_away(&app);
+            drop(ticket);
+            let slot = capacity.wait(limit).await.map_err(|error| match error {
+                NotAwaited::Full => ProxyError::Overloaded { app },
+                NotAwaited::TooLong => ProxyError::QueueTimeout { app },
+            })?;
+            log.keep(slot);
+            ticket = self.enter(tried, log).await?;
+        }
     }
 
     /// Waits where waiting helps: `Ok` is to be asked for admission again, on whatever snapshot is current by then.

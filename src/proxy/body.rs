@@ -124,6 +124,8 @@ impl BodyError {
             Self::Request => (Outcome::ClientGone, "body"),
             Self::Impatience(Impatience::Client) => (Outcome::ClientGone, "request_timeout"),
             Self::Impatience(Impatience::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+            // As its app's owner wants it.
+            Self::Impatience(Impatience::Retired) => (Outcome::Answered, "retired"),
             Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
         }
     }

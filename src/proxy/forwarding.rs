@@ -30,8 +30,11 @@ pub(super) struct Forwarding {
     /// The line that tells of its certificate, or nothing.
     certificate: Box<str>,
     /// The last authority, and the lines for it: it rarely changes on a connection.
-    last: RefCell<Option<(Box<[u8]>, Rc<[u8]>)>>,
+    last: RefCell<Option<LinesOf>>,
 }
+
+/// An authority, and the lines for it.
+type LinesOf = (Box<[u8]>, Rc<[u8]>);
 
 /// Whose a request is.
 pub(super) struct Asker {

@@ -84,7 +84,7 @@ pub(super) enum Reuse {
 
 /// A request being sent, and whether its connection was there before: then the upstream may be closing it at this very
 /// moment. Or why it cannot be sent, and the request.
-pub(super) type Begun = Result<(Exchange, bool), (ProxyError, Outgoing)>;
+pub(super) type Begun = Result<(Box<Exchange>, bool), (ProxyError, Outgoing)>;
 
 impl Upstream {
     pub(super) fn new(clock: &Rc<Clock>, connector: Connector) -> Self {
@@ -102,7 +102,7 @@ impl Upstream {
         within: Duration,
     ) -> Begun {
         match (request, endpoint.destination().transport.protocol) {
-            (Outgoing::H1(request), _) => self.begin_h1(endpoint, request, origin, reuse, within).await,
+            (Outgoing::H1(request), _) => self.begin_h1(endpoint, *request, origin, reuse, within).await,
             (Outgoing::Any(message), Protocol::Http1) => {
                 self.begin_h1(endpoint, message.into_h1(), origin, reuse, within).await
             }
@@ -130,8 +130,8 @@ impl Upstream {
         within: Duration,
     ) -> Begun {
         match self.http1(endpoint, origin, reuse, within).await {
-            Ok((connection, reused)) => Ok((Exchange::H1(connection.exchange(request)), reused)),
-            Err(error) => Err((error, Outgoing::H1(request))),
+            Ok((connection, reused)) => Ok((Box::new(Exchange::H1(connection.exchange(request))), reused)),
+            Err(error) => Err((error, Outgoing::H1(Box::new(request)))),
         }
     }
 
@@ -175,13 +175,13 @@ impl Upstream {
             && reuse == Reuse::Any
             && let Some(idle) = self.take_idle(endpoint)
         {
-            return Ok((Exchange::H1(idle.exchange(message.into_h1())), true));
+            return Ok((Box::new(Exchange::H1(idle.exchange(message.into_h1()))), true));
         }
         let open = async || self.open(endpoint, origin, protocol, set.places(), within).await;
         match timeout(within, set.seek(after, open)).await {
             Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
             Ok(Ok(h2::Found::Other(socket))) => {
-                Ok((Exchange::H1(Connection::new(socket).exchange(message.into_h1())), false))
+                Ok((Box::new(Exchange::H1(Connection::new(socket).exchange(message.into_h1()))), false))
             }
             Ok(Err(error)) => Err((error, Outgoing::Any(message))),
             Err(_) => Err((ProxyError::ConnectionTimeout, Outgoing::Any(message))),
@@ -228,7 +228,7 @@ impl Upstream {
         let mut kept = self.kept.borrow_mut();
         let idle = &mut kept.get_mut(&endpoint.id())?.idle;
         while let Some(Idle { mut connection, .. }) = idle.pop() {
-            if connection.is_quiet() {
+            if connection.io().is_quiet() {
                 return Some(connection);
             }
         }
@@ -268,7 +268,7 @@ impl Upstream {
         let Some(Kept { idle, streams, .. }) = kept.get_mut(&endpoint.id()) else { return Census::default() };
         let (now, mut closed) = (self.clock.now(), None);
         idle.retain_mut(|idle| {
-            let open = idle.connection.is_quiet();
+            let open = idle.connection.io().is_quiet();
             if !open {
                 closed = closed.max(Some(idle.since));
             }
@@ -302,7 +302,7 @@ impl Upstream {
         for Kept { idle, streams, .. } in self.kept.borrow_mut().values_mut() {
             idle.retain_mut(|idle| {
                 idle.connection.release_memory();
-                now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet()
+                now < idle.since + MAX_IDLE_AGE && idle.connection.io().is_quiet()
             });
             if let Some(streams) = streams {
                 streams.sweep(now.checked_sub(MAX_IDLE_AGE));
@@ -316,7 +316,7 @@ fn begin_on(place: h2::Place, message: Box<Message<OutgoingBody>>, reused: bool)
         let error = ProxyError::HttpUpgradeFailed("the upstream takes no WebSocket over HTTP/2");
         return Err((error, Outgoing::Any(message)));
     }
-    Ok((Exchange::H2(h2::Exchange::begin(place, message)), reused))
+    Ok((Box::new(Exchange::H2(h2::Exchange::begin(place, message))), reused))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     address::{Address, HostPort},
+    capacity::Capacity,
     control::{AppBoard, Draining, Refusal, RefusalCode},
     desired::Matching,
     hold::{HeldOutcomes, Keeper},
@@ -37,6 +38,7 @@ pub(super) struct App {
     /// What the last publication led to, and as what.
     routed: Vec<(Role, Arc<Pool>)>,
     draining: Vec<Draining>,
+    capacity: Option<Arc<Capacity>>,
     hold: HoldState,
 }
 
@@ -81,6 +83,7 @@ impl App {
             names: Names::default(),
             routed: Vec::new(),
             draining: Vec::new(),
+            capacity: None,
             hold: HoldState::default(),
         }
     }
@@ -96,6 +99,7 @@ impl App {
     /// Makes the pools of a state it was made with.
     pub(super) fn begin(&mut self, workers: usize) -> Option<Happening> {
         self.sync_pools(workers);
+        self.sync_capacity();
         Some(Happening::Added)
     }
 
@@ -107,6 +111,7 @@ impl App {
         if !same_pools {
             self.sync_pools(workers);
         }
+        self.sync_capacity();
         self.sync_hold();
         let after = (self.rollout.phase(), self.rollout.message());
         (before != after).then_some(Happening::Changed { phase: after.0, message: after.1 })
@@ -140,6 +145,22 @@ impl App {
         }
         self.begin_tenures(workers);
         self.mark_routed();
+    }
+
+    /// The places are the same ones as long as there is a limit, so that who has one is counted whatever changes.
+    fn sync_capacity(&mut self) {
+        let most = self.rollout.policy().limits.in_flight.map(|limit| limit.most as usize);
+        self.capacity = match (self.capacity.take(), most) {
+            (Some(capacity), Some(most)) => {
+                capacity.resize(most);
+                Some(capacity)
+            }
+            (None, Some(most)) => Some(Capacity::new(most)),
+            (capacity, None) => {
+                capacity.iter().for_each(|capacity| capacity.abolish());
+                None
+            }
+        };
     }
 
     /// Drops endpoints that were replaced, once one of those that replace them is healthy. Whether there were any.
@@ -270,6 +291,7 @@ impl App {
             active: pool(self.rollout.active()),
             preview: self.rollout.preview().and_then(|(revision, _)| pool(revision)),
             policy: Arc::clone(self.rollout.policy()),
+            capacity: self.capacity.clone(),
             preview_allow: self.matching.preview_allow.clone().into(),
             closed: self.closed(),
         }
@@ -299,6 +321,8 @@ impl App {
 
     /// The app is gone from routing altogether.
     pub(super) fn retire_all(self) -> Vec<Arc<Tenure>> {
+        // Whoever waits for a place learns that there is no app.
+        self.capacity.iter().for_each(|capacity| capacity.abolish());
         let retire = |(_, pool): (Role, Arc<Pool>)| {
             pool.tenure.retire();
             Arc::clone(&pool.tenure)
@@ -373,6 +397,7 @@ impl App {
             rollout: Arc::new(self.rollout.clone()),
             policy: Arc::clone(self.rollout.policy()),
             pools: self.pools.clone(),
+            capacity: self.capacity.clone(),
             names: self.names.clone(),
             draining: self.draining.clone(),
             history,

@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     address::{Address, HostPort},
+    capacity::Capacity,
     desired::{Desired, EndpointSpec},
     hold::{HeldOutcomes, Hold},
     name::{AppName, Revision},
@@ -342,6 +343,8 @@ pub struct AppBoard {
     pub policy: Arc<Policy>,
     /// The live pool of each known revision.
     pub pools: BTreeMap<Revision, Arc<Pool>>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
     /// The names among its endpoints.
     pub names: Names,
     /// Retired tenures that are not empty.

@@ -22,12 +22,14 @@ mod app;
 mod archive;
 mod balance;
 mod barrier;
+mod capacity;
 mod control;
 mod desired;
 mod drain;
 mod ejection;
 mod hold;
 mod journal;
+mod limits;
 mod memory;
 mod mirror;
 mod name;
@@ -50,11 +52,13 @@ mod warmth;
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
+    capacity::{Capacity, Slot},
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     ejection::{Judge, Sentence},
     hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
+    limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
     mirror::{BodyComparison, Comparison, JsonPath, JsonStep, Mirror, NotAJsonPath, SafeMethod},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     names::Names,

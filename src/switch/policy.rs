@@ -3,7 +3,11 @@
 
 use std::{num::NonZeroU16, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{address::Whereabouts, mirror::Mirror};
+use super::{
+    address::Whereabouts,
+    limits::{ErrorPages, Limits},
+    mirror::Mirror,
+};
 
 /// Everything one app's owner can set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +26,10 @@ pub struct Policy {
     pub ejection: Option<Ejection>,
     /// Timeouts, limits and retries of a request.
     pub traffic: Traffic,
+    /// How much is let in.
+    pub limits: Limits,
+    /// Answers of the owner's own in place of ours.
+    pub errors: ErrorPages,
     /// How connections to endpoints are made.
     pub transport: Arc<Transport>,
     /// How the names of endpoints are looked up.
@@ -95,13 +103,16 @@ impl Default for KeepPrevious {
 pub struct Drain {
     /// How long ordinary requests may go on before they are cut.
     pub timeout: Duration,
-    /// What long-lived streams (tunnels) do.
+    /// What long-lived streams do: tunnels, and answers that are event streams.
     pub streams: Streams,
+    /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
+    /// back at once; one or more.
+    pub close_rate: u32,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), streams: Streams::Drain }
+        Self { timeout: Duration::from_secs(30), streams: Streams::Drain, close_rate: 100 }
     }
 }
 
@@ -110,10 +121,10 @@ impl Default for Drain {
 pub enum Streams {
     /// Stay until one side ends them.
     Keep,
-    /// Stay until the drain deadline.
+    /// Stay until the drain deadline; from then on they are closed at the close rate.
     #[default]
     Drain,
-    /// End at once, so that the client comes back on the new pool.
+    /// End at once, at the close rate, so that the client comes back on the new pool.
     Cut,
 }
 
@@ -307,6 +318,9 @@ pub struct Traffic {
     pub attempts: u32,
     /// How long one try may take to the response's head while another is still allowed.
     pub per_try: Duration,
+    /// How many retries of what an upstream may have begun to work on the app's requests of the last while may cause, in
+    /// percent of them. What was never sent counts for nothing.
+    pub retry_budget: u32,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,
     /// The `Host` that endpoints are sent, with its port if there is one; `None` for the one the client sent.
@@ -335,6 +349,7 @@ impl Default for Traffic {
             body_size: None,
             attempts: 2,
             per_try: Duration::from_secs(10),
+            retry_budget: 20,
             expose_revision: false,
             host: None,
         }

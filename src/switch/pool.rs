@@ -4,8 +4,8 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -288,6 +288,9 @@ pub struct Tenure {
     occupancy: Occupancy,
     emptied: Arc<Notify>,
     stage: watch::Sender<Stage>,
+    /// When the first of its streams was told to go, and how many have been.
+    parting: OnceLock<Instant>,
+    departures: AtomicU32,
     /// Each worker's next turn, for round robin.
     turns: Box<[CachePadded<AtomicUsize>]>,
     /// When the flip that ended it was acknowledged: nanoseconds after `began`, 0 while there was none.
@@ -305,6 +308,8 @@ impl Tenure {
             occupancy: Occupancy::new(workers, Box::new(move || bell.notify_one())),
             emptied,
             stage: watch::Sender::new(Stage::Serving),
+            parting: OnceLock::new(),
+            departures: AtomicU32::new(0),
             // Not all begin with the same endpoint.
             turns: (0..workers).map(|worker| CachePadded::new(AtomicUsize::new(worker))).collect(),
             acknowledged: AtomicU64::new(0),
@@ -334,6 +339,15 @@ impl Tenure {
             0 => false,
             nanos => head.saturating_duration_since(self.began).as_nanos() > u128::from(nanos),
         }
+    }
+
+    /// When the next of its long-lived streams is to be closed: each asks once, at its time, and they get moments of their
+    /// own, at most so many in a second. Where in its share of the second a moment lies is left to chance, so that clients
+    /// that were closed in step do not come back in step.
+    pub fn next_departure(&self, per_second: u32) -> Instant {
+        let since = *self.parting.get_or_init(Instant::now);
+        let turn = f64::from(self.departures.fetch_add(1, Ordering::Relaxed)) + fastrand::f64();
+        since + Duration::from_secs_f64(turn / f64::from(per_second.max(1)))
     }
 
     pub(super) fn occupancy(&self) -> &Occupancy {
@@ -382,5 +396,21 @@ impl Tenure {
         }
         // Whoever else waits is told in turn.
         self.emptied.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_leave_one_by_one_at_the_close_rate() {
+        let tenure = Tenure::new(1);
+        let began = Instant::now();
+        for turn in 0..50 {
+            let share = Duration::from_millis(10);
+            let after = tenure.next_departure(100) - began;
+            assert!(after >= share * turn && after <= share * (turn + 1), "{turn}: {after:?}");
+        }
     }
 }

@@ -202,6 +202,14 @@ impl Reader {
         Ok(Choice { route: index, role, endpoint, lines })
     }
 
+    /// How the app treats its requests that this one is for; `None` where no app answers to it. For what is said to those
+    /// who were not admitted.
+    pub fn policy(&self, key: &impl RequestKey) -> Option<Arc<Policy>> {
+        let view = self.view.borrow();
+        let (index, _) = view.value.find(key.host(), key.path())?;
+        Some(Arc::clone(&view.value.routes()[index].policy))
+    }
+
     /// Waits until a snapshot this worker has not adopted is published.
     pub async fn changed(&self) {
         self.shared.barrier.changed(self.worker, || self.shared.current.version()).await;

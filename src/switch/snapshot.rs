@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
 use super::{
+    capacity::Capacity,
     desired::{HostPattern, Matching},
     hold::Hold,
     name::{AppName, Generation, Role},
@@ -39,6 +40,8 @@ pub struct Route {
     pub preview: Option<Arc<Pool>>,
     /// How requests are treated.
     pub policy: Arc<Policy>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
     /// Networks whose clients may see the preview; none means every client.
     pub preview_allow: Box<[IpNet]>,
     /// What keeps live requests out; `None` while they are let in.

@@ -26,6 +26,7 @@ use super::{
     journal::{Journal, Recovered},
     memory::Memory,
     name::{AppName, Revision},
+    policy::Drain,
     pool::{Pool, Tenure},
     reader::{Reader, Shared},
     rollout::{Deed, HoldEnd, Input, Rollout, Step},
@@ -245,8 +246,8 @@ impl Switchboard {
             self.show(name);
             self.tell(name, Happening::Removed);
             applied.removed.push(name.to_string());
-            let within = app.rollout.policy().drain.timeout;
-            app.retire_all().into_iter().for_each(|tenure| self.see_out(name, tenure, within));
+            let policy = app.rollout.policy().drain;
+            app.retire_all().into_iter().for_each(|tenure| self.see_out(name, tenure, policy));
         }
         let names: Vec<_> = self.apps.keys().cloned().collect();
         for name in names {
@@ -501,20 +502,20 @@ impl Switchboard {
     /// Takes note of the tenures that the last publication took out of routing, and sees them out.
     fn retire(&mut self, name: &AppName) -> Vec<Arc<Pool>> {
         let Some(app) = self.apps.get_mut(name) else { return Vec::new() };
-        let within = app.rollout.policy().drain.timeout;
-        let retired = app.retire_unrouted(self.shared.barrier.workers(), within);
+        let policy = app.rollout.policy().drain;
+        let retired = app.retire_unrouted(self.shared.barrier.workers(), policy.timeout);
         for pool in &retired {
-            self.see_out(name, Arc::clone(pool.tenure()), within);
+            self.see_out(name, Arc::clone(pool.tenure()), policy);
         }
         retired
     }
 
-    fn see_out(&self, name: &AppName, tenure: Arc<Tenure>, within: Duration) {
+    fn see_out(&self, name: &AppName, tenure: Arc<Tenure>, policy: Drain) {
         let Some(messages) = self.messages.upgrade() else { return };
         let app = name.clone();
         tokio::spawn(async move {
             let id = tenure.id();
-            let drained = drain(tenure, within).await;
+            let drained = drain(tenure, policy).await;
             messages.send(Message::Drained { app, tenure: id, cut: drained.cut, took: drained.took }).await.ok();
         });
     }

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::{
     metrics::{
         APP_GENERATION, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, HELD_ENDED,
-        HELD_REQUESTS, MAINTENANCE, POOL_ENDPOINTS, POOL_INFO, ROLLBACK_READY, ROLLBACK_WINDOW, SOURCE_LAST_EVENT,
-        SOURCE_STALE,
+        HELD_REQUESTS, MAINTENANCE, POOL_ENDPOINTS, POOL_INFO, REQUESTS_WAITING, ROLLBACK_READY, ROLLBACK_WINDOW,
+        SOURCE_LAST_EVENT, SOURCE_STALE,
     },
     sheet::Sheet,
 };
@@ -21,6 +21,9 @@ pub(super) fn put_board(board: &Board, now: Timestamp, sheet: &mut Sheet) {
 fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
     let rollout = &state.rollout;
     sheet.gauge(&APP_GENERATION, &[app], rollout.generation().0 as f64);
+    if let Some(capacity) = &state.capacity {
+        sheet.gauge(&REQUESTS_WAITING, &[app], capacity.waiting().requests as f64);
+    }
     for pool in state.pools.values() {
         for endpoint in pool.endpoints() {
             let (address, up) = (endpoint.address().to_string(), endpoint.health() == Health::Healthy);

@@ -69,6 +69,13 @@ families! {
          failed, or we refused with a 5xx.";
     RETRIES: COUNTER "retries_total" ["app"]
         "Attempts after a request's first.";
+    RETRIES_DENIED: COUNTER "retries_denied_total" ["app"]
+        "Attempts that were not made because they would have been over the retry budget.";
+    REQUESTS_REFUSED: COUNTER "requests_refused_total" ["app" "reason"]
+        "Requests that we refused, by what was in the way: a limit, a malformed request, nothing to send it to. app is \
+         empty where no app was found.";
+    REQUESTS_WAITING: GAUGE "requests_waiting" ["app"]
+        "Requests that wait for a place among those in flight; shown where their number is limited.";
     LATE_STARTS: COUNTER "flip_late_starts_total" ["app"]
         "Requests that started on a pool after the flip that replaced it was acknowledged; there should be none.";
     FLIPS: COUNTER "flips_total" ["app" "kind" "result"]
@@ -291,7 +298,11 @@ fn put_ledger(app: Option<&AppName>, ledger: &Ledger, sheet: &mut Sheet) {
     for (reason, count) in lost {
         sheet.counter(&REQUESTS_LOST, &[app, reason], count);
     }
+    for (reason, count) in ledger.refused_by_reason() {
+        sheet.counter(&REQUESTS_REFUSED, &[app, reason], count);
+    }
     sheet.counter(&RETRIES, &[app], ledger.retries());
+    sheet.counter(&RETRIES_DENIED, &[app], ledger.retries_denied());
     sheet.counter(&LATE_STARTS, &[app], ledger.late_starts());
 }
 

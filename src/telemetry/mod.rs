@@ -9,6 +9,7 @@ mod flips;
 mod gauges;
 pub mod metrics;
 pub mod mirror;
+mod recent;
 pub mod request_log;
 mod series;
 mod sheet;

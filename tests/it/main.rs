@@ -52,6 +52,12 @@ mod smuggling;
 // How much, how many and how long.
 mod limits;
 
+// More than is let in: places in flight, the line before them, rates, and pages for those who are over.
+mod overload;
+
+// Long-lived streams when their pool is retired or the proxy ends.
+mod streams;
+
 // What is tried again, where, and how often.
 mod retries;
 

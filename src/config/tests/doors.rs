@@ -45,12 +45,12 @@ fn their_mistakes_are_told() {
         (
             "    hold: { max_age: 2h, max_requests: 0, max_bytes: 1 }",
             &[
-                "6:35: \"0\" is out of bounds; use 1 to 1000000",
-                "6:49: \"1\" is out of bounds; use 1KiB to 64GiB",
+                "6:40: \"0\" is out of bounds; use 1 to 1000000",
+                "6:54: \"1\" is out of bounds; use 1KiB to 64GiB",
                 "6:22: a hold of more than an hour; use 1h or less; to close the app, use maintenance",
             ][..],
         ),
-        ("    hold: { age: 5s }", &["6:13: unknown key `age`; did you mean `max_age`?"]),
+        ("    hold: { age: 5s }", &["6:13: unknown key `age`; use one of max_age, max_requests, max_bytes"]),
         ("    mirror: {}", &["6:13: `share` is missing; add it"]),
         (
             "    mirror: { share: 5, methods: [POST], compare: { headers: [], body: text, ignore: [\"$\"] } }",

@@ -29,7 +29,7 @@ use crate::{
         error::ProxyError,
         h1::{self, Decoder, Framing, Lines, Name, RequestHead, Token},
         half_close::HalfClose,
-        handle::{self, Reply},
+        handle::{self, Asked, Reply},
         headers::{Head, Seen},
         stream::Stream,
         upload::{self, Inflow},
@@ -69,7 +69,7 @@ impl Http1 {
         let client = Rc::clone(&self.client);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
         let seen = Seen::of_lines(head);
-        let parts = self.parts(request, head)?;
+        let mut parts = self.parts(request, head)?;
         let general = self.last.general(target);
         let has_body = !matches!(request.framing, Framing::Empty | Framing::Length(0));
         let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
@@ -90,8 +90,8 @@ impl Http1 {
         };
         let (timer, arrived) = (client.clock().timer(), log.began());
         let carried = {
-            let asked = handle::forward(&client, &general, parts, body, timer, arrived, ticket, log);
-            let mut asked = pin!(asked);
+            let asked = Asked { client: &client, target: &general, parts: &mut parts, incoming: body, timer, arrived };
+            let mut asked = pin!(handle::forward(asked, ticket, log));
             poll_fn(|cx| match asked.as_mut().poll(cx) {
                 Poll::Ready(replied) => Poll::Ready(Some(replied)),
                 Poll::Pending => side.borrow_mut().poll_gone(&client, cx).map(|()| None),

@@ -57,6 +57,8 @@ pub(super) struct Before {
     /// An interim answer leaves it in doubt where the next begins, or announced a close.
     pub(super) doubtful: bool,
     begun: bool,
+    /// It has been waited for.
+    awaited: bool,
 }
 
 /// What broke it off.
@@ -81,6 +83,8 @@ impl Broken {
             Self::Client => (Outcome::ClientGone, ""),
             Self::Impatience(Impatience::Client) => (Outcome::ClientGone, "request_timeout"),
             Self::Impatience(Impatience::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+            // As its app's owner wants it.
+            Self::Impatience(Impatience::Retired) => (Outcome::Answered, "retired"),
             Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
         }
     }
@@ -128,6 +132,10 @@ impl Relay<'_> {
                     continue;
                 }
                 None => {}
+            }
+            if !std::mem::replace(&mut self.before.awaited, true) {
+                // The request has just gone out: there is nothing yet.
+                ready!(self.upstream.poll_readable(cx));
             }
             match ready!(answer.poll_fill(&mut self.upstream, cx)) {
                 Ok(octets) if octets > 0 => self.before.begun = true,
@@ -264,6 +272,7 @@ pub(super) fn poll_gone(
         if !behind.has_room() {
             return Poll::Pending;
         }
+        ready!(stream.poll_readable(cx));
         match ready!(behind.poll_fill(stream, cx)) {
             Ok(0) => {
                 client.sends_no_more();

@@ -8,6 +8,7 @@ use std::{
     net::IpAddr,
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Poll, ready},
 };
 
@@ -20,11 +21,11 @@ use super::{
     desk::{Buffer, Desk},
     pump::Pump,
     relay::{Before, Broken, Relay, poll_gone},
-    target::Target,
+    target::{Last, Target},
 };
 use crate::{
     proxy::{
-        admit::Visitor,
+        admit::{Fields, Visitor},
         attempts::{self, Attempts, Cause, Failed},
         client::{Answer, Client},
         error::ProxyError,
@@ -38,7 +39,7 @@ use crate::{
         tunnel,
         upload::Upload,
     },
-    switch::{Protocol, Ticket, Traffic},
+    switch::{Policy, Protocol, Ticket, Traffic},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
 
@@ -94,16 +95,22 @@ impl Http1 {
         let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
         let mut log = open(&client, &request, head, host, path, asker.address);
         let forwarded = match target {
-            Ok(target) => self.forward(desk, &request, &target, &mut log).await,
-            Err(error) => Err(error),
+            Ok(target) => {
+                let forwarded = self.forward(desk, &request, &target, &mut log).await;
+                forwarded.map_err(|error| (error, self.policy(desk, &target, &log)))
+            }
+            Err(error) => Err((error, None)),
         };
         match forwarded {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
             Ok(Forwarded::Switched(upstream, early, ticket)) => {
-                Next::Switched(Box::new(tunnel::Opening { upstream, early, ticket, log, serving }))
+                // Nothing is switched to but what was asked for.
+                let asked = Head { octets: desk.incoming.head(), lines: &desk.lines }.values(Name::Upgrade).next();
+                let is_websocket = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"));
+                Next::Switched(Box::new(tunnel::Opening { upstream, early, is_websocket, ticket, log, serving }))
             }
-            Err(error) => self.refuse(desk, Some(&request), error, &mut log).await,
+            Err((error, policy)) => self.refuse(desk, Some(&request), error, policy.as_deref(), &mut log).await,
         }
     }
 
@@ -124,7 +131,7 @@ impl Http1 {
             Violation::TargetTooLong => ProxyError::TargetTooLong,
             Violation::TooSlow => ProxyError::RequestTimeout,
         };
-        self.refuse(desk, None, error, &mut log).await
+        self.refuse(desk, None, error, None, &mut log).await
     }
 
     /// Admits the request, sends it, and sees its answer through. What may be tried again is, each time admitted anew, so
@@ -214,14 +221,19 @@ impl Http1 {
         let Desk { incoming, lines, .. } = desk;
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
-        let (host, path, arrived) = (last.host(), last.path(), log.began());
-        let visitor = Visitor { client, address: target.client, host, path, fields: &head, arrived };
+        let visitor = visitor(client, target, last, &head, log);
         let mut admission = pin!(visitor.admit(tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
             Poll::Pending => poll_gone(stream, &mut behind, half_close, client, cx).map(|()| None),
         })
         .await
+    }
+
+    /// How the app treats a request that came to nothing.
+    fn policy(&self, desk: &Desk, target: &Target, log: &RequestLog) -> Option<Arc<Policy>> {
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        self.client.worker.reader.policy(&visitor(&self.client, target, &self.last, &head, log))
     }
 
     /// Makes the client's head the upstream's.
@@ -287,12 +299,13 @@ impl Http1 {
         })
     }
 
-    /// The only place where a failure becomes an answer.
+    /// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
     async fn refuse(
         &mut self,
         desk: &mut Desk,
         request: Option<&RequestHead>,
         error: ProxyError,
+        policy: Option<&Policy>,
         log: &mut RequestLog,
     ) -> Next {
         // Where the next request begins is known only if this one's body is here.
@@ -301,7 +314,7 @@ impl Http1 {
         });
         let closes = error.closes() || !goes_on;
         log.ended(error.outcome(), error.label());
-        let (parts, text) = error.into_parts();
+        let (parts, text) = error.into_parts(policy);
         log.answered(parts.status);
         let reply = &mut desk.reply;
         reply.clear();
@@ -391,10 +404,14 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    let given = Head { octets, lines: answer_lines };
-    headers::write_answer_lines(reply, given, first, &ticket, &told);
+    let lines = Head { octets, lines: answer_lines };
+    // One that may never end says no length.
+    if unframed && headers::is_event_stream(lines.first("content-type")) {
+        patience.with_stream(&ticket);
+    }
+    headers::write_answer_lines(reply, lines, first, &ticket, &told);
     if let Some(sampled) = &mut sampled {
-        sampled.answer_head(head.status, given.to_map().unwrap_or_default());
+        sampled.answer_head(head.status, lines.to_map().unwrap_or_default());
     }
     download.let_hear(sampled);
     answer.consume(head.length);
@@ -436,6 +453,17 @@ async fn answer(
     // An answer cut off without a sign of its own is reset, not seen out.
     let resets = until_close || matches!(broken, Broken::Client);
     Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
+}
+
+fn visitor<'a>(
+    client: &'a Client,
+    target: &Target,
+    last: &'a Last,
+    head: &'a Head<'a>,
+    log: &RequestLog,
+) -> Visitor<'a> {
+    let (host, path) = (last.host(), last.path());
+    Visitor { client, address: target.client, host, path, fields: head, arrived: log.began() }
 }
 
 fn open(

@@ -74,7 +74,8 @@ fn a_promotion_that_waits_falls_with_the_roles_it_was_asked_for() {
     let back = |life: &mut Life| life.obeys(Command::Rollback { to: Some(rev("red")) });
     let other = |life: &mut Life| life.deploys("teal");
     let abort = |life: &mut Life| life.obeys(Command::Abort);
-    let changes: [&dyn Fn(&mut Life) -> Result<Step, RefusalCode>; 3] = [&back, &other, &abort];
+    type Change<'a> = &'a dyn Fn(&mut Life) -> Result<Step, RefusalCode>;
+    let changes: [Change<'_>; 3] = [&back, &other, &abort];
     for change in changes {
         let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green", "red"]));
         life.sees("green", 2, 2);
