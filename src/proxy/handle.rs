@@ -149,7 +149,8 @@ pub(super) async fn forward(
         };
         request = again.ok_or(failure)?;
         let fields = request.fields();
-        let visitor = Visitor { client, address: target.client, host: &target.host, path: path(&parts), fields, arrived };
+        let visitor =
+            Visitor { client, address: target.client, host: &target.host, path: path(&parts), fields, arrived };
         ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }
