@@ -20,10 +20,10 @@ use tokio::{
 use crate::{
     admin::{self, AdminServer, Api, HealthServer, Readiness, ReloadError, Tokens},
     config::{Config, ConfigErrors},
-    connector::Connector,
-    health,
+    connector::{Connector, TrustError},
+    health, lookout,
     proxy::{DataPlane, ListenError},
-    source::FileWatch,
+    source::{self, FileWatch},
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
@@ -78,6 +78,9 @@ pub enum NotReloaded {
     /// A listener cannot be had.
     #[error("{0}")]
     Listen(#[from] ListenError),
+    /// Endpoints cannot be reached over TLS as it asks.
+    #[error("{0}")]
+    Trust(#[from] TrustError),
     /// The token file is wrong.
     #[error("{0}")]
     Tokens(#[from] admin::TokensError),
@@ -89,6 +92,7 @@ pub enum NotReloaded {
 /// What a reload works with.
 struct Running {
     data_plane: DataPlane,
+    connector: Connector,
     feed: Feed,
     metrics: Arc<Metrics>,
     tokens: Option<Arc<Tokens>>,
@@ -110,7 +114,9 @@ impl Server {
         let access = AccessLog::start(config.log.access, config.workers, Box::new(std::io::stdout()))
             .context("the access log cannot be started")?;
 
-        let connector = Connector::default();
+        let connector = Connector::sparing(config.admin.socket.as_deref());
+        connector.adopt(connector.prepare(&config.desired).await?);
+        tasks.spawn(connector.clone().follow_files());
         let recorder = {
             let (metrics, access) = (Arc::clone(&metrics), access.clone());
             move |worker| metrics.recorder(worker, access.clone())
@@ -119,12 +125,22 @@ impl Server {
             .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
-        tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector));
+        metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
+        let looking_up = source::look_up(
+            switch.viewer.clone(),
+            switch.feed.clone(),
+            source::system_resolver(),
+            config.state_dir.clone(),
+        );
+        tasks.spawn(looking_up);
+        tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector.clone()));
+        tasks.spawn(lookout::run(switch.viewer.clone(), switch.feed.clone()));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());
         let running = Arc::new(Running {
             data_plane,
+            connector: connector.clone(),
             feed: switch.feed,
             metrics: Arc::clone(&metrics),
             tokens: tokens.clone(),
@@ -136,6 +152,7 @@ impl Server {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
+            mirrors: metrics.mirrors(),
             reload: reload_call(&running),
             tokens,
             version: admin::api::Version::of_this_build(),
@@ -277,7 +294,10 @@ impl Running {
         if let Some(tokens) = &self.tokens {
             tokens.reload()?;
         }
-        self.data_plane.apply(config.listeners.clone()).await?;
+        let prepared = self.connector.prepare(&config.desired).await?;
+        let bound = self.data_plane.apply(config.listeners.clone()).await?;
+        self.metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
+        self.connector.adopt(prepared);
         let applied = self.feed.desired(config.desired.clone()).await.ok_or(NotReloaded::Stopping)?;
         if let Some(log) = self.log.get() {
             log.set_level(config.log.level);

@@ -3,20 +3,26 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
+    connect::Origin,
     error::ProxyError,
     exchange::{Exchange, Failure},
     h1::FailureKind,
+    headers,
     outgoing::Outgoing,
     patience::{Impatience, Patience},
     upstream::{Reuse, Upstream},
 };
 use crate::{
-    switch::{Ticket, Traffic},
-    telemetry::request_log::RequestLog,
+    switch::{Attempt, Ticket, Traffic},
+    telemetry::request_log::{Recent, RequestLog},
 };
+
+/// So many retries a worker grants an app within the last while whatever its budget, or one with little traffic would have
+/// none: three a second.
+const RETRIES_ALWAYS: f64 = 30.0;
 
 /// What has been tried of one request.
 pub(super) struct Attempts {
@@ -24,6 +30,8 @@ pub(super) struct Attempts {
     made: u32,
     /// The endpoints that failed, by id.
     tried: Vec<u64>,
+    /// Whom it is for, where endpoints are told.
+    origin: Option<Origin>,
     /// Which of the connections that are there will do.
     reuse: Reuse,
     idempotent: bool,
@@ -50,9 +58,9 @@ pub(super) struct Failed<R> {
 }
 
 impl Attempts {
-    /// None yet, of a request with this method.
-    pub(super) fn new(method: &Method) -> Self {
-        Self { made: 1, tried: Vec::new(), reuse: Reuse::Any, idempotent: method.is_idempotent() }
+    /// None yet, of a request with this method from there.
+    pub(super) fn new(method: &Method, origin: Option<Origin>) -> Self {
+        Self { made: 1, tried: Vec::new(), origin, reuse: Reuse::Any, idempotent: method.is_idempotent() }
     }
 
     /// Which of the connections that are there will do.
@@ -76,8 +84,8 @@ impl Attempts {
         let traffic = &ticket.policy().traffic;
         patience.follow(ticket.tenure());
         let within = self.within(traffic, request.is_bodyless());
-        let begun = upstream.begin(ticket.endpoint(), request, traffic.protocol, self.reuse, traffic.connect);
-        let (exchange, reused) = match begun.await {
+        let begun = upstream.begin(ticket.endpoint(), request, self.origin, self.reuse, traffic.connect);
+        let (mut exchange, reused) = match begun.await {
             Ok(begun) => begun,
             Err((error, request)) => {
                 return Err(Failed {
@@ -89,16 +97,21 @@ impl Attempts {
                 });
             }
         };
-        let mut exchange = Box::new(exchange);
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
-            Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
+            Ok(Ok((status, headers))) => {
+                note_answer(ticket, status);
+                if headers::is_event_stream(headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)) {
+                    patience.with_stream(ticket);
+                }
+                return Ok((exchange, status, headers));
+            }
             Ok(Err(kind)) => (kind, None),
             Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
         };
-        let Failure { kind, sent, request } = exchange.fail(kind);
+        let Failure { kind, sent, is_well, request } = exchange.fail(kind);
         let cause = whose.map_or(Cause::Exchange(kind), Cause::Impatience);
-        Err(Failed { cause, sent, reused, newest: upstream.newest(), request })
+        Err(Failed { cause, sent, reused: reused && !is_well, newest: upstream.newest(), request })
     }
 
     /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent
@@ -142,14 +155,42 @@ impl Attempts {
         }
         if error.is_upstreams() {
             log.attempt_failed(error.label());
+            ticket.note(Attempt::Failed);
         }
-        if self.made >= ticket.policy().traffic.attempts {
+        let traffic = &ticket.policy().traffic;
+        if self.made >= traffic.attempts {
             return (error, None);
+        }
+        // What was never sent is no more work for the upstreams than it was before, however often it is tried.
+        if sent && again.is_some() {
+            if !log.recent().is_none_or(|recent| has_budget(&recent, traffic.retry_budget)) {
+                log.retry_denied();
+                return (error, None);
+            }
+            log.retry_granted();
         }
         self.made += 1;
         self.tried.push(ticket.endpoint().id());
         (error, again)
     }
+}
+
+/// Takes note, for the endpoint's sake, that an answer came. Some statuses say that somebody behind the endpoint failed
+/// (RFC 9110 §15.6).
+pub(super) fn note_answer(ticket: &Ticket, status: StatusCode) {
+    ticket.note(match status {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Attempt::GatewayError
+        }
+        _ => Attempt::Answered,
+    });
+}
+
+/// Whether the app's traffic can bear one more retry: when most requests fail, to send each of them again is what keeps
+/// the upstream down.
+fn has_budget(recent: &Recent, percent: u32) -> bool {
+    let share = recent.requests * f64::from(percent) / 100.0;
+    recent.retries + 1.0 <= share.max(RETRIES_ALWAYS)
 }
 
 #[cfg(test)]
@@ -159,9 +200,13 @@ mod tests {
     #[test]
     fn a_try_is_cut_short_only_where_another_may_follow() {
         let traffic = Traffic { attempts: 2, ..Traffic::default() };
-        let (get, post) = (Attempts::new(&Method::GET), Attempts::new(&Method::POST));
+        let (get, post) = (Attempts::new(&Method::GET, None), Attempts::new(&Method::POST, None));
         assert_eq!(get.within(&traffic, true), traffic.per_try);
-        assert_eq!(Attempts::new(&Method::PUT).within(&traffic, false), traffic.response, "its body is on its way");
+        assert_eq!(
+            Attempts::new(&Method::PUT, None).within(&traffic, false),
+            traffic.response,
+            "its body is on its way"
+        );
         assert_eq!(post.within(&traffic, true), traffic.response, "it may have been acted upon");
         assert_eq!(Attempts { made: 2, ..get }.within(&traffic, true), traffic.response, "it is the last");
     }

@@ -12,10 +12,11 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
 use super::{
-    client::Serving,
+    client::{Client, Serving},
     exchange::Exchange,
     h1::FailureKind,
     headers,
+    mirror::Sampled,
     patience::{Impatience, Patience},
     upload::Upload,
 };
@@ -48,6 +49,8 @@ pub(super) struct Download {
     pub(super) exchange: Box<Exchange>,
     pub(super) ticket: Ticket,
     pub(super) patience: Patience,
+    /// Hears of it, where a copy of the request was sent as well.
+    pub(super) sampled: Option<Box<Sampled>>,
 }
 
 /// Why an answer breaks off. The client sees it: no last chunk on HTTP/1, a reset stream on HTTP/2.
@@ -81,13 +84,27 @@ impl TrackedBody {
 }
 
 impl Download {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Ends it: the upstream's connection is kept, if it may serve another request.
+    pub(super) fn finish(self, client: &Client, log: &mut RequestLog) {
+        log.received(self.patience.upload().map_or(0, Upload::octets));
+        if self.exchange.has_ended() {
+            self.sampled.into_iter().for_each(|sampled| sampled.done());
+        }
+        if let Some(connection) = self.exchange.into_connection() {
+            client.worker.upstream.keep(self.ticket.endpoint(), connection);
+        }
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(impatience) = self.patience.is_over() {
             return Poll::Ready(Some(Err(BodyError::Impatience(impatience))));
         }
         match self.exchange.poll_body(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
+                if let (Some(sampled), Some(data)) = (&mut self.sampled, frame.data_ref()) {
+                    sampled.answer_body(data);
+                }
                 self.patience.client_to_take();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -100,13 +117,15 @@ impl Download {
 }
 
 impl BodyError {
-    fn outcome(&self) -> (Outcome, &'static str) {
+    pub(super) fn outcome(&self) -> (Outcome, &'static str) {
         match self {
             Self::Upstream(FailureKind::Malformed(_)) => (Outcome::UpstreamFailedAfter, "protocol"),
             Self::Upstream(_) => (Outcome::UpstreamFailedAfter, "reset"),
             Self::Request => (Outcome::ClientGone, "body"),
             Self::Impatience(Impatience::Client) => (Outcome::ClientGone, "request_timeout"),
             Self::Impatience(Impatience::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+            // As its app's owner wants it.
+            Self::Impatience(Impatience::Retired) => (Outcome::Answered, "retired"),
             Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
         }
     }
@@ -157,18 +176,14 @@ impl Drop for TrackedBody {
     fn drop(&mut self) {
         let source = std::mem::replace(&mut self.source, Source::Nothing);
         let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
-        let Download { exchange, ticket, patience } = download;
-        if let Some(whose) = patience.is_over().filter(|_| !exchange.has_ended()) {
+        if let Some(whose) = download.patience.is_over().filter(|_| !download.exchange.has_ended()) {
             // It was ended while it waited for its client, and could not say so itself.
             let (outcome, reason) = BodyError::Impatience(whose).outcome();
             log.ended(outcome, reason);
         }
-        log.received(patience.upload().map_or(0, Upload::octets));
-        if exchange.has_ended() {
+        if download.exchange.has_ended() {
             log.ended(Outcome::Answered, "");
-            if let Some(connection) = exchange.into_connection() {
-                serving.client().worker.upstream.keep(ticket.endpoint().id(), connection);
-            }
         }
+        download.finish(serving.client(), log);
     }
 }

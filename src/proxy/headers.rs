@@ -1,13 +1,14 @@
 //! What is changed in a head on its way: hop-by-hop fields go, and each side is told who the other is. A head is gone over
 //! once, to see what is there, and touched only where something is.
 
-use std::{cell::RefCell, net::IpAddr, rc::Rc};
+use std::rc::Rc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
 use super::{
     admit::Fields,
-    h1::{Line, Name, members},
+    cookie::cookie,
+    h1::{Line, Lines, Name, Names, members},
     target::Target,
 };
 use crate::switch::{Role, Ticket};
@@ -15,7 +16,8 @@ use crate::switch::{Role, Ticket};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const FORWARDING: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+const FORWARDING: [&str; 5] =
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-client-cert"];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
@@ -42,77 +44,56 @@ pub(super) struct Going {
 /// What is in a head that something must be done about.
 #[derive(Default)]
 pub(super) struct Seen {
-    connection: bool,
+    names: Names,
     /// A `Connection` line names other fields than it usually does.
     nominates: bool,
     /// A `Connection` line asks for another protocol.
     asks_to_upgrade: bool,
-    proxy_connection: bool,
-    keep_alive: bool,
-    te: bool,
     /// Trailers are welcome.
     pub(super) trailers: bool,
-    transfer_encoding: bool,
-    upgrade: bool,
-    content_length: bool,
-    proxy_credentials: bool,
-    pub(super) expect: bool,
-    http2_settings: bool,
-    cookies: u32,
-    request_id: bool,
-    forwarding: bool,
-    ours: bool,
 }
 
 impl Seen {
     fn of(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
         for (name, value) in headers {
-            seen.note(Name::of(name.as_str().as_bytes()), value.as_bytes());
+            let name = Name::of(name.as_str().as_bytes());
+            seen.names.note(name);
+            match name {
+                Name::Connection => seen.connection(value.as_bytes()),
+                Name::Te => seen.te(value.as_bytes()),
+                _ => {}
+            }
         }
         seen
     }
 
-    /// Of a head whose lines these are.
-    pub(super) fn of_lines(head: &[u8], lines: &[Line]) -> Self {
-        let mut seen = Self::default();
-        lines.iter().for_each(|line| seen.note(line.name(), line.value_in(head)));
+    pub(super) fn of_lines(head: Head<'_>) -> Self {
+        let mut seen = Self { names: head.lines.names(), ..Self::default() };
+        head.values(Name::Connection).for_each(|value| seen.connection(value));
+        head.values(Name::Te).for_each(|value| seen.te(value));
         seen
     }
 
-    fn note(&mut self, name: Name, value: &[u8]) {
-        match name {
-            Name::Connection => {
-                self.connection = true;
-                for option in members(value) {
-                    let is = |known: &str| option.eq_ignore_ascii_case(known.as_bytes());
-                    match option.len() {
-                        10 if is("keep-alive") => {}
-                        5 if is("close") => {}
-                        7 if is("upgrade") => self.asks_to_upgrade = true,
-                        2 if is("te") => {}
-                        _ => self.nominates = true,
-                    }
-                }
+    pub(super) fn has(&self, name: Name) -> bool {
+        self.names.has(name)
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in members(value) {
+            let is = |known: &str| option.eq_ignore_ascii_case(known.as_bytes());
+            match option.len() {
+                10 if is("keep-alive") => {}
+                5 if is("close") => {}
+                7 if is("upgrade") => self.asks_to_upgrade = true,
+                2 if is("te") => {}
+                _ => self.nominates = true,
             }
-            Name::ContentLength => self.content_length = true,
-            Name::Cookie => self.cookies += 1,
-            Name::Expect => self.expect = true,
-            Name::Forwarding => self.forwarding = true,
-            Name::Http2Settings => self.http2_settings = true,
-            Name::KeepAlive => self.keep_alive = true,
-            Name::Ours => self.ours = true,
-            Name::ProxyConnection => self.proxy_connection = true,
-            Name::ProxyCredentials => self.proxy_credentials = true,
-            Name::RequestId => self.request_id = true,
-            Name::Te => {
-                self.te = true;
-                self.trailers |= members(value).any(|member| member.eq_ignore_ascii_case(b"trailers"));
-            }
-            Name::TransferEncoding => self.transfer_encoding = true,
-            Name::Upgrade => self.upgrade = true,
-            Name::Host | Name::Referer | Name::TraceParent | Name::UserAgent | Name::Other => {}
         }
+    }
+
+    fn te(&mut self, value: &[u8]) {
+        self.trailers |= members(value).any(|member| member.eq_ignore_ascii_case(b"trailers"));
     }
 
     /// Takes out what is for this hop alone (RFC 9110 §7.6.1), whatever its `Connection` lines name included.
@@ -120,23 +101,19 @@ impl Seen {
         if self.nominates {
             remove_nominated(headers);
         }
-        if self.connection {
-            headers.remove(header::CONNECTION);
-        }
-        for (there, name) in [
-            (self.proxy_connection, PROXY_CONNECTION),
-            (self.keep_alive, KEEP_ALIVE),
-            (self.te, header::TE),
-            (self.transfer_encoding, header::TRANSFER_ENCODING),
-            (self.upgrade, header::UPGRADE),
+        for (known, name) in [
+            (Name::Connection, header::CONNECTION),
+            (Name::ProxyConnection, PROXY_CONNECTION),
+            (Name::KeepAlive, KEEP_ALIVE),
+            (Name::Te, header::TE),
+            (Name::TransferEncoding, header::TRANSFER_ENCODING),
+            (Name::Upgrade, header::UPGRADE),
+            (Name::ProxyCredentials, header::PROXY_AUTHENTICATE),
+            (Name::ProxyCredentials, header::PROXY_AUTHORIZATION),
         ] {
-            if there {
+            if self.has(known) {
                 headers.remove(name);
             }
-        }
-        if self.proxy_credentials {
-            headers.remove(header::PROXY_AUTHENTICATE);
-            headers.remove(header::PROXY_AUTHORIZATION);
         }
     }
 }
@@ -149,6 +126,15 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether an answer with this `Content-Type` is a stream of events, which may never end (HTML, server-sent events).
+pub(super) fn is_event_stream(content_type: Option<&[u8]>) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    let Some((essence, rest)) = content_type.and_then(|value| value.split_at_checked(EVENT_STREAM.len())) else {
+        return false;
+    };
+    essence.eq_ignore_ascii_case(EVENT_STREAM) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
+}
+
 /// The fields that these `Connection` lines name, but those that nobody may take out.
 fn nominated<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<HeaderName> {
     let names = lines.flat_map(members).filter_map(|member| HeaderName::from_bytes(member).ok());
@@ -156,22 +142,17 @@ fn nominated<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<HeaderName> {
 }
 
 /// Makes a client's head one for the upstream. `bodyless` says that no body follows it.
-pub(super) fn to_upstream(
-    parts: &mut request::Parts,
-    target: &Target,
-    forwarding: &Forwarding,
-    bodyless: bool,
-) -> Going {
+pub(super) fn to_upstream(parts: &mut request::Parts, target: &Target, bodyless: bool) -> Going {
     let headers = &mut parts.headers;
     let seen = Seen::of(headers);
     let is_h1 = parts.version == Version::HTTP_11;
-    let upgrade = if seen.upgrade && is_h1 && bodyless && seen.asks_to_upgrade {
+    let upgrade = if seen.has(Name::Upgrade) && is_h1 && bodyless && seen.asks_to_upgrade {
         headers.get(header::UPGRADE).filter(|wanted| may_be_asked_for(wanted.as_bytes())).cloned()
     } else {
         None
     };
     seen.remove_hop_by_hop(headers);
-    if seen.http2_settings {
+    if seen.has(Name::Http2Settings) {
         headers.remove(HTTP2_SETTINGS);
     }
     if seen.trailers {
@@ -183,18 +164,18 @@ pub(super) fn to_upstream(
         headers.insert(header::UPGRADE, wanted);
         headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if seen.expect {
+    if seen.has(Name::Expect) {
         // The body follows at once; the client is told to go on as soon as somebody reads it (RFC 9110 §10.1.1).
         headers.remove(header::EXPECT);
     }
-    if seen.cookies > 1 {
+    if seen.names.repeats(Name::Cookie) {
         join_cookies(headers);
     }
-    if seen.ours {
+    if seen.has(Name::Ours) {
         remove_ours(headers);
     }
-    if seen.forwarding {
-        // There is no list of proxies to trust, so what a client says of others before it is not passed on.
+    if seen.has(Name::Forwarding) {
+        // What a trusted proxy says of those before it is told anew; what anybody else does is not passed on.
         for name in FORWARDING {
             headers.remove(name);
         }
@@ -203,11 +184,19 @@ pub(super) fn to_upstream(
         headers.insert(header::HOST, target.authority.clone());
     }
     Going {
-        forwarded: forwarding.lines(&target.authority),
-        request_id: (!seen.request_id).then(RequestId::new),
+        forwarded: Rc::clone(&target.forwarded),
+        request_id: (!seen.has(Name::RequestId)).then(RequestId::new),
         trace: headers.get(TRACEPARENT).cloned(),
-        has_length: seen.content_length,
+        has_length: seen.has(Name::ContentLength),
     }
+}
+
+/// Names the app's own host instead of the client's, which `X-Forwarded-Host` and `Forwarded` still tell.
+pub(super) fn rewrite_host(headers: &mut HeaderMap, host: &str) -> HeaderValue {
+    // A host as the file takes it is always a field value.
+    let host = HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static(""));
+    headers.insert(header::HOST, host.clone());
+    host
 }
 
 /// Whether a client's `Upgrade` may pass. RFC 9113 §3.1 took h2c by Upgrade out of HTTP/2; to pass it on would let a client
@@ -271,7 +260,7 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
         headers.insert(header::UPGRADE, protocol);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if seen.ours {
+    if seen.has(Name::Ours) {
         remove_ours(headers);
     }
     if ticket.role() == Role::Preview || ticket.policy().traffic.expose_revision {
@@ -279,25 +268,47 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
         headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
         headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));
     }
+    for line in ticket.answer_lines().lines() {
+        let named =
+            line.split_once(": ").map(|(name, value)| (name.parse::<HeaderName>(), value.parse::<HeaderValue>()));
+        if let Some((Ok(name), Ok(value))) = named {
+            headers.append(name, value);
+        }
+    }
 }
 
 /// A head in the octets it came in.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
     pub(super) octets: &'a [u8],
-    pub(super) lines: &'a [Line],
+    pub(super) lines: &'a Lines,
 }
 
 impl<'a> Head<'a> {
     /// The values of the lines of this name, in their order.
     pub(super) fn values(self, name: Name) -> impl Iterator<Item = &'a [u8]> {
-        self.lines.iter().filter(move |line| line.name() == name).map(move |line| line.value_in(self.octets))
+        self.lines.called(name).map(move |line| line.value_in(self.octets))
     }
 
-    /// Copies the lines that pass, those that follow each other in one piece.
-    fn copy(self, into: &mut Vec<u8>, passes: impl Fn(Line) -> bool) {
-        let mut from = None;
-        for line in self.lines {
+    /// Name and value of each line, in their order.
+    pub(super) fn fields(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.lines.iter().map(move |line| (line.name_in(self.octets), line.value_in(self.octets)))
+    }
+
+    /// The lines as a map.
+    pub(super) fn to_map(self) -> Result<HeaderMap, http::Error> {
+        let mut map = HeaderMap::with_capacity(self.lines.len());
+        for line in self.lines.iter() {
+            let name = HeaderName::from_bytes(line.name_in(self.octets))?;
+            map.try_append(name, HeaderValue::from_bytes(line.value_in(self.octets))?)?;
+        }
+        Ok(map)
+    }
+
+    /// Copies the lines that pass, those that follow each other in one piece. `from` is where the first line begins, if
+    /// that passes as it is.
+    fn copy(self, into: &mut Vec<u8>, mut from: Option<usize>, passes: impl Fn(Line) -> bool) {
+        for line in self.lines.iter() {
             match (passes(*line), from) {
                 (true, None) => from = Some(line.start()),
                 (false, Some(start)) => {
@@ -319,6 +330,16 @@ impl Fields for Head<'_> {
         let is_it = |line: &&Line| line.name_in(self.octets).eq_ignore_ascii_case(name.as_bytes());
         self.lines.iter().find(is_it).map(|line| line.value_in(self.octets))
     }
+
+    fn octets(&self) -> usize {
+        self.octets.len()
+    }
+
+    /// Some clients send several lines, though RFC 6265 §5.4 allows one.
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        let is_one = |line: &&Line| line.name_in(self.octets).eq_ignore_ascii_case(b"cookie");
+        self.lines.iter().filter(is_one).find_map(|line| cookie(line.value_in(self.octets), name))
+    }
 }
 
 /// What a request's lines are made of beside those the client sent.
@@ -334,10 +355,17 @@ pub(super) struct Added<'a> {
     pub(super) may_upgrade: bool,
 }
 
-/// Writes the lines of a request for the upstream, and the empty one. Says whether another protocol is asked for.
-pub(super) fn write_request_lines(into: &mut Vec<u8>, head: Head<'_>, seen: &Seen, added: &Added<'_>) -> bool {
+/// Writes the lines of a request for the upstream, and the empty one: from the request line on, which begins at `first`, if
+/// that passes as it is. Says whether another protocol is asked for.
+pub(super) fn write_request_lines(
+    into: &mut Vec<u8>,
+    head: Head<'_>,
+    first: Option<usize>,
+    seen: &Seen,
+    added: &Added<'_>,
+) -> bool {
     let named = if seen.nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
-    head.copy(into, |line| {
+    head.copy(into, first, |line| {
         use Name::*;
         let is_named =
             || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
@@ -345,7 +373,7 @@ pub(super) fn write_request_lines(into: &mut Vec<u8>, head: Head<'_>, seen: &See
             Connection | ProxyConnection | KeepAlive | Te | TransferEncoding | Upgrade | ProxyCredentials | Expect
             | Http2Settings | Ours | Forwarding => false,
             Host => added.host.is_none(),
-            Cookie => seen.cookies == 1,
+            Cookie => !seen.names.repeats(Cookie),
             ContentLength | RequestId => true,
             Referer | TraceParent | UserAgent | Other => named.is_empty() || !is_named(),
         }
@@ -358,7 +386,7 @@ pub(super) fn write_request_lines(into: &mut Vec<u8>, head: Head<'_>, seen: &See
     if let Some(host) = added.host {
         line(b"host: ", host);
     }
-    if seen.cookies > 1 {
+    if seen.names.repeats(Name::Cookie) {
         line(b"cookie: ", &head.values(Name::Cookie).collect::<Vec<_>>().join(&b"; "[..]));
     }
     if seen.trailers {
@@ -369,7 +397,7 @@ pub(super) fn write_request_lines(into: &mut Vec<u8>, head: Head<'_>, seen: &See
     let upgrade = head
         .values(Name::Upgrade)
         .next()
-        .filter(|wanted| added.may_upgrade && seen.upgrade && seen.asks_to_upgrade && may_be_asked_for(wanted));
+        .filter(|wanted| added.may_upgrade && seen.asks_to_upgrade && may_be_asked_for(wanted));
     if let Some(wanted) = upgrade {
         line(b"upgrade: ", wanted);
         line(b"connection: ", b"upgrade");
@@ -382,7 +410,7 @@ pub(super) fn write_request_lines(into: &mut Vec<u8>, head: Head<'_>, seen: &See
 
 /// Whether a request ID is to be made.
 pub(super) fn wants_request_id(seen: &Seen) -> Option<RequestId> {
-    (!seen.request_id).then(RequestId::new)
+    (!seen.has(Name::RequestId)).then(RequestId::new)
 }
 
 /// What an answer's lines are made of beside those the upstream sent.
@@ -396,13 +424,20 @@ pub(super) struct Told {
     pub(super) lengthless: bool,
 }
 
-/// Writes the lines of an answer for the client, and the empty one.
-pub(super) fn write_answer_lines(into: &mut Vec<u8>, head: Head<'_>, ticket: &Ticket, told: &Told) {
+/// Writes the lines of an answer for the client, and the empty one: from the status line on, which begins at `first`, if
+/// that passes as it is.
+pub(super) fn write_answer_lines(
+    into: &mut Vec<u8>,
+    head: Head<'_>,
+    first: Option<usize>,
+    ticket: &Ticket,
+    told: &Told,
+) {
     let seen_nominates = head.values(Name::Connection).any(|value| {
         !["keep-alive", "close", "upgrade"].iter().any(|usual| value.eq_ignore_ascii_case(usual.as_bytes()))
     });
     let named = if seen_nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
-    head.copy(into, |line| {
+    head.copy(into, first, |line| {
         use Name::*;
         let is_named =
             || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
@@ -421,6 +456,7 @@ pub(super) fn write_answer_lines(into: &mut Vec<u8>, head: Head<'_>, ticket: &Ti
         into.extend_from_slice(ticket.revision().as_str().as_bytes());
         into.extend_from_slice(format!("\r\nx-tealgate-generation: {}\r\n", ticket.generation().0).as_bytes());
     }
+    into.extend_from_slice(ticket.answer_lines().as_bytes());
     if let Some(connection) = told.connection {
         into.extend_from_slice(b"connection: ");
         into.extend_from_slice(connection.as_bytes());
@@ -430,9 +466,9 @@ pub(super) fn write_answer_lines(into: &mut Vec<u8>, head: Head<'_>, ticket: &Ti
 }
 
 /// Writes the lines of a trailer section that may go on, whichever way they go.
-pub(super) fn write_trailers(into: &mut Vec<u8>, section: &[u8], lines: &[Line]) {
+pub(super) fn write_trailers(into: &mut Vec<u8>, section: &[u8], lines: &Lines) {
     let fit = |line: Line| HeaderName::from_bytes(line.name_in(section)).is_ok_and(|name| !is_for_heads(&name));
-    Head { octets: section, lines }.copy(into, fit);
+    Head { octets: section, lines }.copy(into, None, fit);
 }
 
 /// Takes out of a trailer section, whichever way it goes, what no trailer may say (RFC 9110 §6.5.1): fields that frame,
@@ -487,54 +523,14 @@ fn is_for_heads(name: &HeaderName) -> bool {
     UNFIT.contains(name) || text == "forwarded" || text.starts_with("x-forwarded-") || text.starts_with(OURS)
 }
 
-/// What upstreams are told about a client, made once for its connection.
-pub(super) struct Forwarding {
-    client: Option<IpAddr>,
-    proto: &'static str,
-    /// The last authority, and the lines for it: it rarely changes on a connection.
-    last: RefCell<Option<(HeaderValue, Rc<[u8]>)>>,
-}
-
-impl Forwarding {
-    pub(super) fn new(client: Option<IpAddr>, tls: bool) -> Self {
-        let proto = if tls { "https" } else { "http" };
-        Self { client: client.map(|client| client.to_canonical()), proto, last: RefCell::new(None) }
-    }
-
-    /// `X-Forwarded-*` and `Forwarded` (RFC 7239), as lines.
-    pub(super) fn lines(&self, authority: &HeaderValue) -> Rc<[u8]> {
-        let mut last = self.last.borrow_mut();
-        if let Some((_, lines)) = last.as_ref().filter(|(last, _)| last == authority) {
-            return Rc::clone(lines);
-        }
-        let lines: Rc<[u8]> = self.write(authority.to_str().unwrap_or_default()).into_bytes().into();
-        *last = Some((authority.clone(), Rc::clone(&lines)));
-        lines
-    }
-
-    fn write(&self, authority: &str) -> String {
-        let proto = self.proto;
-        let node = match self.client {
-            Some(IpAddr::V4(v4)) => v4.to_string(),
-            // RFC 7239 §6: brackets, and therefore quotes.
-            Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
-            None => "unknown".to_owned(),
-        };
-        // A checked authority has neither quotes nor backslashes; a port or a literal needs the quotes (RFC 7239 §4).
-        let quote = if authority.contains([':', '[']) || authority.is_empty() { "\"" } else { "" };
-        let address = self.client.map(|client| format!("x-forwarded-for: {client}\r\n")).unwrap_or_default();
-        format!(
-            "{address}x-forwarded-proto: {proto}\r\nx-forwarded-host: {authority}\r\n\
-             forwarded: for={node};proto={proto};host={quote}{authority}{quote}\r\n"
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proxy::{Bind, ListenerOptions, forwarding::Forwarding};
 
     fn sent(version: Version, fields: &[(&str, &str)]) -> (HeaderMap, Going) {
         let mut request = http::Request::builder().version(version).uri("/a?b").header("host", "shop.test:8080");
@@ -542,9 +538,11 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut parts = request.body(()).expect("a request").into_parts().0;
-        let target = Target::of(&parts).expect("a target");
-        let forwarding = Forwarding::new(Some("2001:db8::1".parse().expect("an address")), true);
-        let going = to_upstream(&mut parts, &target, &forwarding, true);
+        let options = ListenerOptions::new("live", Bind::Tcp(([127, 0, 0, 1], 0).into()));
+        let client = "[2001:db8::1]:4711".parse().expect("an address");
+        let forwarding = Forwarding::new(&Arc::new(options), Some(client), String::new());
+        let target = Target::of(&parts, &forwarding, &forwarding.asker([])).expect("a target");
+        let going = to_upstream(&mut parts, &target, true);
         let id = going.request_id.as_ref().map_or(&b""[..], RequestId::line);
         let lines = String::from_utf8([&going.forwarded, id].concat()).expect("text");
         for line in lines.split_terminator("\r\n") {
@@ -557,13 +555,19 @@ mod tests {
 
     #[test]
     fn the_upstream_is_told_who_asks_and_how() {
-        let spoofed = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-forwarded-proto", "gopher")];
+        let spoofed = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-proto", "gopher"),
+            ("x-forwarded-client-cert", "Hash=00"),
+        ];
         let (headers, _) = sent(Version::HTTP_11, &spoofed);
         assert_eq!(headers["host"], "shop.test:8080");
         assert_eq!(headers["x-forwarded-for"], "2001:db8::1");
-        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "shop.test:8080");
-        assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=https;host=\"shop.test:8080\"");
+        assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=http;host=\"shop.test:8080\"");
+        assert!(!headers.contains_key("x-forwarded-client-cert"));
         assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
     }
 

@@ -21,7 +21,7 @@ pub(super) enum Outgoing {
     /// For whatever the endpoint speaks.
     Any(Box<Message<OutgoingBody>>),
     /// Written for HTTP/1, and for nothing else.
-    H1(h1::Outgoing<OutgoingBody>),
+    H1(Box<h1::Outgoing<OutgoingBody>>),
 }
 
 /// A request that is not written yet.
@@ -46,6 +46,14 @@ pub(super) struct Lines {
 }
 
 impl Outgoing {
+    /// Its fields, as the upstream is told them.
+    pub(super) fn fields(&self) -> &HeaderMap {
+        match self {
+            Self::Any(message) => &message.fields,
+            Self::H1(request) => request.fields(),
+        }
+    }
+
     /// Whether no body goes with it.
     pub(super) fn is_bodyless(&self) -> bool {
         match self {

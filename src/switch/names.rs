@@ -3,7 +3,7 @@
 //! good addresses stay.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::SocketAddr,
     sync::Arc,
 };
@@ -27,7 +27,7 @@ pub struct Names(BTreeMap<HostPort, Known>);
 struct Known {
     /// The addresses it had when it was last found.
     addresses: BTreeSet<SocketAddr>,
-    found: Option<Timestamp>,
+    since: Option<Timestamp>,
     /// Why the last lookup failed, if it did.
     problem: Option<String>,
 }
@@ -48,9 +48,11 @@ impl Names {
         match found {
             Ok(addresses) => {
                 let addresses: BTreeSet<_> = addresses.into_iter().collect();
-                let news = known.problem.is_some() || known.addresses != addresses;
-                *known = Known { addresses, found: Some(now), problem: None };
-                news
+                let others = known.addresses != addresses;
+                if others {
+                    (known.addresses, known.since) = (addresses, Some(now));
+                }
+                known.problem.take().is_some() || others
             }
             Err(problem) => known.problem.replace(problem.clone()) != Some(problem),
         }
@@ -59,13 +61,14 @@ impl Names {
     /// Where these endpoints are, each address once: in the order of the source, a name's addresses in their own.
     pub(super) fn sites(&self, specs: &[EndpointSpec], transport: &Arc<Transport>) -> Vec<Site> {
         let mut sites: Vec<Site> = Vec::with_capacity(specs.len());
+        let mut taken = HashSet::with_capacity(specs.len());
         for EndpointSpec { address, weight } in specs {
             let (name, addresses): (_, Vec<Address>) = match address {
                 Whereabouts::At(address) => (None, vec![address.clone()]),
                 Whereabouts::Named(name) => (Some(name), self.addresses(name).map(Address::from).collect()),
             };
             for address in addresses {
-                if sites.iter().all(|site| site.destination.address != address) {
+                if taken.insert(address.clone()) {
                     let destination = Destination { address, name: name.cloned(), transport: Arc::clone(transport) };
                     sites.push(Site { destination, weight: *weight });
                 }
@@ -90,12 +93,17 @@ impl Names {
         self.0.keys()
     }
 
+    /// Each name, and whether it was found when it was looked up last.
+    pub fn found(&self) -> impl Iterator<Item = (&HostPort, bool)> {
+        self.0.iter().map(|(name, known)| (name, known.since.is_some() && known.problem.is_none()))
+    }
+
     /// For the status, in the order of the names.
     pub(super) fn status(&self) -> Vec<NameStatus> {
         let status = |(name, known): (&HostPort, &Known)| NameStatus {
             name: name.to_string(),
             addresses: known.addresses.iter().map(SocketAddr::to_string).collect(),
-            resolved_at: known.found,
+            since: known.since,
             problem: known.problem.clone(),
         };
         self.0.iter().map(status).collect()

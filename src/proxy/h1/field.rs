@@ -46,21 +46,80 @@ impl Line {
     }
 }
 
-/// Takes down where these fields of `head` stand, in place of what `lines` held. A head is shorter than 4 GiB.
-pub(super) fn place(head: &[u8], fields: &[httparse::Header<'_>], lines: &mut Vec<Line>) {
-    let origin = head.as_ptr() as usize;
-    let at = |part: &[u8]| (part.as_ptr() as usize - origin) as u32;
-    lines.clear();
-    lines.extend(fields.iter().map(|field| {
-        let (start, value_start) = (at(field.name.as_bytes()), at(field.value));
-        Line {
-            start,
-            name_end: start + field.name.len() as u32,
-            value_start,
-            value_end: value_start + field.value.len() as u32,
-            name: Name::of(field.name.as_bytes()),
-        }
-    }));
+/// The field lines of a head, and which of the known ones are among them.
+#[derive(Debug, Default)]
+pub(in super::super) struct Lines {
+    lines: Vec<Line>,
+    names: Names,
+}
+
+impl Lines {
+    /// None, with room for as many as are usual.
+    pub(in super::super) fn roomy() -> Self {
+        Self { lines: Vec::with_capacity(32), names: Names::default() }
+    }
+
+    pub(in super::super) fn names(&self) -> Names {
+        self.names
+    }
+
+    /// Those of this name, in their order. Costs nothing where there are none.
+    pub(in super::super) fn called(&self, name: Name) -> impl Iterator<Item = &Line> {
+        let among = if self.names.has(name) { &self.lines[..] } else { &[] };
+        among.iter().filter(move |line| line.name() == name)
+    }
+
+    /// Takes down where these fields of `head` stand, in place of what was there. A head is shorter than 4 GiB.
+    pub(super) fn place(&mut self, head: &[u8], fields: &[httparse::Header<'_>]) {
+        let origin = head.as_ptr() as usize;
+        let at = |part: &[u8]| (part.as_ptr() as usize - origin) as u32;
+        let mut names = Names::default();
+        self.lines.clear();
+        self.lines.extend(fields.iter().map(|field| {
+            let (start, value_start) = (at(field.name.as_bytes()), at(field.value));
+            let name = Name::of(field.name.as_bytes());
+            names.note(name);
+            Line {
+                start,
+                name_end: start + field.name.len() as u32,
+                value_start,
+                value_end: value_start + field.value.len() as u32,
+                name,
+            }
+        }));
+        self.names = names;
+    }
+}
+
+impl std::ops::Deref for Lines {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        &self.lines
+    }
+}
+
+/// Which of the known fields a head has, and which of them more than once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in super::super) struct Names {
+    there: u32,
+    again: u32,
+}
+
+impl Names {
+    pub(in super::super) fn note(&mut self, name: Name) {
+        let bit = 1 << name as u32;
+        self.again |= self.there & bit;
+        self.there |= bit;
+    }
+
+    pub(in super::super) fn has(self, name: Name) -> bool {
+        self.there & 1 << name as u32 != 0
+    }
+
+    pub(in super::super) fn repeats(self, name: Name) -> bool {
+        self.again & 1 << name as u32 != 0
+    }
 }
 
 /// The fields something is done about, on either side.
@@ -70,7 +129,7 @@ pub(in super::super) enum Name {
     ContentLength,
     Cookie,
     Expect,
-    /// `X-Forwarded-For`, `-Host`, `-Proto`, and `Forwarded` (RFC 7239).
+    /// `X-Forwarded-For`, `-Host`, `-Proto`, `-Client-Cert`, and `Forwarded` (RFC 7239).
     Forwarding,
     Host,
     Http2Settings,
@@ -93,7 +152,7 @@ pub(in super::super) enum Name {
 
 impl Name {
     pub(in super::super) fn of(name: &[u8]) -> Self {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let is = |known: &str| is_name(name, known.as_bytes());
         let first = name.first().map_or(0, |octet| octet | 0x20);
         match (name.len(), first) {
             (2, b't') if is("te") => Self::Te,
@@ -117,9 +176,26 @@ impl Name {
             (17, b't') if is("transfer-encoding") => Self::TransferEncoding,
             (18, b'p') if is("proxy-authenticate") => Self::ProxyCredentials,
             (19, b'p') if is("proxy-authorization") => Self::ProxyCredentials,
-            (12.., b'x') if name[..11].eq_ignore_ascii_case(b"x-tealgate-") => Self::Ours,
+            (23, b'x') if is("x-forwarded-client-cert") => Self::Forwarding,
+            (12.., b'x') if is_name(&name[..11], b"x-tealgate-") => Self::Ours,
             _ => Self::Other,
         }
+    }
+}
+
+/// Whether a name, made of what names are made of (RFC 9110 §5.6.2), is `known`, which is as long and in lower case. Among
+/// such octets, setting one bit makes letters lower and takes nothing else for a letter, a digit or a dash; so eight are
+/// compared at a time, the last eight once more where they overlap.
+fn is_name(name: &[u8], known: &[u8]) -> bool {
+    const LOWER: u64 = 0x2020_2020_2020_2020;
+    let word = |octets: &[u8; 8]| u64::from_le_bytes(*octets);
+    match (name.first_chunk(), known.first_chunk(), name.last_chunk(), known.last_chunk()) {
+        (Some(start), Some(known_start), Some(end), Some(known_end)) => {
+            let middle =
+                || name.len() <= 16 || name.get(8..16).is_some_and(|octets| octets.eq_ignore_ascii_case(&known[8..16]));
+            word(start) | LOWER == word(known_start) && word(end) | LOWER == word(known_end) && middle()
+        }
+        _ => name.iter().zip(known).all(|(octet, known)| octet | 0x20 == *known),
     }
 }
 
@@ -129,9 +205,29 @@ pub(in super::super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// httparse takes a bare LF for a line's end; we do not: two recipients then may differ (RFC 9112 §2.2).
-pub(super) fn has_bare_line_feed(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
+/// Whether a value of `Connection` asks to close the connection, and to keep it (RFC 9112 §9.3). Mostly it is one word.
+pub(super) fn persistence(value: &[u8]) -> (bool, bool) {
+    if value.eq_ignore_ascii_case(b"keep-alive") {
+        return (false, true);
+    }
+    members(value).fold((false, false), |(close, keep_alive), option| {
+        (close | option.eq_ignore_ascii_case(b"close"), keep_alive | option.eq_ignore_ascii_case(b"keep-alive"))
+    })
+}
+
+/// Whether octets, which may be the start of a head, have a line that ends in a bare LF.
+pub(super) fn has_bare_line_feed(octets: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', octets).any(|at| at == 0 || octets[at - 1] != b'\r')
+}
+
+/// Whether each line of a head, whose first one begins at `first`, ends in CRLF. httparse takes a bare LF for a line's end;
+/// we do not: two recipients then may differ (RFC 9112 §2.2). It takes LFs nowhere else, so only the ends need a look.
+pub(super) fn ends_in_crlf(head: &[u8], first: usize, lines: &[Line]) -> bool {
+    let ends_at = |end: usize| end < 2 || head[end - 2] == b'\r';
+    (first == 0 || !has_bare_line_feed(&head[..first]))
+        && lines.iter().all(|line| ends_at(line.start()))
+        && ends_at(head.len() - 2)
+        && ends_at(head.len())
 }
 
 /// Digits only, and few enough not to overflow: no sign, no blank, no list.
@@ -153,6 +249,7 @@ mod tests {
             ("Transfer-Encoding", Name::TransferEncoding),
             ("X-Forwarded-Proto", Name::Forwarding),
             ("FORWARDED", Name::Forwarding),
+            ("X-Forwarded-Client-Cert", Name::Forwarding),
             ("Proxy-Authorization", Name::ProxyCredentials),
             ("X-Tealgate-Revision", Name::Ours),
             ("x-tealgate-", Name::Other),

@@ -7,7 +7,7 @@ use http::Method;
 
 use super::{
     body::Framing,
-    field::{self, Line, Name},
+    field::{self, Lines, Name},
 };
 
 /// What a request was refused for.
@@ -26,6 +26,8 @@ pub(in super::super) enum Violation {
 /// A request's head, whose lines stand in the octets it was read from.
 #[derive(Debug)]
 pub(in super::super) struct RequestHead {
+    /// Where its request line begins.
+    pub(in super::super) first: usize,
     pub(in super::super) method: Method,
     /// Where its target stands.
     pub(in super::super) target: Range<usize>,
@@ -44,7 +46,7 @@ pub(in super::super) fn read_request(
     octets: &[u8],
     searched: &mut usize,
     limit: usize,
-    lines: &mut Vec<Line>,
+    lines: &mut Lines,
 ) -> Result<Option<RequestHead>, Violation> {
     if *searched > 0 && !ends_within(octets, searched.saturating_sub(3)) {
         *searched = octets.len();
@@ -61,12 +63,15 @@ pub(in super::super) fn read_request(
         Err(error) => return Err(why(error, octets, limit)),
     };
     let head = &octets[..length];
-    refuse_bare_line_feeds(head)?;
     if length > limit {
         within(&head[..=limit], limit)?;
     }
     *searched = 0;
-    field::place(head, parsed.headers, lines);
+    lines.place(head, parsed.headers);
+    let first = parsed.method.map_or(0, |method| method.as_ptr() as usize - octets.as_ptr() as usize);
+    if !field::ends_in_crlf(head, first, lines) {
+        return Err(Violation::Malformed("bare LF"));
+    }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Violation::Malformed("it does not parse"));
     };
@@ -76,9 +81,12 @@ pub(in super::super) fn read_request(
     }
     let at = target.as_ptr() as usize - octets.as_ptr() as usize;
     let mut said = Said::default();
-    lines.iter().try_for_each(|line| said.note(line.name(), line.value_in(head)))?;
+    for name in [Name::ContentLength, Name::TransferEncoding, Name::Connection] {
+        lines.called(name).try_for_each(|line| said.note(name, line.value_in(head)))?;
+    }
     let is_http_10 = version == 0;
     Ok(Some(RequestHead {
+        first,
         method: Method::from_bytes(method.as_bytes()).map_err(|_| Violation::Malformed("it does not parse"))?,
         target: at..at + target.len(),
         is_http_10,
@@ -154,10 +162,9 @@ impl Said {
                 self.chunked = true;
             }
             Name::Connection => {
-                for option in field::members(value) {
-                    self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
+                let (close, keep_alive) = field::persistence(value);
+                self.close |= close;
+                self.keep_alive |= keep_alive;
             }
             _ => {}
         }
@@ -183,7 +190,7 @@ mod tests {
     use super::*;
 
     fn read(octets: &[u8]) -> Result<Option<RequestHead>, Violation> {
-        read_request(octets, &mut 0, 1024, &mut Vec::new())
+        read_request(octets, &mut 0, 1024, &mut Lines::default())
     }
 
     #[test]
@@ -278,7 +285,7 @@ mod tests {
             step in 1..40_usize,
         ) {
             let at_once = read(request.as_bytes());
-            let (mut searched, mut lines, mut to) = (0, Vec::new(), 0);
+            let (mut searched, mut lines, mut to) = (0, Lines::default(), 0);
             let in_pieces = loop {
                 to = (to + step).min(request.len());
                 match read_request(&request.as_bytes()[..to], &mut searched, 1024, &mut lines) {

@@ -6,6 +6,7 @@
 //! The memory a request needs is a [`Desk`], which its worker lends: a connection at rest has none, not even for reading. It
 //! borrows one when octets have come, and gives it back when there were none.
 
+mod carry;
 mod desk;
 mod pump;
 mod relay;
@@ -16,8 +17,8 @@ use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 
-pub(super) use self::desk::Desk;
-use self::{target::LastHost, transaction::Next};
+pub(super) use self::{carry::Streamed, desk::Desk};
+use self::{target::Last, transaction::Next};
 use super::{
     client::Client,
     h1::{self, RequestHead, Violation},
@@ -30,7 +31,7 @@ use super::{
 pub(super) struct Http1 {
     client: Rc<Client>,
     stream: Stream,
-    last: LastHost,
+    last: Last,
     /// The client has closed its direction, while it waits for its answer.
     half_close: Option<HalfClose>,
 }
@@ -48,7 +49,7 @@ enum Brought {
 /// client can read all that was sent.
 pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<Box<Desk>>) -> Option<Stream> {
     let client = Rc::clone(client);
-    let mut http1 = Http1 { client, stream, last: LastHost::default(), half_close: None };
+    let mut http1 = Http1 { client, stream, last: Last::default(), half_close: None };
     loop {
         let brought = http1.next(&mut desk).await;
         let Some(lent) = &mut desk else { return Some(http1.stream) };
@@ -84,9 +85,15 @@ impl Http1 {
     /// Awaits the next request. Without a desk, nothing has come.
     async fn next(&mut self, desk: &mut Option<Box<Desk>>) -> Brought {
         let limit = self.client.options.limits.head_size;
-        let mut searched = 0;
+        let (mut searched, mut awaited) = (0, false);
         poll_fn(|cx| {
             self.client.wake_here(cx);
+            let is_at_rest = desk.as_ref().is_none_or(|desk| desk.incoming.is_empty());
+            if is_at_rest && !std::mem::replace(&mut awaited, true) && self.stream.poll_readable(cx).is_pending() {
+                // It has just had its answer: there is nothing yet.
+                self.client.worker.put_back(desk.take());
+                return if self.client.may_end() { Poll::Ready(Brought::End) } else { Poll::Pending };
+            }
             loop {
                 let lent = desk.get_or_insert_with(|| self.client.worker.desk());
                 let Desk { incoming, lines, .. } = &mut **lent;

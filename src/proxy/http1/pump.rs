@@ -11,8 +11,9 @@ use tokio::io::AsyncWrite;
 
 use super::{
     super::{
-        h1::{self, Decoder, Framing, Line, Malformed, Token},
+        h1::{self, Decoder, Framing, Lines, Malformed, Token},
         headers,
+        mirror::Sampled,
     },
     desk::Buffer,
 };
@@ -39,13 +40,17 @@ pub(super) struct Pump {
     begun: bool,
     ended: bool,
     sent: bool,
+    /// Hears of the content.
+    sampled: Option<Box<Sampled>>,
 }
 
 impl Pump {
     /// Of a body that is delimited like this, or else by the end of the connection.
     pub(super) fn new(framing: Option<Framing>, chunked: bool, trailers: bool) -> Self {
+        let decoder = Decoder::new(framing);
+        let ended = decoder.has_ended() && !chunked;
         Self {
-            decoder: Decoder::new(framing),
+            decoder,
             chunked,
             trailers,
             written: 0,
@@ -53,9 +58,20 @@ impl Pump {
             tail: b"",
             moved: 0,
             begun: false,
-            ended: false,
+            ended,
             sent: false,
+            sampled: None,
         }
+    }
+
+    /// Lets somebody hear of the content as it passes.
+    pub(super) fn let_hear(&mut self, sampled: Option<Box<Sampled>>) {
+        self.sampled = sampled;
+    }
+
+    /// The message was whole.
+    pub(super) fn whole(self) {
+        self.sampled.into_iter().for_each(|sampled| sampled.done());
     }
 
     /// Octets of content so far.
@@ -107,7 +123,7 @@ impl Pump {
         &mut self,
         source: &mut Buffer,
         framed: &mut Vec<u8>,
-        lines: &mut Vec<Line>,
+        lines: &mut Lines,
     ) -> Result<(), Malformed> {
         while !self.ended && self.content == 0 && self.tail.is_empty() {
             let Some(token) = self.decoder.token(source.rest(), lines)? else { return Ok(()) };
@@ -119,7 +135,10 @@ impl Pump {
             self.begun |= token != Token::End;
             match token {
                 Token::Framing(octets) => source.consume(octets),
-                Token::Content(octets) => self.stage_content(octets, source, framed),
+                Token::Content(octets) => {
+                    self.stage_content(octets, source, framed);
+                    self.ended = self.decoder.has_ended() && !self.chunked;
+                }
                 Token::Trailers(octets) => {
                     let section = &source.rest()[..octets];
                     self.stage_end(framed, |framed| headers::write_trailers(framed, section, lines));
@@ -136,6 +155,9 @@ impl Pump {
 
     fn stage_content(&mut self, octets: usize, source: &mut Buffer, framed: &mut Vec<u8>) {
         self.moved += octets as u64;
+        if let Some(sampled) = &mut self.sampled {
+            sampled.answer_body(&source.rest()[..octets]);
+        }
         if self.chunked {
             h1::write_chunk_line(framed, octets);
             self.tail = h1::CHUNK_END;

@@ -1,20 +1,23 @@
 //! What an HTTP/1 request is for. A client's connection mostly names one host, so what was made of the last one is kept,
 //! and used again for as long as the octets are the same.
 
-use std::rc::Rc;
+use std::{net::IpAddr, rc::Rc};
 
 use http::{HeaderValue, Method};
 
 use super::super::{
     error::ProxyError,
+    forwarding::{Asker, Forwarding},
     h1::{Name, RequestHead},
-    headers::{Forwarding, Head},
-    target::host_of,
+    headers::Head,
+    target::{self, host_of},
 };
 
-/// The host a connection named last.
+/// What a connection named last.
 #[derive(Default)]
-pub(super) struct LastHost {
+pub(super) struct Last {
+    /// The path with its query.
+    path: String,
     /// Host and port as the client gave them.
     authority: Vec<u8>,
     /// In lower case, without port.
@@ -23,21 +26,36 @@ pub(super) struct LastHost {
     forwarded: Option<Rc<[u8]>>,
 }
 
-/// What a request is for.
+/// What a request is for, and whose it is.
 pub(super) struct Target {
-    /// The path with its query, if it is not the target itself.
-    pub(super) path: Option<String>,
+    /// Whether it named a host itself (RFC 9112 §3.2.2).
+    pub(super) is_absolute: bool,
     /// Whether the host is what the request's own `Host` says.
     pub(super) is_from_host: bool,
+    /// The client's address (see [`Asker`]).
+    pub(super) client: Option<IpAddr>,
 }
 
-impl LastHost {
+impl Last {
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     pub(super) fn host(&self) -> &str {
         &self.host
     }
 
     pub(super) fn authority(&self) -> &[u8] {
         &self.authority
+    }
+
+    /// The same for a message of any version.
+    pub(super) fn general(&self, target: &Target) -> target::Target {
+        // It was checked when it became the last.
+        let authority = HeaderValue::from_bytes(&self.authority).unwrap_or(HeaderValue::from_static(""));
+        let Target { is_from_host, client, .. } = *target;
+        let forwarded = self.forwarded.clone().unwrap_or_default();
+        target::Target { host: self.host.clone(), authority, is_from_host, client, forwarded }
     }
 
     pub(super) fn forwarded(&self) -> &[u8] {
@@ -50,6 +68,7 @@ impl LastHost {
         request: &RequestHead,
         head: Head<'_>,
         forwarding: &Forwarding,
+        asker: &Asker,
     ) -> Result<Target, ProxyError> {
         if request.method == Method::CONNECT {
             return Err(ProxyError::Connect);
@@ -63,13 +82,15 @@ impl LastHost {
         let target = &head.octets[request.target.clone()];
         match target {
             [b'/', ..] => {
-                self.is(host.unwrap_or_default(), forwarding)?;
+                self.is(host.unwrap_or_default(), forwarding, asker)?;
+                self.is_at(target);
                 // HTTP/1.0 knows no Host; RFC 9112 §3.2 has it sent on, empty.
-                Ok(Target { path: None, is_from_host: host.is_some() })
+                Ok(Target { is_absolute: false, is_from_host: host.is_some(), client: asker.address })
             }
             b"*" if request.method == Method::OPTIONS => {
-                self.is(host.unwrap_or_default(), forwarding)?;
-                Ok(Target { path: None, is_from_host: host.is_some() })
+                self.is(host.unwrap_or_default(), forwarding, asker)?;
+                self.is_at(target);
+                Ok(Target { is_absolute: false, is_from_host: host.is_some(), client: asker.address })
             }
             b"*" => Err(ProxyError::BadRequest("the target * is for OPTIONS")),
             _ => {
@@ -79,20 +100,30 @@ impl LastHost {
                 if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
                     return Err(ProxyError::BadRequest("the target and Host disagree"));
                 }
-                self.is(authority, forwarding)?;
-                Ok(Target { path: Some(path), is_from_host: false })
+                self.is(authority, forwarding, asker)?;
+                self.path.clear();
+                self.path.push_str(if path.starts_with(b"/") { "" } else { "/" });
+                self.path.push_str(text(path));
+                Ok(Target { is_absolute: true, is_from_host: false, client: asker.address })
             }
         }
     }
 
-    fn is(&mut self, authority: &[u8], forwarding: &Forwarding) -> Result<(), ProxyError> {
+    fn is_at(&mut self, path: &[u8]) {
+        self.path.clear();
+        self.path.push_str(text(path));
+    }
+
+    fn is(&mut self, authority: &[u8], forwarding: &Forwarding, asker: &Asker) -> Result<(), ProxyError> {
         if self.forwarded.is_some() && self.authority == authority {
+            if !asker.is_the_peer() {
+                self.forwarded = Some(forwarding.lines(asker, authority));
+            }
             return Ok(());
         }
         let malformed = || ProxyError::BadRequest("malformed Host");
         let host = host_of(authority).ok_or_else(malformed)?;
-        let value = HeaderValue::from_bytes(authority).map_err(|_| malformed())?;
-        self.forwarded = Some(forwarding.lines(&value));
+        self.forwarded = Some(forwarding.lines(asker, authority));
         self.authority.clear();
         self.authority.extend_from_slice(authority);
         self.host.clear();
@@ -102,8 +133,13 @@ impl LastHost {
     }
 }
 
+/// A target was checked to be visible ASCII.
+fn text(target: &[u8]) -> &str {
+    std::str::from_utf8(target).unwrap_or_default()
+}
+
 /// The authority and the path of a target in absolute form (RFC 9112 §3.2.2).
-fn absolute(target: &[u8]) -> Result<(&[u8], String), ProxyError> {
+fn absolute(target: &[u8]) -> Result<(&[u8], &[u8]), ProxyError> {
     let colon = memchr::memchr(b':', target).filter(|at| target[at + 1..].starts_with(b"//"));
     let colon = colon.ok_or(ProxyError::BadRequest("the target is not a path"))?;
     let (scheme, rest) = (&target[..colon], &target[colon + 3..]);
@@ -115,37 +151,36 @@ fn absolute(target: &[u8]) -> Result<(&[u8], String), ProxyError> {
     if authority.is_empty() {
         return Err(ProxyError::BadRequest("the target names no host"));
     }
-    // The target was checked to be visible ASCII.
-    let path = String::from_utf8_lossy(path);
-    Ok((authority, if path.starts_with('/') { path.into_owned() } else { format!("/{path}") }))
+    Ok((authority, path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::super::h1, *};
 
-    fn read(request: &str) -> Result<(String, Option<String>, bool), ProxyError> {
-        let mut lines = Vec::new();
+    fn read(request: &str) -> Result<(String, String, bool), ProxyError> {
+        let mut lines = h1::Lines::default();
         let head = h1::read_request(request.as_bytes(), &mut 0, 4096, &mut lines).expect("well-formed").expect("whole");
-        let mut last = LastHost::default();
-        let target =
-            last.read(&head, Head { octets: request.as_bytes(), lines: &lines }, &Forwarding::new(None, false))?;
-        Ok((last.host().to_owned(), target.path, target.is_from_host))
+        let mut last = Last::default();
+        let forwarding = Forwarding::unknown();
+        let read = Head { octets: request.as_bytes(), lines: &lines };
+        let target = last.read(&head, read, &forwarding, &forwarding.asker([]))?;
+        Ok((last.host().to_owned(), last.path().to_owned(), target.is_from_host))
     }
 
     #[test]
     fn the_host_is_read_in_lower_case_and_without_port() {
         for (request, host, path, is_from_host) in [
-            ("GET / HTTP/1.1\r\nHost: Shop.Test:8080\r\n\r\n", "shop.test", None, true),
-            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "[::1]", None, true),
-            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "", None, true),
-            ("GET / HTTP/1.0\r\n\r\n", "", None, false),
-            ("GET http://shop.test/a?b HTTP/1.1\r\nHost: SHOP.test\r\n\r\n", "shop.test", Some("/a?b"), false),
-            ("GET HTTP://shop.test?b HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", Some("/?b"), false),
-            ("GET http://shop.test HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", Some("/"), false),
-            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "a", None, true),
+            ("GET / HTTP/1.1\r\nHost: Shop.Test:8080\r\n\r\n", "shop.test", "/", true),
+            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "[::1]", "/", true),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "", "/", true),
+            ("GET / HTTP/1.0\r\n\r\n", "", "/", false),
+            ("GET http://shop.test/a?b HTTP/1.1\r\nHost: SHOP.test\r\n\r\n", "shop.test", "/a?b", false),
+            ("GET HTTP://shop.test?b HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", "/?b", false),
+            ("GET http://shop.test HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", "/", false),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "a", "*", true),
         ] {
-            let expected = (host.to_owned(), path.map(str::to_owned), is_from_host);
+            let expected = (host.to_owned(), path.to_owned(), is_from_host);
             assert_eq!(read(request).expect(request), expected, "{request:?}");
         }
     }

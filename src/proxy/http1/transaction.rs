@@ -5,8 +5,10 @@
 use std::{
     future::poll_fn,
     io,
-    pin::Pin,
+    net::IpAddr,
+    pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Poll, ready},
 };
 
@@ -18,30 +20,28 @@ use super::{
     Http1,
     desk::{Buffer, Desk},
     pump::Pump,
-    relay::{Before, Broken, Relay},
-    target::Target,
+    relay::{Before, Broken, Relay, poll_gone},
+    target::{Last, Target},
 };
 use crate::{
     proxy::{
-        admit::Visitor,
-        attempts::{Attempts, Cause, Failed},
+        admit::{Fields, Visitor},
+        attempts::{self, Attempts, Cause, Failed},
         client::{Answer, Client},
-        connect::Socket,
         error::ProxyError,
         exchange::Wire,
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
         half_close::HalfClose,
+        handle,
         headers::{self, Added, Head, RequestId, Seen, Told},
+        mirror::{self, Copied, Sampled},
         patience::Patience,
         tunnel,
         upload::Upload,
     },
-    switch::{Ticket, Traffic},
+    switch::{Policy, Protocol, Ticket, Traffic},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
-
-/// RFC 9110 §15.2.1.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What becomes of the connection.
 pub(super) enum Next {
@@ -56,13 +56,13 @@ pub(super) enum Next {
 }
 
 /// What became of a request that was forwarded.
-enum Forwarded {
+pub(super) enum Forwarded {
     /// It was answered, whole or not.
     Answered(Next),
     /// The client left before there was an answer.
     Left,
-    /// The 101 is written.
-    Switched(Socket, Ticket),
+    /// The 101 is written. What the upstream sent behind its own comes along.
+    Switched(Wire, Bytes, Ticket),
 }
 
 /// A request under way, beside what stands on the desk.
@@ -76,6 +76,8 @@ struct Passage<'a> {
     interim: &'static [u8],
     upgrades: bool,
     trailers: bool,
+    /// What is to hear of its answer, if a copy of it was sent as well.
+    sampled: Option<Box<Sampled>>,
 }
 
 impl Http1 {
@@ -85,24 +87,30 @@ impl Http1 {
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let target = match client.over_limit {
+        let asker = client.forwarding().asker(head.fields());
+        let target = match client.is_over_limit() {
             true => Err(ProxyError::ConnectionLimitReached),
-            false => self.last.read(&request, head, &client.forwarding),
+            false => self.last.read(&request, head, client.forwarding(), &asker),
         };
-        let host = if target.is_ok() { self.last.host() } else { "" };
-        let mut log = open(&client, &request, target.as_ref().ok(), head, host);
+        let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
+        let mut log = open(&client, &request, head, host, path, asker.address);
         let forwarded = match target {
-            Ok(target) => self.forward(desk, &request, &target, &mut log).await,
-            Err(error) => Err(error),
+            Ok(target) => {
+                let forwarded = self.forward(desk, &request, &target, &mut log).await;
+                forwarded.map_err(|error| (error, self.policy(desk, &target, &log)))
+            }
+            Err(error) => Err((error, None)),
         };
         match forwarded {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
-            Ok(Forwarded::Switched(upstream, ticket)) => {
-                let early = Bytes::copy_from_slice(desk.answer.rest());
-                Next::Switched(Box::new(tunnel::Opening { upstream: Wire::Socket(upstream), early, ticket, log, serving }))
+            Ok(Forwarded::Switched(upstream, early, ticket)) => {
+                // Nothing is switched to but what was asked for.
+                let asked = Head { octets: desk.incoming.head(), lines: &desk.lines }.values(Name::Upgrade).next();
+                let is_websocket = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"));
+                Next::Switched(Box::new(tunnel::Opening { upstream, early, is_websocket, ticket, log, serving }))
             }
-            Err(error) => self.refuse(desk, Some(&request), error, &mut log).await,
+            Err((error, policy)) => self.refuse(desk, Some(&request), error, policy.as_deref(), &mut log).await,
         }
     }
 
@@ -115,7 +123,7 @@ impl Http1 {
             host: "",
             path: "/",
             version: Version::HTTP_11,
-            client: client.peer.map(|peer| peer.ip()),
+            client: client.forwarding().address(),
         });
         let error = match violation {
             Violation::Malformed(why) => ProxyError::BadRequest(why),
@@ -123,7 +131,7 @@ impl Http1 {
             Violation::TargetTooLong => ProxyError::TargetTooLong,
             Violation::TooSlow => ProxyError::RequestTimeout,
         };
-        self.refuse(desk, None, error, &mut log).await
+        self.refuse(desk, None, error, None, &mut log).await
     }
 
     /// Admits the request, sends it, and sees its answer through. What may be tried again is, each time admitted anew, so
@@ -136,14 +144,24 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let mut ticket = admit(&client, desk, request, target, self.last.host(), &[], log).await?;
+        let Some(admitted) = self.admit(desk, target, &[], log).await else { return Ok(Forwarded::Left) };
+        let mut ticket = admitted?;
+        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
+            return Box::pin(self.carry(desk, request, target, ticket, log)).await;
+        }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method);
+        let mut attempts = Attempts::new(&request.method, None);
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection =
-                client.worker.upstream.http1(ticket.endpoint(), attempts.reuse(), traffic.connect).await;
+            let upstream = &client.worker.upstream;
+            let connection = match upstream.idle(ticket.endpoint(), attempts.reuse()) {
+                Some(idle) => Ok((idle, true)),
+                None => {
+                    let opened = upstream.open_http1(ticket.endpoint(), client.origin(target.client), traffic.connect);
+                    opened.await.map(|connection| (connection, false))
+                }
+            };
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -163,7 +181,10 @@ impl Http1 {
                         before: Before::default(),
                     };
                     let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
-                        Ok(Ok(head)) => return Ok(answer(relay, &passage.patience, head, ticket, log).await),
+                        Ok(Ok(head)) => {
+                            let sampled = passage.sampled.take();
+                            return Ok(answer(relay, &passage.patience, head, ticket, sampled, log).await);
+                        }
                         Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
                         Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
                         Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
@@ -172,15 +193,50 @@ impl Http1 {
                     drop(relay);
                     Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
                 }
-                Err(error) => {
-                    Failed { cause: Cause::Connect(error), sent: false, reused: false, newest: 0, request: passage.again() }
-                }
+                Err(error) => Failed {
+                    cause: Cause::Connect(error),
+                    sent: false,
+                    reused: false,
+                    newest: 0,
+                    request: passage.again(),
+                },
             };
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
             desk.answer.clear();
-            ticket = admit(&client, desk, request, target, self.last.host(), attempts.tried(), log).await?;
+            // Whatever it may have to wait for, it waits for it outside of its pool.
+            drop(ticket);
+            let admitted = self.admit(desk, target, attempts.tried(), log).await;
+            let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
+            ticket = admitted?;
         }
+    }
+
+    /// Admits it. It may have to wait for that: `None` if its client left meanwhile.
+    async fn admit(
+        &mut self,
+        desk: &mut Desk,
+        target: &Target,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Option<Result<Ticket, ProxyError>> {
+        let Self { client, stream, last, half_close } = self;
+        let Desk { incoming, lines, .. } = desk;
+        let (octets, mut behind) = incoming.split();
+        let head = Head { octets, lines };
+        let visitor = visitor(client, target, last, &head, log);
+        let mut admission = pin!(visitor.admit(tried, log));
+        poll_fn(|cx| match admission.as_mut().poll(cx) {
+            Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
+            Poll::Pending => poll_gone(stream, &mut behind, half_close, client, cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// How the app treats a request that came to nothing.
+    fn policy(&self, desk: &Desk, target: &Target, log: &RequestLog) -> Option<Arc<Policy>> {
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        self.client.worker.reader.policy(&visitor(&self.client, target, &self.last, &head, log))
     }
 
     /// Makes the client's head the upstream's.
@@ -201,42 +257,58 @@ impl Http1 {
             return Err(ProxyError::BodyTooLarge);
         }
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let seen = Seen::of_lines(head.octets, head.lines);
+        let seen = Seen::of_lines(head);
         let request_id = headers::wants_request_id(&seen);
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
-        outgoing.extend_from_slice(request.method.as_str().as_bytes());
-        outgoing.push(b' ');
-        outgoing.extend_from_slice(path(request, Some(target), head).as_bytes());
-        outgoing.extend_from_slice(b" HTTP/1.1\r\n");
+        // Most request lines pass as they are.
+        let first = Some(request.first).filter(|_| !target.is_absolute && !request.is_http_10);
+        if first.is_none() {
+            for part in [request.method.as_str(), " ", self.last.path(), " HTTP/1.1\r\n"] {
+                outgoing.extend_from_slice(part.as_bytes());
+            }
+        }
         let added = Added {
-            host: (!target.is_from_host).then(|| self.last.authority()),
+            host: ticket
+                .policy()
+                .traffic
+                .host
+                .as_deref()
+                .map(str::as_bytes)
+                .or_else(|| (!target.is_from_host).then(|| self.last.authority())),
             forwarded: self.last.forwarded(),
             request_id: request_id.as_ref(),
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
         };
-        let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
+        let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
-        let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
+        let copy = || Copied::of_head(&desk.outgoing);
+        let sampled = match has_body || upgrades {
+            true => None,
+            false => mirror::sample(&client.worker, ticket, &request.method, copy),
+        };
+        let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
             request,
             patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
             tracker,
             upload: Pump::new(Some(request.framing), added.chunked, true),
-            interim: if waits { CONTINUE } else { b"" },
+            interim: if waits { handle::CONTINUE } else { b"" },
             upgrades,
             trailers: seen.trailers,
+            sampled,
         })
     }
 
-    /// The only place where a failure becomes an answer.
+    /// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
     async fn refuse(
         &mut self,
         desk: &mut Desk,
         request: Option<&RequestHead>,
         error: ProxyError,
+        policy: Option<&Policy>,
         log: &mut RequestLog,
     ) -> Next {
         // Where the next request begins is known only if this one's body is here.
@@ -245,7 +317,7 @@ impl Http1 {
         });
         let closes = error.closes() || !goes_on;
         log.ended(error.outcome(), error.label());
-        let (parts, text) = error.into_parts();
+        let (parts, text) = error.into_parts(policy);
         log.answered(parts.status);
         let reply = &mut desk.reply;
         reply.clear();
@@ -305,10 +377,12 @@ async fn answer(
     patience: &Patience,
     head: ResponseHead,
     ticket: Ticket,
+    mut sampled: Option<Box<Sampled>>,
     log: &mut RequestLog,
 ) -> Forwarded {
     let (client, request) = (relay.client, relay.request);
     log.answered(head.status);
+    attempts::note_answer(&ticket, head.status);
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     // What says neither its length nor where it ends, and what comes in chunks to whom knows none.
     let unframed = matches!(head.framing, None | Some(Framing::Chunked));
@@ -318,7 +392,10 @@ async fn answer(
     let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
     let octets = &answer.rest()[..head.length];
     reply.clear();
-    write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
+    if first.is_none() {
+        write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    }
     let told = Told {
         chunked,
         connection: match (closes, request.is_http_10) {
@@ -330,7 +407,16 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, &ticket, &told);
+    let lines = Head { octets, lines: answer_lines };
+    // One that may never end says no length.
+    if unframed && headers::is_event_stream(lines.first("content-type")) {
+        patience.with_stream(&ticket);
+    }
+    headers::write_answer_lines(reply, lines, first, &ticket, &told);
+    if let Some(sampled) = &mut sampled {
+        sampled.answer_head(head.status, lines.to_map().unwrap_or_default());
+    }
+    download.let_hear(sampled);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
@@ -347,14 +433,18 @@ async fn answer(
     }
     client.answers(Answer::Otherwise);
     let broken = match rest {
-        Ok(()) if switched => return Forwarded::Switched(relay.upstream, ticket),
+        Ok(()) if switched => {
+            let early = Bytes::copy_from_slice(relay.desk.answer.rest());
+            return Forwarded::Switched(Wire::Socket(relay.upstream), early, ticket);
+        }
         Ok(()) => {
             let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
             let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
             log.ended(Outcome::Answered, "");
+            download.whole();
             relay.desk.answer.clear();
             if clean {
-                client.worker.upstream.keep(ticket.endpoint().id(), h1::Connection::new(relay.upstream));
+                client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
             }
             let closes = closes || !whole_upload || (until_close && relay.half_close.is_none());
             return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
@@ -368,28 +458,31 @@ async fn answer(
     Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
 }
 
-async fn admit(
-    client: &Client,
-    desk: &Desk,
-    request: &RequestHead,
+fn visitor<'a>(
+    client: &'a Client,
     target: &Target,
-    host: &str,
-    tried: &[u64],
-    log: &mut RequestLog,
-) -> Result<Ticket, ProxyError> {
-    let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-    let visitor =
-        Visitor { client, host, path: path(request, Some(target), head), fields: &head, arrived: log.began() };
-    visitor.admit(tried, log).await
+    last: &'a Last,
+    head: &'a Head<'a>,
+    log: &RequestLog,
+) -> Visitor<'a> {
+    let (host, path) = (last.host(), last.path());
+    Visitor { client, address: target.client, host, path, fields: head, arrived: log.began() }
 }
 
-fn open(client: &Client, request: &RequestHead, target: Option<&Target>, head: Head<'_>, host: &str) -> RequestLog {
+fn open(
+    client: &Client,
+    request: &RequestHead,
+    head: Head<'_>,
+    host: &str,
+    path: &str,
+    asker: Option<IpAddr>,
+) -> RequestLog {
     let mut log = client.worker.recorder.open(request_log::Head {
         method: &request.method,
         host,
-        path: path(request, target, head),
+        path,
         version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
-        client: client.peer.map(|peer| peer.ip()),
+        client: asker,
     });
     if log.is_written() {
         log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
@@ -405,13 +498,7 @@ fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
     }
 }
 
-/// The path with its query.
-fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
-    let own = || std::str::from_utf8(&head.octets[request.target.clone()]).unwrap_or("/");
-    target.and_then(|target| target.path.as_deref()).unwrap_or_else(own)
-}
-
-fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
+pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         into.extend_from_slice(part);
@@ -420,7 +507,7 @@ fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
 
 /// Passes by a body of a request that nobody wants, as far as it has come. Whether that is to its end.
 fn pass_by_body(incoming: &mut Buffer, framing: Framing) -> bool {
-    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), Vec::new());
+    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), h1::Lines::default());
     loop {
         match decoder.token(incoming.rest(), &mut lines) {
             Ok(Some(Token::Framing(octets) | Token::Content(octets) | Token::Trailers(octets))) => {

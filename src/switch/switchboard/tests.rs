@@ -1,6 +1,8 @@
 //! The switchboard with real readers, a real or failing journal, and no proxy: what is promised to those who ask, and to
 //! requests, whatever else goes on.
 
+mod hold;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -17,7 +19,7 @@ use super::{
         desired::{Desired, HostPattern, Matching, Wanted},
         journal::{Journal, faults::journal_that_works_while},
         name::Revision,
-        policy::{Policy, Transport, UpstreamTls},
+        policy::{Balance, BalanceRule, Policy, Transport, UpstreamTls},
         pool::{Endpoint, Stage},
         reader::{NotAdmitted, Reader, RequestKey},
         status::{AppStatus, Happening, Health, Phase, Receipt},
@@ -340,7 +342,8 @@ async fn a_changed_policy_keeps_endpoints_and_what_is_in_flight() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
     let ticket = reader.admit(&Key, &[]).expect("blue");
-    let policy = Policy { balance: super::super::policy::Balance::RoundRobin, ..Policy::default() };
+    let balance = Balance { rule: BalanceRule::RoundRobin, ..Balance::default() };
+    let policy = Policy { balance, ..Policy::default() };
     let applied = switch.feed.desired(shop(policy)).await.expect("it runs");
     assert_eq!(applied.changed, ["shop"]);
     let again = reader.admit(&Key, &[]).expect("blue");
@@ -491,7 +494,7 @@ async fn addresses_that_replace_all_live_ones_take_no_traffic_before_they_answer
 async fn an_endpoint_that_is_reached_in_another_way_is_another() {
     let switch = ready(None).await;
     let before = endpoints_of(&switch);
-    let transport = Transport { tls: Some(UpstreamTls::default()), proxy_protocol: None };
+    let transport = Transport { tls: Some(UpstreamTls::default()), ..Transport::default() };
     let policy = Policy { transport: Arc::new(transport), ..Policy::default() };
     switch.feed.desired(shop(policy.clone())).await.expect("it runs");
     let after = endpoints_of(&switch);
