@@ -60,17 +60,18 @@ async fn flip_under_load(protocol: &str, flips: usize) {
             assert_eq!(kept.get("/").await.expect("an answer").colour(), joined.colour(), "after flip {flip}");
         }
         // Let the load go on for a while on this side.
-        let (begun, enough) = (joined.seen().len(), 20);
-        eventually("load on the new pool", async || joined.seen().len() >= begun + enough).await;
+        let (begun, enough) = (joined.begun(), 20);
+        eventually("load on the new pool", async || joined.begun() >= begun + enough).await;
     }
     let report = load.stop().await;
 
     report.assert_no_request_failed();
     assert_eq!(report.broken(), 0, "{report}");
+    let seen = [blue.seen(), green.seen()];
     for (i, (_, after, left)) in answered.iter().enumerate() {
         // The next flip leads back to the pool that this one left.
         let until = answered.get(i + 1).map_or_else(Instant::now, |next| next.0);
-        let late = report.started_between(left, *after, until);
+        let late = report.started_between(&seen[i % 2], *after, until);
         assert!(late.is_empty(), "flip {i} was answered, yet these started on {}: {late:?}", left.colour());
     }
     assert_eq!(proxy.metric("tealgate_flip_late_starts_total", &[]).await, 0.0);
