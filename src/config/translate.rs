@@ -27,7 +27,7 @@ use crate::{
     proxy::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
-    switch::{AppName, Desired, EndpointSpec, Matching, Policy, Revision, Wanted},
+    switch::{AppName, Desired, EndpointSpec, Matching, Policy, PreviewAccess, Revision, Wanted},
     telemetry,
 };
 
@@ -191,7 +191,10 @@ impl Pass<'_> {
             hosts,
             paths: self.read_all(&app.paths).into_iter().map(|(path, _)| path.into()).collect(),
             preview_hosts,
-            preview_allow: self.read_all(&app.preview.allow).into_iter().map(|(net, _)| net).collect(),
+            preview: PreviewAccess {
+                allow: self.read_all(&app.preview.allow).into_iter().map(|(net, _)| net).collect(),
+                ..PreviewAccess::default()
+            },
         };
         // If a host could not be read, the app only seems to have none.
         let hosts_known = app.hosts.get().is_none() || !matching.hosts.is_empty();

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
-use super::{client::Client, cookie::cookie, error::ProxyError};
+use super::{client::Client, cookie::cookie, door, error::ProxyError};
 use crate::{
-    switch::{RequestKey, Ticket},
+    switch::{NotAdmitted, RequestKey, Standing, Ticket},
     telemetry::request_log::RequestLog,
 };
 
@@ -22,6 +22,8 @@ pub(super) struct Visitor<'a> {
     pub(super) fields: &'a dyn Fields,
     /// When its head was whole.
     pub(super) arrived: Instant,
+    /// What it was admitted as before, if this is a retry: its fields may be gone by now.
+    pub(super) standing: Option<Standing>,
 }
 
 /// A head's field lines, however they are kept.
@@ -51,7 +53,10 @@ impl Visitor<'_> {
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
         let ticket = self.client.worker.reader.admit(self, tried).map_err(|error| {
             error.app().into_iter().for_each(|app| log.turned_away(app));
-            ProxyError::of_admission(error, self.client.options.unknown_host)
+            if matches!(error, NotAdmitted::Door(_)) {
+                log.keeps_query_to_itself();
+            }
+            ProxyError::of_admission(error, self.client.options.unknown_host, |door| door::answer(door, self))
         })?;
         log.admitted(&ticket);
         if ticket.tenure().is_late(self.arrived) {
@@ -85,5 +90,13 @@ impl RequestKey for Visitor<'_> {
 
     fn cookie(&self, name: &str) -> Option<&[u8]> {
         self.fields.cookie(name)
+    }
+
+    fn is_secure(&self) -> bool {
+        self.client.options.tls.is_some()
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        self.standing
     }
 }

@@ -3,16 +3,17 @@
 //! becomes an answer.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header, response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use thiserror::Error;
 
 use super::{
+    door::Answer,
     h1::{FailureKind, Malformed},
     patience::Impatience,
     upload::{self, Upload},
 };
 use crate::{
-    switch::{AppName, NotAdmitted, Role},
+    switch::{AppName, Door, NotAdmitted, Revision, Role, Stranger},
     telemetry::request_log::Outcome,
 };
 
@@ -49,6 +50,22 @@ pub(super) enum ProxyError {
     /// The preview is not for this client.
     #[error("this client may not see the preview")]
     PreviewForbidden,
+    /// The preview is for those who say who they are.
+    #[error("the preview of {app} is for those who are known")]
+    PreviewUnauthorised {
+        /// The app.
+        app: AppName,
+        /// Whether HTTP Basic may do.
+        basic: bool,
+        /// Whether a bearer token may do.
+        bearer: bool,
+    },
+    /// A link to the preview that leads nowhere.
+    #[error("{0}; ask for a new link")]
+    BadLink(&'static str),
+    /// Nothing failed: the request is for the proxy, and here is its answer.
+    #[error("the proxy answers this itself")]
+    Own(Box<Answer>),
     /// The listener, or the client, has too many connections.
     #[error("too many connections")]
     ConnectionLimitReached,
@@ -59,10 +76,16 @@ pub(super) enum ProxyError {
         app: AppName,
     },
     /// There is no candidate to preview.
-    #[error("{app} has no candidate to preview just now")]
+    #[error("no candidate: {app} has none to preview just now")]
     NoCandidate {
         /// The app.
         app: AppName,
+    },
+    /// There is one, and it cannot serve.
+    #[error("candidate not ready: no endpoint of {revision} is healthy")]
+    CandidateNotReady {
+        /// The candidate.
+        revision: Revision,
     },
     /// The pool it ran on was drained, and the drain's deadline came first.
     #[error("the revision that served this has been drained")]
@@ -104,10 +127,13 @@ impl ProxyError {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnknownHost(status) => *status,
-            Self::PreviewForbidden => StatusCode::FORBIDDEN,
+            Self::PreviewForbidden | Self::BadLink(_) => StatusCode::FORBIDDEN,
+            Self::PreviewUnauthorised { .. } => StatusCode::UNAUTHORIZED,
+            Self::Own(answer) => answer.status,
             Self::ConnectionLimitReached
             | Self::DestinationUnavailable { .. }
             | Self::NoCandidate { .. }
+            | Self::CandidateNotReady { .. }
             | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectionRefused(_)
             | Self::DestinationIpUnroutable(_)
@@ -122,6 +148,8 @@ impl ProxyError {
     /// The error type of RFC 9209 §2.3 for the `Proxy-Status` field.
     fn error_type(&self) -> &'static str {
         match self {
+            // It is no error, and has no such field.
+            Self::Own(_) => "",
             Self::BadRequest(_)
             | Self::RequestTimeout
             | Self::BodyTooLarge
@@ -129,10 +157,11 @@ impl ProxyError {
             | Self::HeadTooLarge
             | Self::Connect => "http_request_error",
             Self::UnknownHost(_) => "destination_not_found",
-            Self::PreviewForbidden => "http_request_denied",
+            Self::PreviewForbidden | Self::PreviewUnauthorised { .. } | Self::BadLink(_) => "http_request_denied",
             Self::ConnectionLimitReached => "connection_limit_reached",
             Self::DestinationUnavailable { .. }
             | Self::NoCandidate { .. }
+            | Self::CandidateNotReady { .. }
             | Self::Drained
             | Self::ConnectionFailed(_) => "destination_unavailable",
             Self::ConnectionRefused(_) => "connection_refused",
@@ -156,9 +185,13 @@ impl ProxyError {
             Self::Connect => "connect_method",
             Self::UnknownHost(_) => "unknown_host",
             Self::PreviewForbidden => "preview_forbidden",
+            Self::PreviewUnauthorised { .. } => "preview_unauthorised",
+            Self::BadLink(_) => "bad_link",
+            Self::Own(_) => "own",
             Self::ConnectionLimitReached => "connection_limit",
             Self::DestinationUnavailable { .. } => "no_endpoint",
             Self::NoCandidate { .. } => "no_candidate",
+            Self::CandidateNotReady { .. } => "candidate_not_ready",
             Self::Drained => "drained",
             Self::ConnectionRefused(_) | Self::DestinationIpUnroutable(_) | Self::ConnectionFailed(_) => "connect",
             Self::ConnectionTimeout => "connect_timeout",
@@ -171,6 +204,7 @@ impl ProxyError {
     /// The ledger's bucket.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
+            Self::Own(_) => Outcome::Answered,
             Self::Drained => Outcome::UpstreamFailedBefore,
             _ if self.is_upstreams() => Outcome::UpstreamFailedBefore,
             _ => Outcome::Refused,
@@ -194,6 +228,9 @@ impl ProxyError {
 
     /// The answer: its head, and a short text.
     pub(super) fn into_parts(self) -> (response::Parts, Bytes) {
+        if let Self::Own(answer) = self {
+            return answer.into_parts();
+        }
         let status = self.status();
         let text = Bytes::from(format!("{} {self}\n", status.as_u16()));
         let (mut parts, ()) = http::Response::new(()).into_parts();
@@ -201,7 +238,8 @@ impl ProxyError {
         let headers = &mut parts.headers;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
-        let proxy_status = format!("tealgate; error={}", self.error_type());
+        let details = self.details().map(|details| format!("; details=\"{details}\"")).unwrap_or_default();
+        let proxy_status = format!("tealgate; error={}{details}", self.error_type());
         headers.extend(HeaderValue::try_from(proxy_status).ok().map(|value| (PROXY_STATUS, value)));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
@@ -211,7 +249,27 @@ impl ProxyError {
             let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
             headers.insert(header::ALLOW, allowed);
         }
+        self.challenge(headers);
         (parts, text)
+    }
+
+    /// What RFC 9209 §2.1.3 lets us say besides.
+    fn details(&self) -> Option<&'static str> {
+        match self {
+            Self::NoCandidate { .. } => Some("no candidate"),
+            Self::CandidateNotReady { .. } => Some("candidate not ready"),
+            _ => None,
+        }
+    }
+
+    /// RFC 9110 §11.6.1: a 401 says how one may make oneself known.
+    fn challenge(&self, headers: &mut HeaderMap) {
+        let Self::PreviewUnauthorised { app, basic, bearer } = self else { return };
+        let basic = basic.then(|| format!("Basic realm=\"preview of {app}\", charset=\"UTF-8\""));
+        let bearer = bearer.then(|| format!("Bearer realm=\"preview of {app}\""));
+        for challenge in basic.into_iter().chain(bearer).filter_map(|text| HeaderValue::try_from(text).ok()) {
+            headers.append(header::WWW_AUTHENTICATE, challenge);
+        }
     }
 
     /// What broke an exchange with an upstream off. `upload` is the request's body, if it has one.
@@ -239,13 +297,24 @@ impl ProxyError {
         self.status() == StatusCode::BAD_GATEWAY || self.status() == StatusCode::GATEWAY_TIMEOUT
     }
 
-    /// Why the switch did not admit it. `unknown_host` is the listener's status for that.
-    pub(super) fn of_admission(error: NotAdmitted, unknown_host: u16) -> Self {
+    /// Why somebody may not see the preview.
+    pub(super) fn of_stranger(app: AppName, stranger: Stranger) -> Self {
+        match stranger {
+            Stranger::FromAfar => Self::PreviewForbidden,
+            Stranger::Unknown { basic, bearer } => Self::PreviewUnauthorised { app, basic, bearer },
+        }
+    }
+
+    /// Why the switch did not admit it. `unknown_host` is the listener's status for that; what is said at an app's door is
+    /// for `at_door` to know.
+    pub(super) fn of_admission(error: NotAdmitted, unknown_host: u16, at_door: impl FnOnce(&Door) -> Self) -> Self {
         match error {
+            NotAdmitted::Door(door) => at_door(&door),
             NotAdmitted::UnknownHost => {
                 Self::UnknownHost(StatusCode::from_u16(unknown_host).unwrap_or(StatusCode::MISDIRECTED_REQUEST))
             }
-            NotAdmitted::PreviewForbidden { .. } => Self::PreviewForbidden,
+            NotAdmitted::PreviewForbidden { app, stranger } => Self::of_stranger(app, stranger),
+            NotAdmitted::NotReady { revision, .. } => Self::CandidateNotReady { revision },
             NotAdmitted::NoPool { app, role: Role::Preview } => Self::NoCandidate { app },
             NotAdmitted::NoPool { app, .. } | NotAdmitted::NoEndpoint { app, .. } => {
                 Self::DestinationUnavailable { app }
@@ -298,7 +367,8 @@ mod tests {
     #[test]
     fn an_unknown_host_gets_the_status_the_listener_chose() {
         for status in [404, 421] {
-            assert_eq!(ProxyError::of_admission(NotAdmitted::UnknownHost, status).status(), status);
+            let error = ProxyError::of_admission(NotAdmitted::UnknownHost, status, |_| unreachable!("no door"));
+            assert_eq!(error.status(), status);
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     upstream::Exchange,
 };
 use crate::{
-    switch::{Ticket, Traffic},
+    switch::{Standing, Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
 
@@ -132,7 +132,7 @@ async fn forward(
     arrived: Instant,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let mut ticket = visitor(client, target, &parts, arrived).admit(&[], log).await?;
+    let mut ticket = visitor(client, target, &parts, arrived, None).admit(&[], log).await?;
     let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
     let mut attempts = Attempts::new(&parts.method);
     loop {
@@ -144,12 +144,19 @@ async fn forward(
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        ticket = visitor(client, target, &parts, arrived).admit(attempts.tried(), log).await?;
+        let standing = Some(ticket.standing());
+        ticket = visitor(client, target, &parts, arrived, standing).admit(attempts.tried(), log).await?;
     }
 }
 
-fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
-    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived }
+fn visitor<'a>(
+    client: &'a Client,
+    target: &'a Target,
+    parts: &'a Parts,
+    arrived: Instant,
+    standing: Option<Standing>,
+) -> Visitor<'a> {
+    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived, standing }
 }
 
 /// Makes the client's request the upstream's.
@@ -166,6 +173,9 @@ fn prepare(
     let length = incoming.size_hint();
     if body_size.is_some_and(|limit| length.lower() > limit) {
         return Err(ProxyError::BodyTooLarge);
+    }
+    if ticket.keeps_authorization() {
+        parts.headers.remove(header::AUTHORIZATION);
     }
     let bodyless = incoming.is_end_stream();
     let Going { forwarded, request_id, trace, has_length } =

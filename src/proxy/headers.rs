@@ -5,8 +5,8 @@ use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
-use super::target::Target;
-use crate::switch::{Role, Ticket};
+use super::{door::append_lines, target::Target};
+use crate::switch::Ticket;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -262,7 +262,8 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
     if seen.ours {
         remove_ours(headers);
     }
-    if ticket.role() == Role::Preview || ticket.policy().traffic.expose_revision {
+    append_lines(headers, ticket.answer_lines());
+    if ticket.tells_revision() {
         let revision = HeaderValue::from_str(ticket.revision().as_str());
         headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
         headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));

@@ -27,6 +27,7 @@ mod client;
 mod clock;
 mod connection;
 mod cookie;
+mod door;
 mod error;
 mod flood;
 mod framing;

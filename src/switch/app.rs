@@ -22,7 +22,7 @@ use super::{
 
 pub(super) struct App {
     pub(super) rollout: Rollout,
-    pub(super) matching: Matching,
+    pub(super) matching: Arc<Matching>,
     pub(super) last_event: Timestamp,
     pools: BTreeMap<Revision, Arc<Pool>>,
     /// What the last publication led to, and as what.
@@ -34,7 +34,7 @@ impl App {
     pub(super) fn new(rollout: Rollout) -> Self {
         Self {
             rollout,
-            matching: Matching::default(),
+            matching: Arc::default(),
             last_event: Timestamp::now(),
             pools: BTreeMap::new(),
             routed: Vec::new(),
@@ -43,7 +43,7 @@ impl App {
     }
 
     /// Takes over which requests are its, if its source has just spoken.
-    pub(super) fn match_by(&mut self, matching: Option<Matching>) {
+    pub(super) fn match_by(&mut self, matching: Option<Arc<Matching>>) {
         if let Some(matching) = matching {
             self.matching = matching;
             self.last_event = Timestamp::now();
@@ -129,7 +129,8 @@ impl App {
             active: pool(self.rollout.active()),
             preview: self.rollout.preview().and_then(|(revision, _)| pool(revision)),
             policy: Arc::clone(self.rollout.policy()),
-            preview_allow: self.matching.preview_allow.clone().into(),
+            matching: Arc::clone(&self.matching),
+            split: self.rollout.split(),
         }
     }
 

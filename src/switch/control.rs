@@ -15,10 +15,11 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     desired::{Desired, EndpointSpec},
-    name::{AppName, Revision},
+    name::{AppName, Revision, Subject},
     policy::Policy,
     pool::{Pool, Tenure},
     rollout::Rollout,
+    split::Weight,
     status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, PoolStatus, Receipt, SourceStatus},
 };
 
@@ -70,6 +71,11 @@ pub enum Command {
     },
     /// Drop the candidate.
     Abort,
+    /// Send this share of live traffic to the candidate.
+    Weigh {
+        /// The share.
+        weight: Weight,
+    },
     /// Keep a revision active whatever the source says.
     Pin {
         /// The revision; it must be the active one.
@@ -90,10 +96,39 @@ impl Command {
             Self::Promote { .. } => Action::Promote,
             Self::Rollback { .. } => Action::Rollback,
             Self::Abort => Action::Abort,
+            Self::Weigh { .. } => Action::Weight,
             Self::Pin { .. } => Action::Pin,
             Self::Unpin => Action::Unpin,
         }
     }
+}
+
+/// What a link for a tester is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// To which app's preview.
+    pub app: AppName,
+    /// Who asks for it.
+    pub by: String,
+    /// For whom, if that is said.
+    pub subject: Option<Subject>,
+    /// How long it is good; the app's own `preview.cookie.ttl` if not said.
+    pub ttl: Option<Duration>,
+    /// The live host it leads to, in lower case and without port; the app's first if not said.
+    pub host: Option<String>,
+}
+
+/// What a link for a tester is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invited {
+    /// The live host it leads to.
+    pub host: String,
+    /// Where on that host testers come in.
+    pub path: String,
+    /// The signed pass.
+    pub token: String,
+    /// When it ends.
+    pub expires: Timestamp,
 }
 
 /// The stable code of a [`Refusal`], as it stands in problem documents.
@@ -175,6 +210,7 @@ impl Refusal {
 pub(super) enum Message {
     Desired { desired: Desired, reply: oneshot::Sender<Applied> },
     Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
+    Invite { invitation: Invitation, reply: oneshot::Sender<Result<Invited, Refusal>> },
     Observed { app: AppName, revision: Revision, address: SocketAddr, healthy: bool },
     Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
     Measured { receipt: Box<Receipt>, reply: Option<oneshot::Sender<Result<Receipt, Refusal>>> },
@@ -206,6 +242,13 @@ impl Control {
     pub async fn submit(&self, order: Order) -> Result<Receipt, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Order { order, reply }).await.map_err(|_| Refusal::stopping())?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Makes what a link is made of that shows an app's preview to whoever opens it.
+    pub async fn invite(&self, invitation: Invitation) -> Result<Invited, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Invite { invitation, reply }).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())?
     }
 
@@ -317,7 +360,7 @@ impl AppBoard {
             draining: self.draining.iter().map(Draining::status).collect(),
             gates: rollout.gates(),
             pin: rollout.pin().cloned(),
-            weight: 0,
+            weight: rollout.weight().percent().into(),
             source: self.source.clone(),
         }
     }

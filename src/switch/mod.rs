@@ -29,24 +29,35 @@ mod memory;
 mod name;
 mod policy;
 mod pool;
+mod preview;
 mod reader;
 mod rollout;
+mod set_cookie;
 mod snapshot;
+mod split;
 mod status;
 mod switchboard;
 mod sync;
 
 pub use self::{
     admission::InFlight,
-    control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
+    control::{
+        AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,
+        Viewer,
+    },
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     journal::{Journal, JournalError},
-    name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
+    name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role, Subject},
     policy::{AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Streams, Traffic},
     pool::{Endpoint, Pool, Stage, Tenure},
-    reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
+    preview::{
+        Credential, DOOR, Fallback, NoPass, Pass, PreviewAccess, PreviewCookie, PreviewHeader, Secret, Stranger,
+    },
+    reader::{Adopted, Door, NotAdmitted, Reader, RequestKey, Standing, Ticket},
     rollout::{Previous, Rollout},
+    set_cookie::SetCookie,
     snapshot::{Route, Snapshot},
+    split::{Mark, Share, Split, SplitPolicy, SplitRule, Sticky, Weight},
     status::{
         Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, Phase, Pin,
         PoolStatus, Receipt, ReplicaReceipt, SourceStatus,

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::split::SplitPolicy;
+
 /// Everything one app's owner can set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
@@ -18,6 +20,8 @@ pub struct Policy {
     pub balance: Balance,
     /// Timeouts, limits and retries of a request.
     pub traffic: Traffic,
+    /// Which live traffic goes to the candidate.
+    pub split: SplitPolicy,
 }
 
 /// The gates before a promotion.

@@ -113,6 +113,11 @@ impl Pool {
         self.endpoints.iter().filter(|e| e.health() == Health::Healthy).count()
     }
 
+    /// Whether any of them is healthy.
+    pub(super) fn is_ready(&self) -> bool {
+        self.endpoints.iter().any(|e| e.health() == Health::Healthy)
+    }
+
     /// The stay in routing that requests on this pool count against.
     pub fn tenure(&self) -> &Arc<Tenure> {
         &self.tenure

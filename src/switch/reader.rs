@@ -9,10 +9,13 @@ use super::{
     admission::{self, Current, View},
     balance,
     barrier::Barrier,
+    desired::Matching,
     name::{AppName, Generation, Revision, Role},
     policy::Policy,
     pool::{Endpoint, Pool, Tenure},
+    preview::{self, Fallback, Stranger},
     snapshot::{Route, Snapshot},
+    split::{NUMBERS, Share},
 };
 
 /// What the core asks of a request; the data plane answers it, so the core need not know HTTP.
@@ -31,6 +34,23 @@ pub trait RequestKey {
     fn cookie(&self, _name: &str) -> Option<&[u8]> {
         None
     }
+    /// Whether nobody could read it on its way to us.
+    fn is_secure(&self) -> bool {
+        false
+    }
+    /// What it was found to be when it was first admitted, if this is a retry: its fields need not be there any more.
+    fn standing(&self) -> Option<Standing> {
+        None
+    }
+}
+
+/// Whose request it is: asked for the first attempt, and remembered for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A tester's, for the candidate.
+    Tester,
+    /// Live traffic, and where it falls among that.
+    Live(Share),
 }
 
 /// Why a request was not admitted.
@@ -44,6 +64,19 @@ pub enum NotAdmitted {
     PreviewForbidden {
         /// The app.
         app: AppName,
+        /// Why not.
+        stranger: Stranger,
+    },
+    /// It is for the proxy itself: a tester comes in by a link, or leaves.
+    #[error("this is where testers of {} come in", .0.app)]
+    Door(Box<Door>),
+    /// The candidate has no endpoint that is healthy.
+    #[error("the candidate {revision} of {app} is not ready")]
+    NotReady {
+        /// The app.
+        app: AppName,
+        /// The candidate.
+        revision: Revision,
     },
     /// The app has no revision in that role.
     #[error("{app} has no {} revision", role.as_str())]
@@ -70,9 +103,22 @@ impl NotAdmitted {
     pub fn app(&self) -> Option<&AppName> {
         match self {
             Self::UnknownHost => None,
-            Self::PreviewForbidden { app } | Self::NoPool { app, .. } | Self::NoEndpoint { app, .. } => Some(app),
+            Self::Door(door) => Some(&door.app),
+            Self::PreviewForbidden { app, .. }
+            | Self::NotReady { app, .. }
+            | Self::NoPool { app, .. }
+            | Self::NoEndpoint { app, .. } => Some(app),
         }
     }
+}
+
+/// Where an app's testers come in by a link, and leave: whoever answers there needs to know no more than this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// The app.
+    pub app: AppName,
+    /// Its paths, and who sees its preview; it has a preview cookie.
+    pub matching: Arc<Matching>,
 }
 
 /// What readers and the one writer share.
@@ -122,19 +168,23 @@ impl Reader {
         rng: &mut fastrand::Rng,
     ) -> Result<Choice, NotAdmitted> {
         let (index, matched) = snapshot.find(key.host(), key.path()).ok_or(NotAdmitted::UnknownHost)?;
-        let role = if key.on_preview_listener() { Role::Preview } else { matched };
         let route = &snapshot.routes()[index];
         let app = || route.app.clone();
-        if role == Role::Preview && !route.admits_to_preview(key.client()) {
-            return Err(NotAdmitted::PreviewForbidden { app: app() });
-        }
+        let standing = match key.standing() {
+            Some(standing) => standing,
+            None => stand(route, matched, key, rng)?,
+        };
+        let (role, lines) = match standing {
+            Standing::Tester => (preview_role(route)?, String::new()),
+            Standing::Live(share) => live_role(route, share, key, tried),
+        };
         let pool = route.pool(role).ok_or_else(|| NotAdmitted::NoPool { app: app(), role })?;
         let endpoint = balance::choose(pool, self.worker, tried, rng).ok_or_else(|| NotAdmitted::NoEndpoint {
             app: app(),
             role,
             revision: pool.revision().clone(),
         })?;
-        Ok(Choice { route: index, role, endpoint })
+        Ok(Choice { route: index, role, endpoint, standing, lines })
     }
 
     /// Waits until a snapshot this worker has not adopted is published.
@@ -154,6 +204,50 @@ impl Reader {
     pub fn acknowledge(&self, adopted: &Adopted) {
         self.shared.barrier.adopted(self.worker, adopted.0.version);
     }
+}
+
+/// Whose request it is, unless it is for the proxy itself or for nobody who may make it.
+fn stand(
+    route: &Route,
+    matched: Role,
+    key: &impl RequestKey,
+    rng: &mut fastrand::Rng,
+) -> Result<Standing, NotAdmitted> {
+    let Matching { preview: access, paths, .. } = &*route.matching;
+    if access.cookie.is_some() && preview::is_door(key.path(), paths) {
+        let (app, matching) = (route.app.clone(), Arc::clone(&route.matching));
+        return Err(NotAdmitted::Door(Box::new(Door { app, matching })));
+    }
+    if matched == Role::Preview || key.on_preview_listener() || access.is_asked_for(&route.app, key) {
+        let refused = |stranger| NotAdmitted::PreviewForbidden { app: route.app.clone(), stranger };
+        access.admit(key).map_err(refused)?;
+        return Ok(Standing::Tester);
+    }
+    let draw = || rng.u8(0..NUMBERS);
+    let share = route.split.as_ref().map(|split| split.share(&route.policy.split, key, draw));
+    Ok(Standing::Live(share.unwrap_or(Share::Outside)))
+}
+
+/// A tester sees the candidate, and never by accident the live revision.
+fn preview_role(route: &Route) -> Result<Role, NotAdmitted> {
+    match (&route.preview, route.ready_preview()) {
+        (_, Some(_)) => Ok(Role::Preview),
+        _ if route.matching.preview.fallback == Fallback::Active => Ok(Role::Active),
+        (None, _) => Err(NotAdmitted::NoPool { app: route.app.clone(), role: Role::Preview }),
+        (Some(pool), None) => Err(NotAdmitted::NotReady { app: route.app.clone(), revision: pool.revision().clone() }),
+    }
+}
+
+/// Live traffic goes to the candidate only where that can serve it: no user is to lose anything by it. So what has failed
+/// there once goes to the active revision.
+fn live_role(route: &Route, share: Share, key: &impl RequestKey, tried: &[u64]) -> (Role, String) {
+    let mut lines = String::new();
+    let Some(split) = route.split.as_ref().filter(|_| route.ready_preview().is_some()) else {
+        return (Role::Active, lines);
+    };
+    split.remember(share, &route.matching.paths, key.is_secure(), &mut lines);
+    let on_candidate = split.takes(share) && tried.is_empty();
+    (if on_candidate { Role::Preview } else { Role::Active }, lines)
 }
 
 impl Drop for Reader {
@@ -177,6 +271,9 @@ struct Choice {
     route: usize,
     role: Role,
     endpoint: usize,
+    standing: Standing,
+    /// Lines for the answer's head.
+    lines: String,
 }
 
 impl Choice {
@@ -217,6 +314,26 @@ impl Ticket {
     /// Which of the app's pools it is for.
     pub fn role(&self) -> Role {
         self.choice.role
+    }
+
+    /// Whose request it is, for a retry to be admitted as the same.
+    pub fn standing(&self) -> Standing {
+        self.choice.standing
+    }
+
+    /// Whether the client is told which revision answers: testers are, others where the app's owner wants it.
+    pub fn tells_revision(&self) -> bool {
+        self.choice.standing == Standing::Tester || self.policy().traffic.expose_revision
+    }
+
+    /// Whether `Authorization` was meant for us, and is not the upstream's to see.
+    pub fn keeps_authorization(&self) -> bool {
+        self.choice.standing == Standing::Tester && !self.route().matching.preview.credentials.is_empty()
+    }
+
+    /// What the head of the answer says besides: whole field lines, each with its line end.
+    pub fn answer_lines(&self) -> &str {
+        &self.choice.lines
     }
 
     /// The pool.

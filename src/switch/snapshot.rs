@@ -3,18 +3,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
     sync::Arc,
 };
 
 use foldhash::fast::RandomState;
-use ipnet::IpNet;
 
 use super::{
     desired::{HostPattern, Matching},
     name::{AppName, Generation, Role},
     policy::Policy,
     pool::Pool,
+    split::Split,
 };
 
 /// One generation of the routing of all apps.
@@ -35,8 +34,10 @@ pub struct Route {
     pub preview: Option<Arc<Pool>>,
     /// How requests are treated.
     pub policy: Arc<Policy>,
-    /// Networks whose clients may see the preview; none means every client.
-    pub preview_allow: Box<[IpNet]>,
+    /// What leads here, and who sees the preview.
+    pub matching: Arc<Matching>,
+    /// How live traffic is told apart; `None` while all of it goes to the active pool.
+    pub split: Option<Split>,
 }
 
 impl Route {
@@ -48,8 +49,9 @@ impl Route {
         }
     }
 
-    pub(super) fn admits_to_preview(&self, client: Option<IpAddr>) -> bool {
-        self.preview_allow.is_empty() || client.is_some_and(|ip| self.preview_allow.iter().any(|net| net.contains(&ip)))
+    /// The candidate's pool, if it can serve now.
+    pub(super) fn ready_preview(&self) -> Option<&Arc<Pool>> {
+        self.preview.as_ref().filter(|pool| pool.is_ready())
     }
 }
 
@@ -59,13 +61,11 @@ impl Snapshot {
         Self::build(Vec::new())
     }
 
-    /// Builds the view of these apps, given with what leads to each.
-    pub fn build(apps: Vec<(Route, &Matching)>) -> Self {
+    /// Builds the view of these apps.
+    pub fn build(routes: Vec<Route>) -> Self {
         let mut table = RouteTable::default();
-        let mut routes = Vec::with_capacity(apps.len());
-        for (index, (route, matching)) in apps.into_iter().enumerate() {
-            table.add(index, matching);
-            routes.push(route);
+        for (index, route) in routes.iter().enumerate() {
+            table.add(index, &route.matching);
         }
         table.sort();
         Self { routes: routes.into(), table }
@@ -172,7 +172,7 @@ mod tests {
             hosts: hosts.to_vec(),
             paths: paths.iter().map(|p| (*p).to_owned()).collect(),
             preview_hosts: preview.to_vec(),
-            preview_allow: Vec::new(),
+            ..Matching::default()
         };
         table.add(0, &matching(&[exact("shop.test")], &[], &[exact("preview.shop.test")]));
         table.add(1, &matching(&[exact("shop.test")], &["/api", "/api/v2/"], &[]));

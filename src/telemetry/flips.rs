@@ -61,7 +61,10 @@ impl Flips {
             Happening::Drained { seconds, .. } => self.drain.with_label_values(&[app]).observe(*seconds),
             Happening::Added => self.begin(app),
             Happening::Removed => self.forget(app),
-            Happening::Acted { .. } | Happening::Refused { .. } | Happening::Changed { .. } => {}
+            Happening::Acted { .. }
+            | Happening::Refused { .. }
+            | Happening::Changed { .. }
+            | Happening::Invited { .. } => {}
         }
     }
 
@@ -97,7 +100,7 @@ fn is_flip(receipt: &Receipt) -> bool {
     match receipt.action {
         Action::Promote | Action::Rollback => true,
         Action::Source => receipt.from.is_some() && receipt.from != receipt.to,
-        Action::Deploy | Action::Discard | Action::Abort | Action::Pin | Action::Unpin => false,
+        Action::Deploy | Action::Discard | Action::Abort | Action::Weight | Action::Pin | Action::Unpin => false,
     }
 }
 

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{
     metrics::{
         APP_GENERATION, ENDPOINT_UP, GATE_STATE, POOL_ENDPOINTS, POOL_INFO, ROLLBACK_READY, ROLLBACK_WINDOW,
-        SOURCE_LAST_EVENT, SOURCE_STALE,
+        SOURCE_LAST_EVENT, SOURCE_STALE, WEIGHT,
     },
     sheet::Sheet,
 };
@@ -26,6 +26,7 @@ fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
             sheet.gauge(&ENDPOINT_UP, &[app, pool.revision().as_str(), &address], up.into());
         }
     }
+    sheet.gauge(&WEIGHT, &[app], rollout.weight().percent().into());
     for (role, revision) in roles(state) {
         sheet.gauge(&POOL_INFO, &[app, role, revision.as_str()], 1.0);
         if let Some(pool) = state.pools.get(revision) {

@@ -3,6 +3,7 @@
 use super::{
     super::{
         policy::AutoPromotion,
+        split::Weight,
         status::{Gate, GateState, Phase},
     },
     Readiness, Rollout,
@@ -13,6 +14,10 @@ impl Rollout {
     pub fn message(&self) -> String {
         let mut message = self.alarm_in_words().unwrap_or_default();
         message.push_str(&self.phase_in_words());
+        if let Some(share) = self.share_in_words() {
+            message.push_str("; ");
+            message.push_str(&share);
+        }
         if let Some(pin) = &self.kept.pin {
             message.push_str(&format!("; pinned by {}: {}", pin.by, pin.reason));
         }
@@ -55,6 +60,12 @@ impl Rollout {
             },
             (Phase::Steady | Phase::Starting | Phase::Previewing, _) => format!("{active} carries all traffic"),
         }
+    }
+
+    fn share_in_words(&self) -> Option<String> {
+        let (candidate, weight) = (self.preview()?.0, self.weight());
+        let when = if self.split().is_some() { "" } else { " once it is ready" };
+        (weight > Weight::ZERO).then(|| format!("{weight} of live traffic goes to {candidate}{when}"))
     }
 
     fn next_in_words(&self) -> String {
