@@ -2,7 +2,7 @@
 //! interval, and each change of verdict goes to the switch. A new endpoint's first probe settles its first verdict, so
 //! that a start is ready at once; from then on `rise` and `fall` probes in a row change it.
 
-use std::{collections::HashMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -10,13 +10,15 @@ use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::TcpStream,
     sync::{Semaphore, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::switch::{AppName, Board, Feed, HealthCheck, Revision, Viewer};
+use crate::{
+    connector::{Connector, Socket},
+    switch::{Address, AppName, Board, Destination, Feed, HealthCheck, Revision, Viewer},
+};
 
 /// How many probes may be under way at once.
 const AT_ONCE: usize = 64;
@@ -33,8 +35,8 @@ const HEAD_SIZE: usize = 16 * 1024;
 const USER_AGENT: &str = concat!("tealgate-health/", env!("CARGO_PKG_VERSION"));
 
 /// Probes whatever the board shows, until the switch stops.
-pub async fn run(mut viewer: Viewer, feed: Feed) {
-    let mut probes = Probes { running: HashMap::new(), slots: Arc::new(Semaphore::new(AT_ONCE)), feed };
+pub async fn run(mut viewer: Viewer, feed: Feed, connector: Connector) {
+    let mut probes = Probes { running: HashMap::new(), slots: Arc::new(Semaphore::new(AT_ONCE)), feed, connector };
     loop {
         probes.follow(&viewer.board());
         if !viewer.changed().await {
@@ -48,6 +50,7 @@ struct Probes {
     running: HashMap<u64, Running>,
     slots: Arc<Semaphore>,
     feed: Feed,
+    connector: Connector,
 }
 
 struct Running {
@@ -66,7 +69,12 @@ impl Probes {
                 state.pools.iter().flat_map(|(r, pool)| pool.endpoints().iter().map(move |e| (r, e)))
             {
                 let running = before.remove(&endpoint.id()).unwrap_or_else(|| {
-                    let target = Target { app: app.clone(), revision: revision.clone(), address: endpoint.address() };
+                    let target = Target {
+                        app: app.clone(),
+                        revision: revision.clone(),
+                        destination: endpoint.destination().clone(),
+                        connector: self.connector.clone(),
+                    };
                     self.start(target, check.clone())
                 });
                 running.check.send_if_modified(|told| {
@@ -92,7 +100,8 @@ impl Probes {
 struct Target {
     app: AppName,
     revision: Revision,
-    address: SocketAddr,
+    destination: Destination,
+    connector: Connector,
 }
 
 impl Target {
@@ -108,17 +117,18 @@ impl Target {
             let check = told.borrow_and_update().clone();
             let Ok(slot) = slots.acquire().await else { return };
             next = Instant::now() + jittered(check.interval);
-            let found = probe(self.address, &check).await;
+            let found = probe(&self.connector, &self.destination, &check).await;
             drop(slot);
             if let Some(healthy) = verdict.note(found.is_ok(), &check) {
                 self.tell(&found);
-                feed.observed(self.app.clone(), self.revision.clone(), self.address, healthy).await;
+                let address = self.destination.address.clone();
+                feed.observed(self.app.clone(), self.revision.clone(), address, healthy).await;
             }
         }
     }
 
     fn tell(&self, found: &Result<(), Failure>) {
-        let Self { app, revision, address } = self;
+        let Self { app, revision, destination: Destination { address, .. }, .. } = self;
         match found {
             Ok(()) => tracing::info!(%app, %revision, endpoint = %address, "the endpoint is healthy"),
             Err(reason) => tracing::warn!(%app, %revision, endpoint = %address, %reason, "the endpoint is unhealthy"),
@@ -193,21 +203,30 @@ impl fmt::Display for Failure {
     }
 }
 
-async fn probe(address: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
+async fn probe(connector: &Connector, destination: &Destination, check: &HealthCheck) -> Result<(), Failure> {
     let asked = async {
-        let stream = TcpStream::connect(address).await.map_err(Failure::Connect)?;
+        let stream = connector.connect(destination).await.map_err(Failure::Connect)?;
         match &check.path {
-            Some(path) => get(stream, address, path).await,
+            Some(path) => get(stream, host(destination), path).await,
             None => Ok(()),
         }
     };
     timeout(check.timeout, asked).await.map_err(|_| Failure::TimedOut(check.timeout))?
 }
 
+/// What the probe calls the endpoint: by its name, if it has one.
+fn host(destination: &Destination) -> String {
+    match (&destination.name, &destination.address) {
+        (Some(name), _) => name.to_string(),
+        (None, Address::Ip(address)) => address.to_string(),
+        (None, Address::Unix(_)) => "localhost".to_owned(),
+    }
+}
+
 /// Good is a status of 2xx or 3xx. The body is left unread: the connection is not used again.
-async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), Failure> {
+async fn get(stream: Socket, host: String, path: &str) -> Result<(), Failure> {
     let request = Request::get(path)
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, host)
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
@@ -225,7 +244,7 @@ async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), F
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, net::SocketAddr};
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -234,6 +253,14 @@ mod tests {
 
     use super::*;
     use crate::switch::{Desired, EndpointSpec, Health, Matching, Policy, Switch, SwitchOptions, Wanted};
+
+    fn to(address: SocketAddr) -> Destination {
+        Destination { address: address.into(), name: None, transport: Arc::default() }
+    }
+
+    async fn found(address: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
+        probe(&Connector::default(), &to(address), check).await
+    }
 
     const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
@@ -309,7 +336,7 @@ mod tests {
             ("HELLO\r\n\r\n", "invalid HTTP version parsed"),
         ] {
             let backend = Backend::answering(answer).await;
-            let found = probe(backend.address, &by_path("/healthz?full=1")).await;
+            let found = found(backend.address, &by_path("/healthz?full=1")).await;
             let told = found.map_or_else(|reason| reason.to_string(), |()| "good".to_owned());
             assert_eq!(told, expected, "{answer:?}");
             let head = backend.heads.borrow().clone();
@@ -323,17 +350,17 @@ mod tests {
     async fn an_endless_head_is_not_read_to_its_end() {
         let long: String = std::iter::repeat_n("x: y\r\n", HEAD_SIZE).collect();
         let backend = Backend::answering(format!("HTTP/1.1 200 OK\r\n{long}").leak()).await;
-        assert!(matches!(probe(backend.address, &by_path("/")).await, Err(Failure::Http(_))));
+        assert!(matches!(found(backend.address, &by_path("/")).await, Err(Failure::Http(_))));
     }
 
     #[tokio::test]
     async fn silence_and_a_closed_port_are_told_apart() {
         let backend = Backend::answering("").await;
         let check = HealthCheck { timeout: Duration::from_millis(50), ..by_path("/") };
-        assert_eq!(probe(backend.address, &check).await.unwrap_err().to_string(), "no answer within 50ms");
+        assert_eq!(found(backend.address, &check).await.unwrap_err().to_string(), "no answer within 50ms");
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert_eq!(probe(closed, &HealthCheck::default()).await.unwrap_err().to_string(), "connection refused");
-        assert!(probe(backend.address, &HealthCheck::default()).await.is_ok(), "a connect is enough without a path");
+        assert_eq!(found(closed, &HealthCheck::default()).await.unwrap_err().to_string(), "connection refused");
+        assert!(found(backend.address, &HealthCheck::default()).await.is_ok(), "a connect is enough without a path");
     }
 
     fn desired(endpoints: &[SocketAddr], check: HealthCheck) -> Desired {
@@ -370,7 +397,7 @@ mod tests {
     async fn the_switch_learns_of_each_change() {
         let backend = Backend::answering(OK).await;
         let Switch { feed, mut viewer, control, .. } = switch();
-        let running = tokio::spawn(run(viewer.clone(), feed.clone()));
+        let running = tokio::spawn(run(viewer.clone(), feed.clone(), Connector::default()));
         feed.desired(desired(&[backend.address], by_path("/"))).await.unwrap();
         until(&mut viewer, Health::Healthy).await;
         backend.answer.send_replace(UNAVAILABLE);
@@ -385,7 +412,7 @@ mod tests {
     async fn a_changed_policy_takes_effect_at_once() {
         let backend = Backend::answering(UNAVAILABLE).await;
         let Switch { feed, mut viewer, .. } = switch();
-        let _running = AbortOnDropHandle::new(tokio::spawn(run(viewer.clone(), feed.clone())));
+        let _running = AbortOnDropHandle::new(tokio::spawn(run(viewer.clone(), feed.clone(), Connector::default())));
         let hourly = HealthCheck { interval: Duration::from_secs(3600), fall: 1, ..HealthCheck::default() };
         feed.desired(desired(&[backend.address], hourly.clone())).await.unwrap();
         until(&mut viewer, Health::Healthy).await;
@@ -396,7 +423,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_on_the_board_is_probed_and_nothing_else() {
         let Switch { feed, viewer, .. } = switch();
-        let mut probes = Probes { running: HashMap::new(), slots: Arc::new(Semaphore::new(0)), feed: feed.clone() };
+        let slots = Arc::new(Semaphore::new(0));
+        let mut probes = Probes { running: HashMap::new(), slots, feed: feed.clone(), connector: Connector::default() };
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let mut rounds = Vec::new();
         for ports in [[1, 2], [2, 3], [3, 1]] {

@@ -5,7 +5,7 @@
 //! # The map
 //!
 //! ```text
-//! main → cli → server → { admin, source, health, proxy } → telemetry → switch        config → the options of each
+//! main → cli → server → { admin, source, health, proxy } → { connector, telemetry } → switch        config → the options of each
 //! ```
 //!
 //! | Module | Is |
@@ -15,6 +15,7 @@
 //! | [`admin`] | the admin API and the health listener |
 //! | [`source`] | where desired state comes from: the configuration file, watched |
 //! | [`health`] | active probes of every endpoint that may have to take traffic |
+//! | [`connector`] | how an endpoint is reached, by requests and by probes alike |
 //! | [`telemetry`] | metrics, the access log, the program's own log |
 //! | [`config`] | the one YAML file: parsed, checked, explained |
 //! | [`server`] | the composition root: start order, reload, stop order |
@@ -41,6 +42,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod connector;
 pub mod demo;
 pub mod health;
 pub mod proxy;

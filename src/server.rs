@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     admin::{self, AdminServer, Api, HealthServer, Readiness, ReloadError, Tokens},
     config::{Config, ConfigErrors},
+    connector::Connector,
     health,
     proxy::{DataPlane, ListenError},
     source::FileWatch,
@@ -109,15 +110,16 @@ impl Server {
         let access = AccessLog::start(config.log.access, config.workers, Box::new(std::io::stdout()))
             .context("the access log cannot be started")?;
 
+        let connector = Connector::default();
         let recorder = {
             let (metrics, access) = (Arc::clone(&metrics), access.clone());
             move |worker| metrics.recorder(worker, access.clone())
         };
-        let data_plane = DataPlane::start(config.workers, switch.readers.clone(), recorder)
+        let data_plane = DataPlane::start(config.workers, switch.readers.clone(), connector.clone(), recorder)
             .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
-        tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone()));
+        tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());

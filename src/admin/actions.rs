@@ -21,7 +21,9 @@ use super::{
     problem::{ActionProblems, Error},
     routes::Admin,
 };
-use crate::switch::{AppName, Command, EndpointSpec, Order, Receipt, RefusalCode, Revision, Tenure};
+use crate::switch::{
+    Address, AppName, Command, EndpointSpec, Order, Receipt, RefusalCode, Revision, Tenure, Whereabouts,
+};
 
 /// The most endpoints of one revision.
 const MAX_ENDPOINTS: usize = 4096;
@@ -309,12 +311,12 @@ fn checked_endpoints(given: Vec<EndpointRequest>) -> Result<Vec<EndpointSpec>, E
     }
     let mut seen = BTreeSet::new();
     for (i, EndpointRequest(endpoint)) in given.iter().enumerate() {
-        let address = endpoint.address;
+        let address = &endpoint.address;
         if !(1..=MAX_WEIGHT).contains(&endpoint.weight) {
             let detail = format!("endpoints[{i}].weight is {}", endpoint.weight);
             return Err(Error::invalid(detail, format!("a weight is 1 to {MAX_WEIGHT}")));
         }
-        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+        if is_of_no_server(address) {
             return Err(Error::invalid(
                 format!("endpoints[{i}].address {address} cannot be connected to"),
                 "give the address and port of one server",
@@ -328,4 +330,10 @@ fn checked_endpoints(given: Vec<EndpointRequest>) -> Result<Vec<EndpointSpec>, E
         }
     }
     Ok(given.into_iter().map(|EndpointRequest(endpoint)| endpoint).collect())
+}
+
+/// Whether this is an address that no one server can have.
+fn is_of_no_server(address: &Whereabouts) -> bool {
+    let Whereabouts::At(Address::Ip(address)) = address else { return false };
+    address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast()
 }

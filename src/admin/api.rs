@@ -2,7 +2,7 @@
 //! [`crate::switch`]. The server and the CLI both stand on these types, so they cannot drift apart. Requests refuse
 //! unknown keys; answers may grow new ones.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 use serde::{
@@ -11,7 +11,7 @@ use serde::{
 };
 use utoipa::ToSchema;
 
-use crate::switch::{AppStatus, EndpointSpec, Event, Gate, Revision};
+use crate::switch::{AppStatus, EndpointSpec, Event, Gate, Revision, Whereabouts};
 
 /// Where every call of this version begins.
 pub const ROOT: &str = "/api/v1";
@@ -270,9 +270,9 @@ impl Wait {
     }
 }
 
-impl From<SocketAddr> for EndpointRequest {
-    fn from(address: SocketAddr) -> Self {
-        Self(address.into())
+impl<A: Into<Whereabouts>> From<A> for EndpointRequest {
+    fn from(address: A) -> Self {
+        Self(EndpointSpec::from(address))
     }
 }
 
@@ -285,16 +285,16 @@ impl<'de> Deserialize<'de> for EndpointRequest {
             type Value = EndpointRequest;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"ip:port\" or {\"address\": \"ip:port\", \"weight\": 1}")
+                f.write_str("\"ADDRESS\" or {\"address\": \"ADDRESS\", \"weight\": 1}, where ADDRESS is IP:PORT, NAME:PORT or unix:/PATH")
             }
 
             fn visit_str<E: de::Error>(self, given: &str) -> Result<Self::Value, E> {
-                address(given).map(EndpointRequest::from)
+                given.parse::<Whereabouts>().map(EndpointRequest::from).map_err(E::custom)
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
                 let given = EndpointObject::deserialize(MapAccessDeserializer::new(map))?;
-                let address = address(&given.address)?;
+                let address = given.address.parse().map_err(de::Error::custom)?;
                 Ok(EndpointRequest(EndpointSpec { address, weight: given.weight }))
             }
         }
@@ -303,15 +303,11 @@ impl<'de> Deserialize<'de> for EndpointRequest {
     }
 }
 
-fn address<E: de::Error>(given: &str) -> Result<SocketAddr, E> {
-    given.parse().map_err(|_| E::custom(format_args!("{given:?} is not an address: write ip:port")))
-}
-
 /// The long form of an endpoint.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EndpointObject {
-    /// Where it listens, as `ip:port`.
+    /// Where it is: `IP:PORT`, `unix:/PATH`, or `NAME:PORT`, which stands for every address that the name has.
     #[schema(example = "127.0.0.1:9001")]
     address: String,
     /// Its share relative to the others of its pool.
@@ -326,7 +322,11 @@ impl utoipa::PartialSchema for EndpointRequest {
 
         OneOfBuilder::new()
             .item(EndpointObject::schema())
-            .item(ObjectBuilder::new().schema_type(Type::String).examples(["127.0.0.1:9001"]))
+            .item(ObjectBuilder::new().schema_type(Type::String).examples([
+                "127.0.0.1:9001",
+                "app.internal:9001",
+                "unix:/run/app.sock",
+            ]))
             .into()
     }
 }
@@ -339,10 +339,13 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_a_string_or_an_object() {
-        let given = r#"{"endpoints": ["127.0.0.1:1", {"address": "[::1]:2"}, {"address": "10.0.0.1:3", "weight": 7}]}"#;
+        let given = r#"{"endpoints": ["127.0.0.1:1", {"address": "[::1]:2"}, "unix:/run/a.sock", {"address": "app:3", "weight": 7}]}"#;
         let body: DeployRequest = serde_json::from_str(given).unwrap();
         let seen: Vec<_> = body.endpoints.iter().map(|e| (e.0.address.to_string(), e.0.weight)).collect();
-        assert_eq!(seen, [("127.0.0.1:1".into(), 1), ("[::1]:2".into(), 1), ("10.0.0.1:3".into(), 7)]);
+        assert_eq!(
+            seen,
+            [("127.0.0.1:1", 1), ("[::1]:2", 1), ("unix:/run/a.sock", 1), ("app:3", 7)].map(|(a, w)| (a.to_owned(), w))
+        );
     }
 
     #[test]
@@ -350,7 +353,7 @@ mod tests {
         let deploy = |text| serde_json::from_str::<DeployRequest>(text).unwrap_err().to_string();
         assert!(deploy(r#"{"endpoints": [], "lables": {}}"#).contains("`lables`"));
         assert!(deploy(r#"{"endpoints": [{"address": "127.0.0.1:1", "wieght": 2}]}"#).contains("`wieght`"));
-        assert!(deploy(r#"{"endpoints": ["localhost:1"]}"#).contains("ip:port"));
+        assert!(deploy(r#"{"endpoints": ["localhost"]}"#).contains("IP:PORT, NAME:PORT"));
         let promote = serde_json::from_str::<PromoteRequest>(r#"{"skipGate": true}"#).unwrap_err().to_string();
         assert!(promote.contains("`skipGate`"), "{promote}");
     }
@@ -372,7 +375,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<PromoteRequest>(&text).unwrap(), promote);
         assert_eq!(serde_json::to_string(&PromoteRequest::default()).unwrap(), "{}");
         let deploy = DeployRequest {
-            endpoints: vec!["127.0.0.1:1".parse::<SocketAddr>().unwrap().into()],
+            endpoints: vec!["127.0.0.1:1".parse::<Whereabouts>().unwrap().into()],
             ..Default::default()
         };
         let text = serde_json::to_string(&deploy).unwrap();

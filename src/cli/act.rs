@@ -44,8 +44,9 @@ pub(crate) struct Deploy {
     /// The revision's name: 1 to 63 letters, digits, '-', '_' or '.'
     #[arg(long, value_name = "REVISION")]
     revision: Revision,
-    /// An endpoint that serves it, with a weight of 1 to 256 (default 1); repeat for each
-    #[arg(long = "endpoint", value_name = "IP:PORT[,WEIGHT]", value_parser = parse::endpoint, required = true)]
+    /// An endpoint that serves it: IP:PORT, NAME:PORT (every address the name has) or unix:/PATH, with a weight of 1 to
+    /// 256 (default 1); repeat for each
+    #[arg(long = "endpoint", value_name = "ADDRESS[,WEIGHT]", value_parser = parse::endpoint, required = true)]
     endpoints: Vec<EndpointRequest>,
     /// A label shown with the revision; repeat for each
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]

@@ -1,10 +1,13 @@
 //! What is typed on the command line, turned into what it means.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 
-use crate::{admin::api::EndpointRequest, switch::EndpointSpec};
+use crate::{
+    admin::api::EndpointRequest,
+    switch::{EndpointSpec, NotAnAddress},
+};
 
 /// The most weight an endpoint may have.
 const MAX_WEIGHT: u32 = 256;
@@ -17,11 +20,10 @@ pub(crate) fn duration(given: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| wrong())
 }
 
-/// An endpoint: `IP:PORT`, or `IP:PORT,WEIGHT` with a weight of 1 to 256.
+/// An endpoint: its address (`IP:PORT`, `NAME:PORT` or `unix:/PATH`), or `ADDRESS,WEIGHT` with a weight of 1 to 256.
 pub(crate) fn endpoint(given: &str) -> Result<EndpointRequest, String> {
     let (address, weight) = given.split_once(',').unwrap_or((given, "1"));
-    let address: SocketAddr =
-        address.parse().map_err(|_| format!("{address:?} is not an address: write IP:PORT, e.g. 127.0.0.1:9001"))?;
+    let address = address.parse().map_err(|wrong: NotAnAddress| wrong.to_string())?;
     match weight.parse() {
         Ok(weight @ 1..=MAX_WEIGHT) => Ok(EndpointRequest(EndpointSpec { address, weight })),
         _ => Err(format!("{weight:?} is not a weight: write a number from 1 to {MAX_WEIGHT}")),
@@ -56,7 +58,9 @@ mod tests {
         let read = |given: &str| endpoint(given).map(|e| (e.0.address.to_string(), e.0.weight));
         assert_eq!(read("127.0.0.1:9001"), Ok(("127.0.0.1:9001".to_owned(), 1)));
         assert_eq!(read("[::1]:9001,256"), Ok(("[::1]:9001".to_owned(), 256)));
-        for bad in ["", "9001", "localhost:9001", "127.0.0.1:9001,", "127.0.0.1:9001,0", "127.0.0.1:9001,257"] {
+        assert_eq!(read("app.internal:9001,3"), Ok(("app.internal:9001".to_owned(), 3)));
+        assert_eq!(read("unix:/run/a.sock"), Ok(("unix:/run/a.sock".to_owned(), 1)));
+        for bad in ["", "9001", "localhost", "127.0.0.1:9001,", "127.0.0.1:9001,0", "127.0.0.1:9001,257"] {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
     }

@@ -12,7 +12,10 @@ use super::{
     error::{Wrong, quoted},
     notation::Notation,
 };
-use crate::{proxy::Bind, switch::HostPattern};
+use crate::{
+    proxy::Bind,
+    switch::{HostPattern, NotAnAddress, Whereabouts},
+};
 
 impl Notation for SocketAddr {
     fn read(text: &str) -> Result<Self, Wrong> {
@@ -45,6 +48,33 @@ impl Notation for SocketPath {
             1..=LONGEST_SOCKET => Ok(Self(text.into())),
             _ => Err(Wrong::new("the path of the socket is too long").hint("the system takes 107 octets at most")),
         }
+    }
+}
+
+/// Where an endpoint is: a Unix socket's path may start at the configuration's directory.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum EndpointAddress {
+    Socket(PathBuf),
+    Elsewhere(Whereabouts),
+}
+
+impl From<NotAnAddress> for Wrong {
+    fn from(not: NotAnAddress) -> Self {
+        Self::new(format!("{} is not an address", quoted(&not.given))).hint(not.hint)
+    }
+}
+
+impl Notation for EndpointAddress {
+    fn read(text: &str) -> Result<Self, Wrong> {
+        match text.strip_prefix("unix:") {
+            Some(path) => SocketPath::read(path).map(|path| Self::Socket(path.0)),
+            None => Ok(Self::Elsewhere(text.parse()?)),
+        }
+    }
+
+    fn schema() -> Schema {
+        let named = json_schema!({ "type": "string", "pattern": r"^[0-9A-Za-z_][-0-9A-Za-z_.]*:[0-9]{1,5}$" });
+        json_schema!({ "anyOf": [Bind::schema(), named] })
     }
 }
 

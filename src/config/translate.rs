@@ -12,9 +12,9 @@ use serde_saphyr::Location;
 
 use super::{
     Config,
-    address::SocketPath,
+    address::{EndpointAddress, SocketPath},
     claims::Claims,
-    error::{Wrong, quoted},
+    error::Wrong,
     file::{self, File},
     node::{Named, Placed},
     not_yet,
@@ -27,7 +27,7 @@ use crate::{
     proxy::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
-    switch::{AppName, Desired, EndpointSpec, Matching, Policy, PreviewAccess, Revision, Wanted},
+    switch::{Address, AppName, Desired, EndpointSpec, Matching, Policy, PreviewAccess, Revision, Wanted},
     telemetry,
 };
 
@@ -275,12 +275,20 @@ impl Pass<'_> {
         let mut specs = Vec::new();
         let mut seen = HashMap::new();
         for endpoint in &endpoints.value {
-            let Some(address) = self.read(&endpoint.address) else { continue };
             let place = endpoint.address.place;
-            if address.port() == 0 {
-                self.wrong(place, Wrong::new(format!("{} has no port to connect to", quoted(&address.to_string()))));
-            }
-            if let Some(first) = seen.insert(address, place) {
+            let address = match self.read(&endpoint.address) {
+                None => continue,
+                Some(EndpointAddress::Elsewhere(address)) => address,
+                // Kept in the journal, where it must mean the same whatever the working directory.
+                Some(EndpointAddress::Socket(path)) => match std::path::absolute(self.path(&path)) {
+                    Ok(path) => Address::Unix(path.into()).into(),
+                    Err(error) => {
+                        self.wrong(place, Wrong::new(format!("{} cannot be found: {error}", path.display())));
+                        continue;
+                    }
+                },
+            };
+            if let Some(first) = seen.insert(address.clone(), place) {
                 let wrong = Wrong::new(format!("{address} is given twice in this revision"));
                 self.wrong(
                     place,

@@ -25,6 +25,7 @@ mod attempts;
 mod body;
 mod client;
 mod clock;
+mod connect;
 mod connection;
 mod cookie;
 mod door;

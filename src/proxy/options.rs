@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use crate::switch::TlsVersion;
+
 /// One address we accept on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerOptions {
@@ -65,16 +67,6 @@ pub struct CertificateFiles {
     pub cert: PathBuf,
     /// The key: PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
-}
-
-/// A TLS version we speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TlsVersion {
-    /// RFC 5246.
-    #[default]
-    Tls12,
-    /// RFC 8446.
-    Tls13,
 }
 
 /// How long a client may take.

@@ -19,7 +19,7 @@ use super::{
     tls::{CertificateFacts, Certificates, Names},
     worker::{self, Order, Running, Terms},
 };
-use crate::{switch::Readers, telemetry::request_log::Recorder};
+use crate::{connector::Connector, switch::Readers, telemetry::request_log::Recorder};
 
 /// How often certificate files are looked at for changes.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(2);
@@ -60,14 +60,15 @@ struct Planned {
 }
 
 impl DataPlane {
-    /// Starts this many workers, without listeners. `recorder` is called on each worker's thread, with its number from 0.
+    /// Starts this many workers, without listeners. They reach endpoints by `connector`; `recorder` is called on each worker's thread, with its number from 0.
     pub fn start(
         workers: usize,
         readers: Readers,
+        connector: Connector,
         recorder: impl Fn(usize) -> Rc<Recorder> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync> = Arc::new(recorder);
-        let start = |index| worker::start(index, readers.clone(), Arc::clone(&recorder));
+        let start = |index| worker::start(index, readers.clone(), connector.clone(), Arc::clone(&recorder));
         let started = (0..workers).map(start).collect::<io::Result<Vec<_>>>()?;
         let (workers, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
         Ok(Self { workers, threads: threads.into(), installed: Mutex::default() })

@@ -14,13 +14,13 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
-    net::TcpStream,
     time::Instant,
 };
 
 use super::{
     client::Serving,
     clock::{Alarm, Clock, TICK},
+    connect::Socket,
     stream::Stream,
 };
 use crate::{
@@ -33,7 +33,7 @@ const BUFFER: usize = 16 * 1024;
 
 /// A tunnel that begins when its 101 has been written.
 pub(super) struct Opening {
-    pub(super) upstream: TcpStream,
+    pub(super) upstream: Socket,
     /// What the upstream sent right behind its 101.
     pub(super) early: Bytes,
     pub(super) ticket: Ticket,

@@ -5,12 +5,15 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
 use foldhash::fast::RandomState;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::Instant;
 
-use super::{clock::Clock, error::ProxyError, h1, upload::UploadBody};
+use super::{
+    clock::Clock,
+    connect::{Connector, Socket, connect},
+    error::ProxyError,
+    h1,
+    upload::UploadBody,
+};
 use crate::switch::{Endpoint, Snapshot};
 
 /// Idle connections kept for one endpoint by one worker.
@@ -21,6 +24,7 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
 /// A worker's connections to endpoints.
 pub(super) struct Upstream {
     clock: Rc<Clock>,
+    connector: Connector,
     /// By endpoint, the one used last at the end. Endpoints in no pool have no entry, and nothing is kept for them.
     idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
 }
@@ -31,14 +35,14 @@ struct Idle {
 }
 
 /// An open connection.
-pub(super) type Connection = h1::Connection<TcpStream>;
+pub(super) type Connection = h1::Connection<Socket>;
 
 /// A request being sent, and its answer being received.
-pub(super) type Exchange = h1::Exchange<TcpStream, UploadBody>;
+pub(super) type Exchange = h1::Exchange<Socket, UploadBody>;
 
 impl Upstream {
-    pub(super) fn new(clock: &Rc<Clock>) -> Self {
-        Self { clock: Rc::clone(clock), idle: RefCell::default() }
+    pub(super) fn new(clock: &Rc<Clock>, connector: Connector) -> Self {
+        Self { clock: Rc::clone(clock), connector, idle: RefCell::default() }
     }
 
     /// A connection to an endpoint: an idle one, if `reuse` allows, or a new one, open `within` so long. Says whether it was
@@ -52,9 +56,7 @@ impl Upstream {
         if reuse && let Some(idle) = self.take_idle(endpoint) {
             return Ok((idle, true));
         }
-        let connect = timeout(within, TcpStream::connect(endpoint.address()));
-        let socket = connect.await.map_err(|_| ProxyError::ConnectionTimeout)??;
-        socket.set_nodelay(true)?;
+        let socket = connect(&self.connector, endpoint, within).await?;
         Ok((h1::Connection::new(socket), false))
     }
 
@@ -108,7 +110,10 @@ mod tests {
     use std::future::poll_fn;
 
     use http::{HeaderMap, Method, Uri};
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
 
@@ -120,11 +125,11 @@ mod tests {
         let uri = Uri::from_static("/");
         let (none, framing) = (HeaderMap::new(), h1::Framing::Empty);
         let request = h1::Outgoing::new(Method::GET, &uri, none, [b""; 2], framing, UploadBody::Empty);
-        let mut exchange = h1::Connection::new(ours).exchange(request);
+        let mut exchange = h1::Connection::new(Socket::Tcp(ours)).exchange(request);
         theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("it is read");
         poll_fn(|cx| exchange.poll_head(cx)).await.expect("well-formed");
 
-        let upstream = Upstream::new(&Clock::new());
+        let upstream = Upstream::new(&Clock::new(), Connector::default());
         upstream.idle.borrow_mut().insert(1, Vec::new());
         upstream.keep(1, exchange);
         let memory = || upstream.idle.borrow()[&1].iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>();

@@ -27,6 +27,7 @@ use super::{
     ListenerOptions,
     client::Client,
     clock::{Clock, TICK},
+    connect::Connector,
     connection::{self, Socket},
     listener::{Admitted, Crowd, Entry, Listening},
     upstream::Upstream,
@@ -86,6 +87,7 @@ impl Running {
 pub(super) fn start(
     index: usize,
     readers: Readers,
+    connector: Connector,
     recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync>,
 ) -> io::Result<(Running, thread::JoinHandle<()>)> {
     let (orders, received) = mpsc::unbounded_channel();
@@ -96,7 +98,7 @@ pub(super) fn start(
             Ok(runtime) => {
                 drop(started.send(Ok(())));
                 runtime.block_on(async {
-                    let worker = Worker::new(readers.reader(index), recorder(index));
+                    let worker = Worker::new(readers.reader(index), connector, recorder(index));
                     worker.run(received).await;
                 });
             }
@@ -109,9 +111,9 @@ pub(super) fn start(
 }
 
 impl Worker {
-    fn new(reader: Reader, recorder: Rc<Recorder>) -> Rc<Self> {
+    fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>) -> Rc<Self> {
         let clock = Clock::new();
-        let upstream = Upstream::new(&clock);
+        let upstream = Upstream::new(&clock, connector);
         Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default() })
     }
 

@@ -11,10 +11,12 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    address::{Address, HostPort},
     control::{AppBoard, Draining},
-    desired::{EndpointSpec, Matching},
+    desired::Matching,
     name::{Revision, Role},
-    pool::{Endpoint, Pool, Tenure},
+    names::Names,
+    pool::{Endpoint, Pool, Site, Tenure},
     rollout::{Input, Readiness, Rollout},
     snapshot::Route,
     status::{Happening, Health, Receipt, SourceStatus},
@@ -25,6 +27,7 @@ pub(super) struct App {
     pub(super) matching: Arc<Matching>,
     pub(super) last_event: Timestamp,
     pools: BTreeMap<Revision, Arc<Pool>>,
+    names: Names,
     /// What the last publication led to, and as what.
     routed: Vec<(Role, Arc<Pool>)>,
     draining: Vec<Draining>,
@@ -37,6 +40,7 @@ impl App {
             matching: Arc::default(),
             last_event: Timestamp::now(),
             pools: BTreeMap::new(),
+            names: Names::default(),
             routed: Vec::new(),
             draining: Vec::new(),
         }
@@ -67,11 +71,13 @@ impl App {
 
     fn sync_pools(&mut self, workers: usize) {
         let balance = self.rollout.policy().balance;
+        let transport = &self.rollout.policy().transport;
+        self.names.follow(self.rollout.revisions().flat_map(|(_, specs)| specs));
         let mut before = std::mem::take(&mut self.pools);
         for (revision, specs) in self.rollout.revisions() {
             let old = before.remove(revision);
             let live = revision == self.rollout.active();
-            let endpoints = renew(old.as_deref(), live, specs, workers);
+            let endpoints = renew(old.as_deref(), live, &self.names.sites(specs, transport), workers);
             let same = |pool: &&Arc<Pool>| {
                 pool.balance == balance
                     && pool.endpoints.len() == endpoints.len()
@@ -94,8 +100,7 @@ impl App {
     pub(super) fn let_go_of_replaced(&mut self, workers: usize) -> bool {
         let active = self.rollout.active();
         let Some(pool) = self.pools.get(active).map(Arc::clone) else { return false };
-        let wanted =
-            self.rollout.revisions().find(|(revision, _)| *revision == active).map_or(0, |(_, specs)| specs.len());
+        let wanted = self.names.sites(self.rollout.endpoints(active), &self.rollout.policy().transport).len();
         if pool.endpoints.len() == wanted {
             return false;
         }
@@ -172,7 +177,7 @@ impl App {
     }
 
     /// Takes a probe's verdict. Whether it is news.
-    pub(super) fn observe(&mut self, revision: &Revision, address: SocketAddr, healthy: bool) -> bool {
+    pub(super) fn observe(&mut self, revision: &Revision, address: &Address, healthy: bool) -> bool {
         let health = if healthy { Health::Healthy } else { Health::Unhealthy };
         let Some(pool) = self.pools.get(revision) else { return false };
         let mut news = false;
@@ -183,11 +188,31 @@ impl App {
         news
     }
 
-    /// A readiness that the rollout has not been told of.
+    /// Takes what the lookup of a name came to. `None` if that is no news; else whether endpoints came or
+    /// went.
+    pub(super) fn learn(
+        &mut self,
+        name: &HostPort,
+        found: Result<Vec<SocketAddr>, String>,
+        workers: usize,
+    ) -> Option<bool> {
+        if !self.names.learn(name, found, Timestamp::now()) {
+            return None;
+        }
+        let before = self.pools.clone();
+        self.sync_pools(workers);
+        Some(!self.pools.values().zip(before.values()).all(|(now, before)| Arc::ptr_eq(now, before)))
+    }
+
+    /// A readiness that the rollout has not been told of. A name that no address is known of is an endpoint that is not
+    /// ready.
     pub(super) fn unreported(&self) -> Option<Input> {
-        self.pools.iter().find_map(|(revision, pool)| {
+        self.rollout.revisions().find_map(|(revision, specs)| {
+            let pool = self.pools.get(revision)?;
+            let (missing, failed) = self.names.missing(specs);
             let unhealthy = pool.endpoints.iter().filter(|endpoint| endpoint.health() == Health::Unhealthy).count();
-            let readiness = Readiness { ready: pool.ready(), unhealthy, total: pool.endpoints.len() };
+            let (unhealthy, total) = (unhealthy + failed, pool.endpoints.len() + missing);
+            let readiness = Readiness { ready: pool.ready(), unhealthy, total };
             let told = self.rollout.was_told(revision) == Some(readiness);
             (!told).then(|| Input::Readiness { revision: revision.clone(), readiness })
         })
@@ -198,6 +223,7 @@ impl App {
             rollout: Arc::new(self.rollout.clone()),
             policy: Arc::clone(self.rollout.policy()),
             pools: self.pools.clone(),
+            names: self.names.clone(),
             draining: self.draining.clone(),
             history,
             source: SourceStatus {
@@ -211,23 +237,24 @@ impl App {
     }
 }
 
-/// The endpoints a pool should have, each the same object as before where its spec is the same. One that only changes its
-/// weight keeps its health: it is the same server. Where live traffic would be left with endpoints that nobody has seen
+/// The endpoints a pool should have, each the same object as before where it is reached in the same way. One that only
+/// changes its weight keeps its health: it is the same server. Where live traffic would be left with endpoints that nobody has seen
 /// answer, the healthy ones of before stay behind them until one has (G4).
-fn renew(before: Option<&Pool>, live: bool, specs: &[EndpointSpec], workers: usize) -> Box<[Arc<Endpoint>]> {
+fn renew(before: Option<&Pool>, live: bool, sites: &[Site], workers: usize) -> Box<[Arc<Endpoint>]> {
     let known = before.map_or(&[][..], |pool| &pool.endpoints);
-    let renewed = |spec: &EndpointSpec| match known.iter().find(|e| e.address() == spec.address) {
-        Some(same) if same.spec() == spec => Arc::clone(same),
+    let renewed = |site: &Site| match known.iter().find(|e| *e.address() == site.destination.address) {
+        Some(same) if same.site() == site => Arc::clone(same),
         known => {
-            let endpoint = Endpoint::new(spec.clone(), workers);
+            let endpoint = Endpoint::new(site.clone(), workers);
             endpoint.set_health(known.map_or(Health::Unknown, |known| known.health()));
             Arc::new(endpoint)
         }
     };
-    let mut endpoints: Vec<_> = specs.iter().map(renewed).collect();
+    let mut endpoints: Vec<_> = sites.iter().map(renewed).collect();
     let healthy = |e: &Arc<Endpoint>| e.health() == Health::Healthy;
     if live && !endpoints.iter().any(healthy) {
-        let replaced = |e: &&Arc<Endpoint>| healthy(e) && specs.iter().all(|spec| spec.address != e.address());
+        let replaced =
+            |e: &&Arc<Endpoint>| healthy(e) && sites.iter().all(|site| site.destination.address != *e.address());
         endpoints.extend(known.iter().filter(replaced).map(Arc::clone));
     }
     endpoints.into()

@@ -14,8 +14,10 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
+    address::{Address, HostPort},
     desired::{Desired, EndpointSpec},
     name::{AppName, Revision, Subject},
+    names::Names,
     policy::Policy,
     pool::{Pool, Tenure},
     rollout::Rollout,
@@ -211,7 +213,8 @@ pub(super) enum Message {
     Desired { desired: Desired, reply: oneshot::Sender<Applied> },
     Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     Invite { invitation: Invitation, reply: oneshot::Sender<Result<Invited, Refusal>> },
-    Observed { app: AppName, revision: Revision, address: SocketAddr, healthy: bool },
+    Observed { app: AppName, revision: Revision, address: Address, healthy: bool },
+    LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
     Measured { receipt: Box<Receipt>, reply: Option<oneshot::Sender<Result<Receipt, Refusal>>> },
     Stop { reply: oneshot::Sender<()> },
@@ -275,8 +278,14 @@ impl Feed {
         answer.await.ok()
     }
 
+    /// Says what the lookup of an endpoint's name came to: all its addresses, or why there are none.
+    pub async fn looked_up(&self, app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String>) {
+        self.messages.send(Message::LookedUp { app, name, found }).await.ok();
+    }
+
     /// Says what a probe concluded of an endpoint.
-    pub async fn observed(&self, app: AppName, revision: Revision, address: SocketAddr, healthy: bool) {
+    pub async fn observed(&self, app: AppName, revision: Revision, address: impl Into<Address>, healthy: bool) {
+        let address = address.into();
         self.messages.send(Message::Observed { app, revision, address, healthy }).await.ok();
     }
 }
@@ -321,6 +330,8 @@ pub struct AppBoard {
     pub policy: Arc<Policy>,
     /// The live pool of each known revision.
     pub pools: BTreeMap<Revision, Arc<Pool>>,
+    /// The names among its endpoints.
+    pub names: Names,
     /// Retired tenures that are not empty.
     pub draining: Vec<Draining>,
     /// Past actions, newest last.
@@ -350,7 +361,7 @@ impl AppBoard {
             name: rollout.app().to_string(),
             generation: rollout.generation().0,
             phase: rollout.phase(),
-            message: rollout.message(),
+            message: self.message(),
             active: Some(self.pool_status(rollout.active(), rollout.active_since())),
             preview: rollout.preview().map(|(revision, since)| self.pool_status(revision, since)),
             previous: rollout.previous().map(|previous| PoolStatus {
@@ -361,8 +372,15 @@ impl AppBoard {
             gates: rollout.gates(),
             pin: rollout.pin().cloned(),
             weight: rollout.weight().percent().into(),
+            names: self.names.status(),
             source: self.source.clone(),
         }
+    }
+
+    /// Where the app stands, in a sentence, and which of its endpoints cannot be found.
+    pub fn message(&self) -> String {
+        let lost = self.names.in_words().map(|words| format!("; {words}"));
+        self.rollout.message() + lost.as_deref().unwrap_or_default()
     }
 
     fn pool_status(&self, revision: &Revision, since: Timestamp) -> PoolStatus {
@@ -372,6 +390,7 @@ impl AppBoard {
             .flat_map(|pool| pool.endpoints())
             .map(|e| EndpointStatus {
                 address: e.address().to_string(),
+                name: e.destination().name.as_ref().map(ToString::to_string),
                 weight: e.weight(),
                 health: e.health(),
                 in_flight: e.in_flight().sum(),
@@ -381,7 +400,7 @@ impl AppBoard {
             revision: revision.to_string(),
             since,
             ready: pool.map_or(0, |pool| pool.ready()),
-            total: endpoints.len(),
+            total: endpoints.len() + self.names.missing(self.rollout.endpoints(revision)).0,
             in_flight: pool.map_or(0, |pool| pool.tenure().in_flight()),
             labels: self.rollout.labels(revision),
             endpoints,

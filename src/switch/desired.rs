@@ -1,11 +1,12 @@
 //! What a source wants of the apps it knows, always whole: a message replaces the one before it, so a missed one heals
 //! with the next.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    address::Whereabouts,
     name::{AppName, Revision},
     policy::Policy,
     preview::PreviewAccess,
@@ -68,9 +69,9 @@ pub enum HostPattern {
 /// One endpoint as a source names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EndpointSpec {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its share relative to the others of its pool, 1 to 256.
+    /// Where it is. A name stands for as many endpoints as it has addresses.
+    pub address: Whereabouts,
+    /// Its share relative to the others of its pool, 1 to 256; of a name, the share of each of its addresses.
     #[serde(default = "EndpointSpec::default_weight")]
     pub weight: u32,
 }
@@ -82,8 +83,8 @@ impl EndpointSpec {
     }
 }
 
-impl From<SocketAddr> for EndpointSpec {
-    fn from(address: SocketAddr) -> Self {
-        Self { address, weight: Self::default_weight() }
+impl<A: Into<Whereabouts>> From<A> for EndpointSpec {
+    fn from(address: A) -> Self {
+        Self { address: address.into(), weight: Self::default_weight() }
     }
 }

@@ -14,6 +14,7 @@
 //! - **Acknowledged is durable.** A receipt is answered only after its record is synced (`switchboard`, `journal`).
 //! - **Never into a hole.** No flip goes to a pool with fewer ready endpoints than asked (`rollout`).
 
+mod address;
 mod admission;
 #[cfg(test)]
 mod admission_model;
@@ -27,6 +28,7 @@ mod drain;
 mod journal;
 mod memory;
 mod name;
+mod names;
 mod policy;
 mod pool;
 mod preview;
@@ -40,6 +42,7 @@ mod switchboard;
 mod sync;
 
 pub use self::{
+    address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
     control::{
         AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,
@@ -48,8 +51,12 @@ pub use self::{
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     journal::{Journal, JournalError},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role, Subject},
-    policy::{AutoPromotion, Balance, Drain, HealthCheck, KeepPrevious, MinReady, Policy, Promotion, Streams, Traffic},
-    pool::{Endpoint, Pool, Stage, Tenure},
+    names::Names,
+    policy::{
+        AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, KeepPrevious, Lookup, MinReady, Policy,
+        Promotion, ProxyProtocol, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+    },
+    pool::{Destination, Endpoint, Pool, Stage, Tenure},
     preview::{
         Credential, DOOR, Fallback, NoPass, Pass, PreviewAccess, PreviewCookie, PreviewHeader, Secret, Stranger,
     },
@@ -59,8 +66,8 @@ pub use self::{
     snapshot::{Route, Snapshot},
     split::{Mark, Share, Split, SplitPolicy, SplitRule, Sticky, Weight},
     status::{
-        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, Phase, Pin,
-        PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, NameStatus,
+        Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
 };

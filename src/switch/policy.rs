@@ -1,7 +1,7 @@
 //! What an app's owner asked for, as plain values: how promotions are gated, how endpoints are probed and chosen, and
 //! how long requests may take. Parsed by `config`, carried in the snapshot, read by whoever acts on it.
 
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::split::SplitPolicy;
 
@@ -22,6 +22,10 @@ pub struct Policy {
     pub traffic: Traffic,
     /// Which live traffic goes to the candidate.
     pub split: SplitPolicy,
+    /// How connections to endpoints are made.
+    pub transport: Arc<Transport>,
+    /// How the names of endpoints are looked up.
+    pub lookup: Lookup,
 }
 
 /// The gates before a promotion.
@@ -174,6 +178,94 @@ impl Default for Traffic {
             expose_revision: false,
         }
     }
+}
+
+/// How connections to the endpoints of an app are made. An endpoint that is reached in another way is another endpoint:
+/// what was opened under the one is never used under the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Transport {
+    /// TLS, and whom to trust; `None` for plain text.
+    pub tls: Option<UpstreamTls>,
+    /// Whether each connection begins with the client's address, and in which form.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// TLS towards endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UpstreamTls {
+    /// Who may vouch for an endpoint.
+    pub roots: Roots,
+    /// What we show to endpoints that ask who we are.
+    pub identity: Option<ClientIdentity>,
+    /// The name that certificates must be for, and that is sent as SNI; `None` for the name the endpoint is given by.
+    pub server_name: Option<String>,
+    /// The oldest version we speak.
+    pub min_version: TlsVersion,
+}
+
+/// Who may vouch for an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Roots {
+    /// Those the system trusts.
+    #[default]
+    System,
+    /// The certificates in this PEM file, and nobody else.
+    File(PathBuf),
+}
+
+/// A certificate of our own, and its key: PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientIdentity {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+/// The oldest version of TLS that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246) and later.
+    #[default]
+    Tls12,
+    /// TLS 1.3 (RFC 8446) and later.
+    Tls13,
+}
+
+/// How a connection says whom it is for, before anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// In binary.
+    V2,
+}
+
+/// How the names of endpoints are looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// Time between two lookups of a name, with a tenth of jitter.
+    pub interval: Duration,
+    /// Which of its addresses are endpoints.
+    pub family: Family,
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), family: Family::Any }
+    }
+}
+
+/// Which addresses of a name count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// All of them.
+    #[default]
+    Any,
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
 }
 
 #[cfg(test)]

@@ -2,39 +2,54 @@
 //! probes and drains meet here without a lock. An `Arc<Endpoint>` is kept while its address stays in its revision, so
 //! idle connections, health and counts outlive a snapshot.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 
 use crossbeam_utils::CachePadded;
 use tokio::{sync::Notify, sync::watch, time::Instant};
 
 use super::{
+    address::{Address, HostPort},
     admission::{InFlight, Occupancy},
-    desired::EndpointSpec,
     name::Revision,
-    policy::Balance,
+    policy::{Balance, Transport},
     status::Health,
 };
+
+/// Where connections to an endpoint go, and how they are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Where it listens.
+    pub address: Address,
+    /// The name that the address was found by, if the source gave one.
+    pub name: Option<HostPort>,
+    /// How connections are made.
+    pub transport: Arc<Transport>,
+}
+
+/// What becomes an endpoint: an address that the source gave, or one of those that its name has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Site {
+    pub(super) destination: Destination,
+    pub(super) weight: u32,
+}
 
 /// One address serving one revision.
 pub struct Endpoint {
     id: u64,
-    spec: EndpointSpec,
+    site: Site,
     health: AtomicU8,
     in_flight: InFlight,
 }
 
 impl Endpoint {
-    pub(super) fn new(spec: EndpointSpec, workers: usize) -> Self {
+    pub(super) fn new(site: Site, workers: usize) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            spec,
+            site,
             health: AtomicU8::new(Health::Unknown as u8),
             in_flight: InFlight::new(workers),
         }
@@ -46,13 +61,18 @@ impl Endpoint {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.spec.address
+    pub fn address(&self) -> &Address {
+        &self.site.destination.address
+    }
+
+    /// Where connections to it go, and how they are made.
+    pub fn destination(&self) -> &Destination {
+        &self.site.destination
     }
 
     /// Its share relative to the others of its pool.
     pub fn weight(&self) -> u32 {
-        self.spec.weight
+        self.site.weight
     }
 
     /// What its probes say.
@@ -68,8 +88,8 @@ impl Endpoint {
         self.health.store(health as u8, Ordering::Relaxed);
     }
 
-    pub(super) fn spec(&self) -> &EndpointSpec {
-        &self.spec
+    pub(super) fn site(&self) -> &Site {
+        &self.site
     }
 
     /// Requests and tunnels in flight on it.

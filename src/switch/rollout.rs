@@ -356,6 +356,11 @@ impl Rollout {
         self.kept.revisions.iter().map(|(revision, known)| (revision, known.endpoints.as_slice()))
     }
 
+    /// The endpoints of one revision, as its source gave them.
+    pub(super) fn endpoints(&self, revision: &Revision) -> &[EndpointSpec] {
+        self.kept.revisions.get(revision).map_or(&[], |known| &known.endpoints)
+    }
+
     fn is_candidate(&self, revision: &Revision) -> bool {
         self.kept.preview.as_ref().is_some_and(|held| held.revision == *revision)
     }

@@ -50,6 +50,9 @@ pub struct AppStatus {
     pub pin: Option<Pin>,
     /// The share of live traffic that goes to the preview while that is ready, in percent.
     pub weight: u32,
+    /// The names among the endpoints, and what they were found to stand for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NameStatus>,
     /// Where the desired state comes from.
     pub source: SourceStatus,
 }
@@ -85,12 +88,32 @@ pub struct PoolStatus {
 pub struct EndpointStatus {
     /// Where it listens.
     pub address: String,
+    /// The name that its address was found by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Its share relative to the others of its pool.
     pub weight: u32,
     /// What its probes say.
     pub health: Health,
     /// Requests and tunnels in flight.
     pub in_flight: u64,
+}
+
+/// A name that stands for endpoints, as shown in an app's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NameStatus {
+    /// The name, with its port.
+    pub name: String,
+    /// The addresses it had when it was last found: an endpoint each.
+    pub addresses: Vec<String>,
+    /// When it was last found; absent before the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub resolved_at: Option<Timestamp>,
+    /// Why the last lookup failed, if it did; the addresses stay meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What the probes say of an endpoint.

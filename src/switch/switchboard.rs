@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    address::{Address, HostPort},
     admission::Current,
     app::App,
     archive::Archive,
@@ -191,8 +192,9 @@ impl Switchboard {
             }
             Message::Invite { invitation, reply } => drop(reply.send(self.invite(invitation))),
             Message::Observed { app, revision, address, healthy } => {
-                self.observe(&app, &revision, address, healthy).await;
+                self.observe(&app, &revision, &address, healthy).await;
             }
+            Message::LookedUp { app, name, found } => self.look_up(&app, &name, found).await,
             Message::Drained { app, tenure, cut, took } => self.drained(&app, tenure, cut, took),
             Message::Measured { receipt, reply } => self.measured(*receipt, reply),
             Message::Stop { .. } => unreachable!("the loop ends on it"),
@@ -355,7 +357,7 @@ impl Switchboard {
         Refusal::new(RefusalCode::UnknownApp, format!("there is no app {name}"), hint)
     }
 
-    async fn observe(&mut self, name: &AppName, revision: &Revision, address: SocketAddr, healthy: bool) {
+    async fn observe(&mut self, name: &AppName, revision: &Revision, address: &Address, healthy: bool) {
         let workers = self.shared.barrier.workers();
         let Some(app) = self.apps.get_mut(name) else { return };
         if !app.observe(revision, address, healthy) {
@@ -365,6 +367,16 @@ impl Switchboard {
             self.publish();
         }
         self.refresh(name).await;
+    }
+
+    /// Takes what the lookup of a name came to. It changes which endpoints a revision has, and no role.
+    async fn look_up(&mut self, app: &AppName, name: &HostPort, found: Result<Vec<SocketAddr>, String>) {
+        let workers = self.shared.barrier.workers();
+        let Some(moved) = self.apps.get_mut(app).and_then(|app| app.learn(name, found, workers)) else { return };
+        if moved {
+            self.publish();
+        }
+        self.refresh(app).await;
     }
 
     /// Tells the app's rollout how many endpoints are ready, until nothing new follows, and shows the result.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::ser::Formatter;
 
 use super::AccessFormat;
-use crate::switch::Role;
+use crate::switch::{Address, Role};
 
 /// The fields of a line, in the order of the JSON form.
 pub(super) struct Line<'a> {
@@ -25,7 +25,7 @@ pub(super) struct Line<'a> {
     pub(super) pool: Option<Role>,
     pub(super) revision: Option<&'a str>,
     pub(super) generation: Option<u64>,
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) endpoint: Option<&'a Address>,
     pub(super) method: &'a Method,
     pub(super) host: &'a str,
     pub(super) path: &'a str,
@@ -74,7 +74,8 @@ impl Line<'_> {
         number(self.generation, out);
         put(r#","endpoint":"#, out);
         match self.endpoint {
-            Some(endpoint) => quoted(out, |out| address(endpoint, out)),
+            Some(Address::Ip(endpoint)) => quoted(out, |out| address(*endpoint, out)),
+            Some(socket @ Address::Unix(_)) => text(Some(&socket.to_string()), out),
             None => put(NULL, out),
         }
         put(r#","method":"#, out);
@@ -302,9 +303,13 @@ impl Formatter for Printable {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const NASTY: &str = "/a?\"\\\n\r\u{1b}[31m\u{7f}\u{9b}é\u{1f600}";
+
+    static ENDPOINT: Address = Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9001));
 
     fn line<'a>(method: &'a Method, path: &'a str) -> Line<'a> {
         Line {
@@ -313,7 +318,7 @@ mod tests {
             pool: Some(Role::Active),
             revision: Some("blue"),
             generation: Some(12),
-            endpoint: Some("127.0.0.1:9001".parse().unwrap()),
+            endpoint: Some(&ENDPOINT),
             method,
             host: "shop.test",
             path,
@@ -349,6 +354,9 @@ mod tests {
             "\n"
         );
         assert_eq!(text(&line(&Method::GET, "/"), AccessFormat::Json), expected);
+        let socket = Address::Unix(std::path::Path::new("/run/app.sock").into());
+        let line = Line { endpoint: Some(&socket), ..line(&Method::GET, "/") };
+        assert!(text(&line, AccessFormat::Json).contains(r#""endpoint":"unix:/run/app.sock""#));
     }
 
     #[test]

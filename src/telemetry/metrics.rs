@@ -366,7 +366,7 @@ mod tests {
         }
 
         async fn observe(&self, revision: &str, port: u16, healthy: bool) {
-            let address = ([127, 0, 0, 1], port).into();
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
             self.switch.feed.observed("shop".parse().unwrap(), name(revision), address, healthy).await;
         }
 

@@ -6,7 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     hash::Hash,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -23,7 +23,7 @@ use super::{
     book::Book,
     series::{Cells, LedgerCells, MethodLabel, Place, Series},
 };
-use crate::switch::{AppName, Role, Ticket};
+use crate::switch::{Address, AppName, Role, Ticket};
 
 /// How long the wall clock is inferred from the other one before it is read again.
 const WALL: Duration = Duration::from_secs(1);
@@ -214,7 +214,7 @@ impl Recorder {
             pool: pool.map(|(role, _)| *role),
             revision: pool.map(|(_, revision)| revision.as_str()),
             generation: words.generation,
-            endpoint: words.endpoint,
+            endpoint: words.endpoint.as_ref(),
             method: &words.method,
             host: &words.host,
             path: &words.path,
@@ -248,7 +248,7 @@ impl RequestLog {
         });
         if let Some(words) = &mut self.words {
             words.generation = Some(ticket.generation().0);
-            words.endpoint = Some(ticket.endpoint().address());
+            words.endpoint = Some(ticket.endpoint().address().clone());
             // The first admission follows the head at once; the clock need not be asked for it.
             words.admitted = Some(if self.attempts == 1 { self.began } else { Instant::now() });
             words.upstream = None;
@@ -416,7 +416,7 @@ struct Words {
     user_agent: Vec<u8>,
     referer: Vec<u8>,
     generation: Option<u64>,
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Address>,
     admitted: Option<Instant>,
     upstream: Option<Duration>,
 }

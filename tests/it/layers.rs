@@ -7,22 +7,23 @@ use std::{
 };
 
 /// A part of the program, and those it may use of `crate::`.
-const MAY_USE: [(&str, &[&str]); 8] = [
+const MAY_USE: [(&str, &[&str]); 9] = [
     ("switch", &[]),
     ("telemetry", &["switch"]),
-    ("health", &["switch"]),
-    ("proxy", &["switch", "telemetry"]),
+    ("connector", &["switch"]),
+    ("health", &["connector", "switch"]),
+    ("proxy", &["connector", "switch", "telemetry"]),
     ("admin", &["switch"]),
     ("source", &[]),
     ("config", &["admin", "proxy", "switch", "telemetry"]),
-    ("server", &["admin", "config", "health", "proxy", "source", "switch", "telemetry"]),
+    ("server", &["admin", "config", "connector", "health", "proxy", "source", "switch", "telemetry"]),
 ];
 
 /// An outside library, and the parts that may speak to it.
 const SPOKEN_TO_BY: [(&str, &[&str]); 7] = [
     ("hyper", &["proxy", "admin", "health", "cli", "demo"]),
     ("httparse", &["proxy"]),
-    ("rustls", &["proxy", "config", "cli", "main"]),
+    ("rustls", &["connector", "proxy", "config", "cli", "main"]),
     ("axum", &["admin"]),
     ("prometheus", &["telemetry"]),
     ("notify", &["source"]),

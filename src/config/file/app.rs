@@ -1,6 +1,6 @@
 //! The part of the file that is about one app.
 
-use std::{borrow::Cow, fmt, net::SocketAddr};
+use std::{borrow::Cow, fmt};
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -11,6 +11,7 @@ use serde::{
 
 use crate::{
     config::{
+        address::EndpointAddress,
         duration::Time,
         node::{Given, Named, Placed, Text},
         not_yet::NotYet,
@@ -128,10 +129,10 @@ pub(in crate::config) struct RevisionBlock {
     pub(in crate::config) endpoints: Placed<Vec<Endpoint>>,
 }
 
-/// One address that serves a revision: `IP:PORT`, or `{ address: IP:PORT, weight: N }`.
+/// Where a revision is served: an address, or `{ address: ADDRESS, weight: N }`.
 #[derive(Debug)]
 pub(in crate::config) struct Endpoint {
-    pub(in crate::config) address: Placed<Text<SocketAddr>>,
+    pub(in crate::config) address: Placed<Text<EndpointAddress>>,
     pub(in crate::config) weight: Given<Text<Whole<1, 256>>>,
 }
 
@@ -139,8 +140,8 @@ pub(in crate::config) struct Endpoint {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WeightedEndpoint {
-    /// Where it listens: `IP:PORT`.
-    address: Placed<Text<SocketAddr>>,
+    /// Where it is: `IP:PORT`, `unix:/PATH`, or `NAME:PORT`, which stands for every address that the name has.
+    address: Placed<Text<EndpointAddress>>,
     /// Its share relative to the others of its pool, 1 to 256.
     #[serde(default)]
     weight: Given<Text<Whole<1, 256>>>,
@@ -261,7 +262,7 @@ impl<'de> Deserialize<'de> for Endpoint {
             type Value = Form;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an endpoint: IP:PORT, or { address: IP:PORT, weight: N }")
+                f.write_str("an endpoint: IP:PORT, NAME:PORT or unix:/PATH, or { address: ADDRESS, weight: N }")
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Form, E> {
@@ -299,10 +300,11 @@ impl JsonSchema for Endpoint {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let short = generator.subschema_for::<Text<SocketAddr>>();
+        let short = generator.subschema_for::<Text<EndpointAddress>>();
         let long = generator.subschema_for::<WeightedEndpoint>();
         json_schema!({
-            "description": "One address that serves a revision: IP:PORT, or { address: IP:PORT, weight: N }.",
+            "description": "Where a revision is served: IP:PORT, unix:/PATH, or NAME:PORT, which stands for every address that the name \
+                            has; or { address: ADDRESS, weight: N }.",
             "anyOf": [short, long],
         })
     }

@@ -3,10 +3,13 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
-use super::head::{self, Malformed};
+use super::{
+    field::Line,
+    head::{self, Malformed},
+};
 
 /// The longest line that names a chunk's size, its extensions included, in octets.
-const MAX_CHUNK_LINE: usize = 1024;
+const MAX_CHUNK_LINE: usize = 256;
 
 /// How a message's body is delimited. A response has one way more: by the end of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,19 @@ pub(in super::super) enum Framing {
 }
 
 /// What the next octets of a body are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Token {
+    /// So many are framing.
+    Framing(usize),
+    /// So many are content, at least one.
+    Content(usize),
+    /// So many are the trailer section, its final empty line included. The body has ended.
+    Trailers(usize),
+    /// None: the body has ended.
+    End,
+}
+
+/// The next of a body, taken off the front of a buffer.
 #[derive(Debug, PartialEq)]
 pub(super) enum Piece {
     /// Content, never empty.
@@ -32,7 +48,7 @@ pub(super) enum Piece {
 
 /// Takes a body apart as its octets come.
 #[derive(Debug)]
-pub(super) enum Decoder {
+pub(in super::super) enum Decoder {
     /// So much is still to come.
     Length(u64),
     /// Before a chunk's size.
@@ -51,7 +67,7 @@ pub(super) enum Decoder {
 
 impl Decoder {
     /// Of a body that is delimited like this, or else by the end of the connection.
-    pub(super) fn new(framing: Option<Framing>) -> Self {
+    pub(in super::super) fn new(framing: Option<Framing>) -> Self {
         match framing {
             Some(Framing::Empty | Framing::Length(0)) => Self::Ended,
             Some(Framing::Length(length)) => Self::Length(length),
@@ -60,12 +76,12 @@ impl Decoder {
         }
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub(in super::super) fn has_ended(&self) -> bool {
         matches!(self, Self::Ended)
     }
 
     /// How many octets of content are still to come, where that is known.
-    pub(super) fn remaining(&self) -> Option<u64> {
+    pub(in super::super) fn remaining(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
             Self::Ended => Some(0),
@@ -73,52 +89,63 @@ impl Decoder {
         }
     }
 
+    /// What `octets` begin with, or `None` while more of them are needed. They are to be shown once, and then passed by.
+    /// The lines of a trailer section go into `lines`.
+    pub(in super::super) fn token(&mut self, octets: &[u8], lines: &mut Vec<Line>) -> Result<Option<Token>, Malformed> {
+        match self {
+            Self::Ended => Ok(Some(Token::End)),
+            Self::UntilClose => Ok((!octets.is_empty()).then_some(Token::Content(octets.len()))),
+            Self::Length(left) => {
+                let (next, here) = take(left, octets, Self::Ended);
+                *self = next.unwrap_or(Self::Length(*left));
+                Ok(here)
+            }
+            Self::Chunk(left) => {
+                let (next, here) = take(left, octets, Self::ChunkEnd);
+                *self = next.unwrap_or(Self::Chunk(*left));
+                Ok(here)
+            }
+            Self::ChunkEnd => match octets {
+                [b'\r', b'\n', ..] => {
+                    *self = Self::ChunkLine;
+                    Ok(Some(Token::Framing(2)))
+                }
+                [] | [b'\r'] => Ok(None),
+                _ => Err(Malformed::Chunk),
+            },
+            Self::ChunkLine => {
+                let Some((size, length)) = chunk_size(octets)? else { return Ok(None) };
+                *self = if size == 0 { Self::Trailers } else { Self::Chunk(size) };
+                Ok(Some(Token::Framing(length)))
+            }
+            Self::Trailers => {
+                let Some(length) = head::read_trailers(octets, lines)? else { return Ok(None) };
+                *self = Self::Ended;
+                Ok(Some(Token::Trailers(length)))
+            }
+        }
+    }
+
     /// The next piece, or `None` while more octets are needed.
     pub(super) fn decode(&mut self, octets: &mut BytesMut) -> Result<Option<Piece>, Malformed> {
+        let mut lines = Vec::new();
         loop {
-            match self {
-                Self::Ended => return Ok(Some(Piece::End)),
-                Self::UntilClose => return Ok(take(octets, u64::MAX).map(Piece::Data)),
-                Self::Length(left) => {
-                    let Some(data) = take(octets, *left) else { return Ok(None) };
-                    *left -= data.len() as u64;
-                    if *left == 0 {
-                        *self = Self::Ended;
-                    }
-                    return Ok(Some(Piece::Data(data)));
-                }
-                Self::Chunk(left) => {
-                    let Some(data) = take(octets, *left) else { return Ok(None) };
-                    *left -= data.len() as u64;
-                    if *left == 0 {
-                        *self = Self::ChunkEnd;
-                    }
-                    return Ok(Some(Piece::Data(data)));
-                }
-                Self::ChunkEnd => match octets.get(..2) {
-                    Some(b"\r\n") => {
-                        octets.advance(2);
-                        *self = Self::ChunkLine;
-                    }
-                    Some(_) => return Err(Malformed::Chunk),
-                    None => return Ok(None),
-                },
-                Self::ChunkLine => match chunk_size(octets)? {
-                    Some(0) => *self = Self::Trailers,
-                    Some(size) => *self = Self::Chunk(size),
-                    None => return Ok(None),
-                },
-                Self::Trailers => {
-                    let Some(trailers) = head::read_trailers(octets)? else { return Ok(None) };
-                    *self = Self::Ended;
+            match self.token(octets, &mut lines)? {
+                None => return Ok(None),
+                Some(Token::Framing(length)) => octets.advance(length),
+                Some(Token::Content(length)) => return Ok(Some(Piece::Data(octets.split_to(length).freeze()))),
+                Some(Token::Trailers(length)) => {
+                    let mut trailers = HeaderMap::new();
+                    head::take_fields(octets, length, &lines, &mut trailers)?;
                     return Ok(Some(if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) }));
                 }
+                Some(Token::End) => return Ok(Some(Piece::End)),
             }
         }
     }
 
     /// The connection has ended. Whether the body is whole.
-    pub(super) fn close(&mut self) -> bool {
+    pub(in super::super) fn close(&mut self) -> bool {
         let whole = matches!(self, Self::UntilClose | Self::Ended);
         if whole {
             *self = Self::Ended;
@@ -127,16 +154,22 @@ impl Decoder {
     }
 }
 
-/// Up to `limit` octets off the front, if there is any.
-fn take(octets: &mut BytesMut, limit: u64) -> Option<Bytes> {
-    let there = usize::try_from(limit).unwrap_or(usize::MAX).min(octets.len());
-    (there > 0).then(|| octets.split_to(there).freeze())
+/// Up to `left` octets of content; `then` is what comes when none is left.
+fn take(left: &mut u64, octets: &[u8], then: Decoder) -> (Option<Decoder>, Option<Token>) {
+    let here = usize::try_from(*left).unwrap_or(usize::MAX).min(octets.len());
+    *left -= here as u64;
+    ((*left == 0).then_some(then), (here > 0).then_some(Token::Content(here)))
 }
 
-/// Reads a line that names a chunk's size: hexadecimal digits, then nothing or extensions, then CRLF.
-fn chunk_size(octets: &mut BytesMut) -> Result<Option<u64>, Malformed> {
-    let Some(end) = memchr::memchr(b'\n', &octets[..octets.len().min(MAX_CHUNK_LINE)]) else {
-        return if octets.len() < MAX_CHUNK_LINE { Ok(None) } else { Err(Malformed::Chunk) };
+/// Reads a line that names a chunk's size: hexadecimal digits, then nothing or extensions, then CRLF. Says the size, and
+/// how long the line is.
+fn chunk_size(octets: &[u8]) -> Result<Option<(u64, usize)>, Malformed> {
+    let there = &octets[..octets.len().min(MAX_CHUNK_LINE)];
+    let Some(end) = memchr::memchr(b'\n', there) else {
+        // A line that can become none need not be waited for.
+        let digits = there.iter().take_while(|octet| octet.is_ascii_hexdigit()).count();
+        let goes_on = there.get(digits).is_none_or(|octet| digits > 0 && matches!(octet, b';' | b'\r'));
+        return if goes_on && digits <= 15 && octets.len() < MAX_CHUNK_LINE { Ok(None) } else { Err(Malformed::Chunk) };
     };
     let line = octets[..end].strip_suffix(b"\r").ok_or(Malformed::Chunk)?;
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
@@ -149,19 +182,18 @@ fn chunk_size(octets: &mut BytesMut) -> Result<Option<u64>, Malformed> {
     }
     let value = |b: &u8| u64::from((*b as char).to_digit(16).unwrap_or(0));
     let size = line[..digits].iter().fold(0, |size, b| size << 4 | value(b));
-    octets.advance(end + 1);
-    Ok(Some(size))
+    Ok(Some((size, end + 1)))
 }
 
 /// Frames a chunk around content that follows: its size line. The content wants [`CHUNK_END`] after it.
-pub(super) fn write_chunk_line(into: &mut Vec<u8>, size: usize) {
+pub(in super::super) fn write_chunk_line(into: &mut Vec<u8>, size: usize) {
     use std::io::Write as _;
     // Writing to a Vec does not fail.
     write!(into, "{size:x}\r\n").ok();
 }
 
 /// What follows a chunk's content.
-pub(super) const CHUNK_END: &[u8] = b"\r\n";
+pub(in super::super) const CHUNK_END: &[u8] = b"\r\n";
 
 /// Ends a chunked body.
 pub(super) fn write_last_chunk(into: &mut Vec<u8>, trailers: Option<&HeaderMap>) {

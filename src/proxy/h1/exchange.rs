@@ -17,7 +17,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     body::{self, CHUNK_END, Decoder, Framing, Piece},
-    head::{self, Malformed, ResponseHead},
+    head::{self, Malformed},
 };
 
 /// What one read may take: a 16 KiB body with its head, and one field to spare, in one call.
@@ -188,7 +188,7 @@ where
         }
         loop {
             if let Some(head) = self.read_head()? {
-                return Poll::Ready(Ok((head.status, head.headers)));
+                return Poll::Ready(Ok(head));
             }
             if !matches!(ready!(self.poll_receive(cx)), Ok(true)) {
                 return Poll::Ready(Err(FailureKind::Closed { answering: self.answering }));
@@ -197,25 +197,22 @@ where
     }
 
     /// The final head, if it is there; interim ones are skipped.
-    fn read_head(&mut self) -> Result<Option<ResponseHead>, Malformed> {
+    fn read_head(&mut self) -> Result<Option<(StatusCode, HeaderMap)>, Malformed> {
+        let mut lines = Vec::new();
         loop {
-            let fields = std::mem::take(&mut self.request.fields);
-            let head = match head::read_response(&mut self.connection.received, &self.request.method, fields)? {
-                Ok(head) => head,
-                Err(fields) => {
-                    self.request.fields = fields;
-                    return Ok(None);
-                }
-            };
+            let received = &mut self.connection.received;
+            let Some(head) = head::read_response(received, &self.request.method, &mut lines)? else { return Ok(None) };
+            let mut fields = std::mem::take(&mut self.request.fields);
+            head::take_fields(received, head.length, &lines, &mut fields)?;
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return if self.asked_for(&head.headers) { Ok(Some(head)) } else { Err(Malformed::Interim) };
+                return if self.asked_for(&fields) { Ok(Some((head.status, fields))) } else { Err(Malformed::Interim) };
             }
             if !head.status.is_informational() {
                 self.keep_alive = head.keep_alive && !self.doubtful;
                 self.decoder = Decoder::new(head.framing);
-                return Ok(Some(head));
+                return Ok(Some((head.status, fields)));
             }
-            self.request.fields = head.headers;
+            self.request.fields = fields;
             self.doubtful |= !head.keep_alive;
             self.interim += 1;
             if self.interim > MAX_INTERIM {

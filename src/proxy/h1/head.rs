@@ -1,17 +1,18 @@
-//! Heads: writing a request's, reading a response's. Pure.
+//! Heads of exchanges with upstreams: writing a request's, reading a response's. Pure.
 
-use std::mem::MaybeUninit;
+use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use thiserror::Error;
 
-use super::body::Framing;
+use super::{
+    body::Framing,
+    field::{self, Line, MAX_FIELDS, Name},
+};
 
 /// The largest head accepted of an upstream, in octets; trailers have the same limit.
 pub(super) const MAX_HEAD: usize = 32 * 1024;
-/// The most fields accepted in one section.
-const MAX_FIELDS: usize = 128;
 
 /// What is wrong with an upstream's octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -39,15 +40,18 @@ pub(in super::super) enum Malformed {
     Interim,
 }
 
-/// A response's head, and what follows it.
+/// A response's head, whose lines stand in the octets it was read from.
 #[derive(Debug)]
-pub(super) struct ResponseHead {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    /// `None`: by the end of the connection.
-    pub(super) framing: Option<Framing>,
+pub(in super::super) struct ResponseHead {
+    pub(in super::super) status: StatusCode,
+    /// Where its reason phrase stands, which may be empty.
+    pub(in super::super) reason: Range<usize>,
+    /// How many octets it takes.
+    pub(in super::super) length: usize,
+    /// How its body is delimited; `None`: by the end of the connection.
+    pub(in super::super) framing: Option<Framing>,
     /// Whether the connection may serve another request once this answer is complete.
-    pub(super) keep_alive: bool,
+    pub(in super::super) keep_alive: bool,
 }
 
 /// Writes a request's head; `lines` are whole field lines to go with it. `Content-Length` and `Transfer-Encoding` are the
@@ -98,116 +102,89 @@ fn write_decimal(into: &mut Vec<u8>, number: u64) {
     write!(into, "{number}").ok();
 }
 
-/// Reads a response's head off the front of `octets`, or `None` while it is incomplete. The fields go into `fields`, which
-/// is handed back filled: a map that was used before brings its memory along.
-pub(super) fn read_response(
-    octets: &mut BytesMut,
+/// Reads the head of an answer to `to` that `octets` begin with, or `None` while it is not whole. Its lines go into `lines`.
+pub(in super::super) fn read_response(
+    octets: &[u8],
     to: &Method,
-    mut fields: HeaderMap,
-) -> Result<Result<ResponseHead, HeaderMap>, Malformed> {
+    lines: &mut Vec<Line>,
+) -> Result<Option<ResponseHead>, Malformed> {
     if octets.is_empty() {
-        return Ok(Err(fields));
+        return Ok(None);
     }
-    let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut slots = field::slots();
     let mut parsed = httparse::Response::new(&mut []);
     let parser = httparse::ParserConfig::default();
     let length = match parser.parse_response_with_uninit_headers(&mut parsed, octets, &mut slots) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if octets.len() < MAX_HEAD => return Ok(Err(fields)),
+        Ok(httparse::Status::Partial) if octets.len() < MAX_HEAD => return Ok(None),
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
         Err(_) => return Err(Malformed::Head),
     };
     if length > MAX_HEAD {
         return Err(Malformed::TooLarge);
     }
-    let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let head = &octets[..length];
+    if field::has_bare_line_feed(head) {
+        return Err(Malformed::BareLineFeed);
+    }
+    let is_http_10 = parsed.version == Some(0);
     // RFC 9110 §15: there are no others.
     let code = parsed.code.filter(|code| (100..600).contains(code));
     let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
-    let places = Places::of(octets, parsed.headers);
-    let head = octets.split_to(length).freeze();
-    refuse_bare_line_feeds(&head)?;
-    fields.clear();
+    field::place(head, parsed.headers, lines);
     let mut said = Said::default();
-    places.fill(&head, &mut fields, |name, value| said.note(name, value.as_bytes()))?;
-    let framing = said.framing(status, version, to)?;
-    let keep_alive = said.keeps_alive(version) && framing.is_some() && !said.is_doubtful(status);
-    Ok(Ok(ResponseHead { status, headers: fields, framing, keep_alive }))
+    lines.iter().try_for_each(|line| said.note(line.name(), line.value_in(head)))?;
+    let framing = said.framing(status, is_http_10, to)?;
+    let keep_alive = said.keeps_alive(is_http_10) && framing.is_some() && !said.is_doubtful(status);
+    // "HTTP/1.1 200 ", or without a reason and the blank before it.
+    let reason = match parsed.reason.filter(|reason| !reason.is_empty()) {
+        Some(reason) => {
+            let at = reason.as_ptr() as usize - octets.as_ptr() as usize;
+            at..at + reason.len()
+        }
+        None => 0..0,
+    };
+    Ok(Some(ResponseHead { status, reason, length, framing, keep_alive }))
 }
 
-/// Reads a trailer section off the front of `octets`, its final empty line included, or `None` while it is incomplete.
-pub(super) fn read_trailers(octets: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
+/// Takes a head of this length off the front of `octets`, and puts its fields, which stand at `lines`, into `fields`: a map
+/// that was used before brings its memory along.
+pub(super) fn take_fields(
+    octets: &mut BytesMut,
+    length: usize,
+    lines: &[Line],
+    fields: &mut HeaderMap,
+) -> Result<(), Malformed> {
+    let head = octets.split_to(length).freeze();
+    fields.clear();
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name_in(&head));
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value_in(&head)));
+        match (name, value) {
+            (Ok(name), Ok(value)) => fields.try_append(name, value).map_err(|_| Malformed::TooLarge)?,
+            _ => return Err(Malformed::Head),
+        };
+    }
+    Ok(())
+}
+
+/// Reads the trailer section that `octets` begin with, its final empty line included, and says how long it is, or `None`
+/// while it is not whole. Its lines go into `lines`.
+pub(in super::super) fn read_trailers(octets: &[u8], lines: &mut Vec<Line>) -> Result<Option<usize>, Malformed> {
     let mut slots = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let (length, places) = match httparse::parse_headers(octets, &mut slots) {
+    let (length, fields) = match httparse::parse_headers(octets, &mut slots) {
         Ok(httparse::Status::Complete((length, _))) if length > MAX_HEAD => return Err(Malformed::TooLarge),
-        Ok(httparse::Status::Complete((length, fields))) => (length, Places::of(octets, fields)),
+        Ok(httparse::Status::Complete(read)) => read,
         Ok(httparse::Status::Partial) if octets.len() < MAX_HEAD => return Ok(None),
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
         Err(_) => return Err(Malformed::Head),
     };
-    let section = octets.split_to(length).freeze();
-    refuse_bare_line_feeds(&section)?;
-    let mut fields = HeaderMap::new();
-    places.fill(&section, &mut fields, |_, _| Ok(()))?;
-    Ok(Some(fields))
-}
-
-/// Where each field's name and value stand: what outlives the borrow of the buffer they were parsed from.
-struct Places {
-    places: [Place; MAX_FIELDS],
-    count: usize,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Place {
-    name: (u16, u16),
-    value: (u16, u16),
-}
-
-impl Places {
-    fn of(octets: &[u8], fields: &[httparse::Header<'_>]) -> Self {
-        let mut places = [Place::default(); MAX_FIELDS];
-        let start = octets.as_ptr() as usize;
-        // A head is at most 32 KiB, which sixteen bits hold; a longer one is refused before this is looked at.
-        let place = |part: &[u8]| {
-            let at = part.as_ptr() as usize - start;
-            (at as u16, (at + part.len()) as u16)
-        };
-        for (slot, field) in places.iter_mut().zip(fields) {
-            *slot = Place { name: place(field.name.as_bytes()), value: place(field.value) };
-        }
-        Self { places, count: fields.len() }
+    let section = &octets[..length];
+    if field::has_bare_line_feed(section) {
+        return Err(Malformed::BareLineFeed);
     }
-
-    /// Puts the fields into `fields`, showing each to `note` on the way.
-    fn fill(
-        &self,
-        head: &Bytes,
-        fields: &mut HeaderMap,
-        mut note: impl FnMut(&HeaderName, &HeaderValue) -> Result<(), Malformed>,
-    ) -> Result<(), Malformed> {
-        for Place { name, value } in &self.places[..self.count] {
-            let name = HeaderName::from_bytes(&head[usize::from(name.0)..usize::from(name.1)]);
-            let value = HeaderValue::from_maybe_shared(head.slice(usize::from(value.0)..usize::from(value.1)));
-            match (name, value) {
-                (Ok(name), Ok(value)) => {
-                    note(&name, &value)?;
-                    fields.try_append(name, value).map_err(|_| Malformed::TooLarge)?;
-                }
-                _ => return Err(Malformed::Head),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// httparse takes a bare LF for a line's end; we do not.
-fn refuse_bare_line_feeds(head: &[u8]) -> Result<(), Malformed> {
-    let bare = |at: usize| at == 0 || head[at - 1] != b'\r';
-    match memchr::memchr_iter(b'\n', head).any(bare) {
-        true => Err(Malformed::BareLineFeed),
-        false => Ok(()),
-    }
+    field::place(section, fields, lines);
+    Ok(Some(length))
 }
 
 /// What a response's fields say of its framing and of its connection, taken down as they are read.
@@ -221,29 +198,34 @@ struct Said {
 }
 
 impl Said {
-    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Malformed> {
-        if *name == header::CONTENT_LENGTH {
-            let length = parse_decimal(value).ok_or(Malformed::ContentLength)?;
-            if self.length.replace(length).is_some() {
-                return Err(Malformed::ContentLength);
+    fn note(&mut self, name: Name, value: &[u8]) -> Result<(), Malformed> {
+        match name {
+            Name::ContentLength => {
+                let length = field::decimal(value).ok_or(Malformed::ContentLength)?;
+                if self.length.replace(length).is_some() {
+                    return Err(Malformed::ContentLength);
+                }
             }
-        } else if *name == header::TRANSFER_ENCODING {
-            self.codings += 1;
-            self.chunked = value.eq_ignore_ascii_case(b"chunked");
-        } else if *name == header::CONNECTION {
-            for option in value.split(|octet| *octet == b',').map(<[u8]>::trim_ascii) {
-                self.close |= option.eq_ignore_ascii_case(b"close");
-                self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            Name::TransferEncoding => {
+                self.codings += 1;
+                self.chunked = value.eq_ignore_ascii_case(b"chunked");
             }
+            Name::Connection => {
+                for option in field::members(value) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            _ => {}
         }
         Ok(())
     }
 
     /// How the body that follows is delimited: RFC 9112 §6.3, read strictly. `None`: by the end of the connection.
-    fn framing(&self, status: StatusCode, version: Version, to: &Method) -> Result<Option<Framing>, Malformed> {
+    fn framing(&self, status: StatusCode, is_http_10: bool, to: &Method) -> Result<Option<Framing>, Malformed> {
         let chunked = match self.codings {
             0 => false,
-            1 if self.chunked && version == Version::HTTP_11 => true,
+            1 if self.chunked && !is_http_10 => true,
             _ => return Err(Malformed::TransferEncoding),
         };
         if chunked && self.length.is_some() {
@@ -270,23 +252,17 @@ impl Said {
     }
 
     /// Whether the connection stays open after the answer (RFC 9112 §9.3).
-    fn keeps_alive(&self, version: Version) -> bool {
-        !self.close && (version == Version::HTTP_11 || self.keep_alive)
+    fn keeps_alive(&self, is_http_10: bool) -> bool {
+        !self.close && (!is_http_10 || self.keep_alive)
     }
-}
-
-/// Digits only, and few enough not to overflow: no sign, no blank, no list.
-fn parse_decimal(digits: &[u8]) -> Option<u64> {
-    let digit = |number: u64, b: &u8| number * 10 + u64::from(b - b'0');
-    (matches!(digits.len(), 1..=19) && digits.iter().all(u8::is_ascii_digit)).then(|| digits.iter().fold(0, digit))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(octets: &[u8], to: Method) -> Result<Result<ResponseHead, HeaderMap>, Malformed> {
-        read_response(&mut BytesMut::from(octets), &to, HeaderMap::new())
+    fn read(octets: &[u8], to: Method) -> Result<Option<ResponseHead>, Malformed> {
+        read_response(octets, &to, &mut Vec::new())
     }
 
     #[test]
@@ -347,7 +323,7 @@ mod tests {
             ("HTTP/1.1 099 Low\r\n\r\n", Method::GET, Err(Malformed::Head)),
             ("HTTP/1.1 600 High\r\n\r\n", Method::GET, Err(Malformed::Head)),
         ] {
-            let found = read(head.as_bytes(), to).map(|head| head.map(|h| (h.framing, h.keep_alive)).ok());
+            let found = read(head.as_bytes(), to).map(|head| head.map(|h| (h.framing, h.keep_alive)));
             assert_eq!(found, expected.map(Some), "{head:?}");
         }
     }
@@ -356,13 +332,14 @@ mod tests {
     fn a_head_is_read_whole_or_not_at_all_wherever_it_is_cut() {
         let head = b"HTTP/1.1 200 OK\r\nServer: x\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 3\r\n\r\n";
         for cut in 0..head.len() {
-            let mut octets = BytesMut::from(&head[..cut]);
-            assert!(matches!(read_response(&mut octets, &Method::GET, HeaderMap::new()), Ok(Err(_))), "{cut}");
-            assert_eq!(octets.len(), cut);
+            assert!(matches!(read(&head[..cut], Method::GET), Ok(None)), "{cut}");
         }
-        let mut octets = BytesMut::from(&[&head[..], b"abc"].concat()[..]);
-        let read = read_response(&mut octets, &Method::GET, HeaderMap::new()).expect("well-formed").expect("whole");
-        assert_eq!((read.headers.get_all("set-cookie").iter().count(), &octets[..]), (2, &b"abc"[..]));
+        let (mut octets, mut lines) = (BytesMut::from(&[&head[..], b"abc"].concat()[..]), Vec::new());
+        let read = read_response(&octets, &Method::GET, &mut lines).expect("well-formed").expect("whole");
+        assert_eq!((&octets[read.reason], read.length), (&b"OK"[..], head.len()));
+        let mut fields = HeaderMap::new();
+        take_fields(&mut octets, read.length, &lines, &mut fields).expect("fields");
+        assert_eq!((fields.get_all("set-cookie").iter().count(), &octets[..]), (2, &b"abc"[..]));
     }
 
     #[test]

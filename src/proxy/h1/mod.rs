@@ -8,7 +8,9 @@
 
 mod body;
 mod exchange;
+mod field;
 mod head;
+mod request;
 
 pub(super) use self::{
     body::Framing,

@@ -12,13 +12,15 @@ use std::{
 
 use super::{
     super::{
+        address::Whereabouts,
         control::{Command, Order, RefusalCode},
         desired::{Desired, HostPattern, Matching, Wanted},
         journal::{Journal, faults::journal_that_works_while},
-        policy::Policy,
-        pool::Stage,
+        name::Revision,
+        policy::{Policy, Transport, UpstreamTls},
+        pool::{Endpoint, Stage},
         reader::{NotAdmitted, Reader, RequestKey},
-        status::{AppStatus, Happening, Phase, Receipt},
+        status::{AppStatus, Happening, Health, Phase, Receipt},
     },
     Refusal, Switch, SwitchOptions,
 };
@@ -311,11 +313,11 @@ async fn endpoints_that_replace_all_live_ones_take_no_traffic_before_they_answer
     let blue = || "blue".parse().expect("a name");
     desired.apps.values_mut().for_each(|app| drop(app.revisions.insert(blue(), vec![address(9002).into()])));
     switch.feed.desired(desired.clone()).await.expect("it runs");
-    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), address(9001));
+    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), &address(9001).into());
     switch.feed.observed("shop".parse().expect("a name"), blue(), address(9002), true).await;
     // Messages are taken in order: when this one is answered, the one before has been seen.
     switch.feed.desired(desired).await.expect("it runs");
-    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), address(9002));
+    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), &address(9002).into());
 }
 
 #[tokio::test]
@@ -383,4 +385,120 @@ async fn the_clock_promotes_by_itself_when_the_time_has_come() {
             return;
         }
     }
+}
+
+/// What blue's endpoint is named in the tests below.
+const NAMED: &str = "app.test:9001";
+
+/// The app whose active revision is given by name.
+fn named_shop() -> Desired {
+    let mut desired = shop(Policy::default());
+    let specs = vec![NAMED.parse::<Whereabouts>().expect("a name").into()];
+    desired
+        .apps
+        .values_mut()
+        .for_each(|app| drop(app.revisions.insert("blue".parse().expect("a name"), specs.clone())));
+    desired
+}
+
+async fn looked_up(switch: &Switch, found: Result<&[u16], &str>) {
+    let found = found.map(|ports| ports.iter().map(|port| address(*port)).collect()).map_err(str::to_owned);
+    let named: Whereabouts = NAMED.parse().expect("a name");
+    let name = named.name().expect("a name").clone();
+    switch.feed.looked_up("shop".parse().expect("a name"), name, found).await;
+    // Messages are taken in order: when this one is answered, the one before has been seen.
+    switch.feed.desired(named_shop()).await.expect("it runs");
+}
+
+async fn found_healthy(switch: &Switch, port: u16) {
+    switch.feed.observed("shop".parse().expect("a name"), "blue".parse().expect("a name"), address(port), true).await;
+    switch.feed.desired(named_shop()).await.expect("it runs");
+}
+
+fn endpoints_of(switch: &Switch) -> Vec<Arc<Endpoint>> {
+    let board = switch.viewer.board();
+    let app = board.apps.values().next().expect("one app");
+    app.pools[&"blue".parse::<Revision>().expect("a name")].endpoints().to_vec()
+}
+
+#[tokio::test]
+async fn each_address_of_a_name_is_an_endpoint_and_those_that_stay_are_the_same() {
+    let switch = switch(None);
+    switch.feed.desired(named_shop()).await.expect("it runs");
+    looked_up(&switch, Ok(&[2, 1])).await;
+    found_healthy(&switch, 1).await;
+    let before = endpoints_of(&switch);
+    assert_eq!(
+        before.iter().map(|e| e.address().clone()).collect::<Vec<_>>(),
+        [address(1), address(2)].map(Into::into)
+    );
+    assert_eq!(before[0].destination().name.as_ref().map(ToString::to_string).as_deref(), Some(NAMED));
+    let generation = status(&switch).generation;
+
+    looked_up(&switch, Ok(&[3, 1])).await;
+    let after = endpoints_of(&switch);
+    assert_eq!(after.iter().map(|e| e.address().clone()).collect::<Vec<_>>(), [address(1), address(3)].map(Into::into));
+    assert!(Arc::ptr_eq(&before[0], &after[0]), "its connections, counts and health live on");
+    assert_eq!(status(&switch).generation, generation, "no role has changed");
+}
+
+#[tokio::test]
+async fn a_lookup_that_fails_takes_no_endpoint_away_and_is_told() {
+    let switch = switch(None);
+    switch.feed.desired(named_shop()).await.expect("it runs");
+    let at_first = status(&switch);
+    assert_eq!(
+        at_first.active.map(|pool| (pool.ready, pool.total)),
+        Some((0, 1)),
+        "it counts as one that is not ready"
+    );
+
+    looked_up(&switch, Err("no such name")).await;
+    let message = status(&switch).message;
+    assert!(message.starts_with("live traffic is failing: blue has 0 of 1"), "{message}");
+    assert!(
+        message.ends_with("app.test:9001 cannot be looked up (no such name) and has no endpoints yet"),
+        "{message}"
+    );
+
+    looked_up(&switch, Ok(&[1])).await;
+    found_healthy(&switch, 1).await;
+    for failure in [Err("no answer"), Ok(&[][..])] {
+        looked_up(&switch, failure).await;
+        assert_eq!(endpoints_of(&switch).len(), 1);
+        let status = status(&switch);
+        assert!(status.message.contains("its last addresses stay"), "{}", status.message);
+        assert_eq!(status.names[0].addresses, ["127.0.0.1:1"]);
+    }
+    looked_up(&switch, Ok(&[1])).await;
+    assert_eq!(status(&switch).names[0].problem, None);
+}
+
+#[tokio::test]
+async fn addresses_that_replace_all_live_ones_take_no_traffic_before_they_answer() {
+    let switch = switch(None);
+    let reader = switch.readers.reader(0);
+    switch.feed.desired(named_shop()).await.expect("it runs");
+    looked_up(&switch, Ok(&[1])).await;
+    found_healthy(&switch, 1).await;
+    looked_up(&switch, Ok(&[2])).await;
+    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), &address(1).into());
+    found_healthy(&switch, 2).await;
+    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), &address(2).into());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_reached_in_another_way_is_another() {
+    let switch = ready(None).await;
+    let before = endpoints_of(&switch);
+    let transport = Transport { tls: Some(UpstreamTls::default()), proxy_protocol: None };
+    let policy = Policy { transport: Arc::new(transport), ..Policy::default() };
+    switch.feed.desired(shop(policy.clone())).await.expect("it runs");
+    let after = endpoints_of(&switch);
+    assert_ne!(before[0].id(), after[0].id(), "a connection opened in plain text is of no use any more");
+    assert_eq!(after[0].health(), Health::Healthy, "until a probe says otherwise");
+    // The same settings, read anew.
+    let transport = Arc::new(Transport::clone(&policy.transport));
+    switch.feed.desired(shop(Policy { transport, ..policy })).await.expect("it runs");
+    assert!(Arc::ptr_eq(&endpoints_of(&switch)[0], &after[0]));
 }

@@ -1,0 +1,183 @@
+//! Field lines where they stand: a head is never taken apart. A line is five numbers into the octets it came in, and lines
+//! that follow each other are copied in one piece. Which of them a proxy must know is told by length and first letter, so
+//! that most names cost a comparison or two.
+
+use std::mem::MaybeUninit;
+
+/// The most fields accepted in one section.
+pub(super) const MAX_FIELDS: usize = 128;
+
+/// Room for a parser's fields, which it fills itself.
+pub(super) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS];
+
+pub(super) fn slots<'b>() -> Slots<'b> {
+    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+}
+
+/// One field line of a head.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Line {
+    start: u32,
+    name_end: u32,
+    value_start: u32,
+    value_end: u32,
+    name: Name,
+}
+
+impl Line {
+    /// Which field it is.
+    pub(in super::super) fn name(self) -> Name {
+        self.name
+    }
+
+    /// Where in its head it begins, name first.
+    pub(in super::super) fn start(self) -> usize {
+        self.start as usize
+    }
+
+    /// Its name as it was written.
+    pub(in super::super) fn name_in(self, head: &[u8]) -> &[u8] {
+        &head[self.start as usize..self.name_end as usize]
+    }
+
+    /// Its value, without white space around it.
+    pub(in super::super) fn value_in(self, head: &[u8]) -> &[u8] {
+        &head[self.value_start as usize..self.value_end as usize]
+    }
+}
+
+/// Takes down where these fields of `head` stand, in place of what `lines` held. A head is shorter than 4 GiB.
+pub(super) fn place(head: &[u8], fields: &[httparse::Header<'_>], lines: &mut Vec<Line>) {
+    let origin = head.as_ptr() as usize;
+    let at = |part: &[u8]| (part.as_ptr() as usize - origin) as u32;
+    lines.clear();
+    lines.extend(fields.iter().map(|field| {
+        let (start, value_start) = (at(field.name.as_bytes()), at(field.value));
+        Line {
+            start,
+            name_end: start + field.name.len() as u32,
+            value_start,
+            value_end: value_start + field.value.len() as u32,
+            name: Name::of(field.name.as_bytes()),
+        }
+    }));
+}
+
+/// The fields something is done about, on either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Name {
+    Connection,
+    ContentLength,
+    Cookie,
+    Expect,
+    /// `X-Forwarded-For`, `-Host`, `-Proto`, and `Forwarded` (RFC 7239).
+    Forwarding,
+    Host,
+    Http2Settings,
+    KeepAlive,
+    /// `X-Tealgate-…`.
+    Ours,
+    ProxyConnection,
+    /// `Proxy-Authenticate` and `Proxy-Authorization`.
+    ProxyCredentials,
+    Referer,
+    RequestId,
+    Te,
+    TraceParent,
+    TransferEncoding,
+    Upgrade,
+    UserAgent,
+    /// Any other: it passes.
+    Other,
+}
+
+impl Name {
+    pub(in super::super) fn of(name: &[u8]) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let first = name.first().map_or(0, |octet| octet | 0x20);
+        match (name.len(), first) {
+            (2, b't') if is("te") => Self::Te,
+            (4, b'h') if is("host") => Self::Host,
+            (6, b'c') if is("cookie") => Self::Cookie,
+            (6, b'e') if is("expect") => Self::Expect,
+            (7, b'u') if is("upgrade") => Self::Upgrade,
+            (7, b'r') if is("referer") => Self::Referer,
+            (9, b'f') if is("forwarded") => Self::Forwarding,
+            (10, b'c') if is("connection") => Self::Connection,
+            (10, b'k') if is("keep-alive") => Self::KeepAlive,
+            (10, b'u') if is("user-agent") => Self::UserAgent,
+            (11, b't') if is("traceparent") => Self::TraceParent,
+            (12, b'x') if is("x-request-id") => Self::RequestId,
+            (14, b'c') if is("content-length") => Self::ContentLength,
+            (14, b'h') if is("http2-settings") => Self::Http2Settings,
+            (15, b'x') if is("x-forwarded-for") => Self::Forwarding,
+            (16, b'x') if is("x-forwarded-host") => Self::Forwarding,
+            (16, b'p') if is("proxy-connection") => Self::ProxyConnection,
+            (17, b'x') if is("x-forwarded-proto") => Self::Forwarding,
+            (17, b't') if is("transfer-encoding") => Self::TransferEncoding,
+            (18, b'p') if is("proxy-authenticate") => Self::ProxyCredentials,
+            (19, b'p') if is("proxy-authorization") => Self::ProxyCredentials,
+            (12.., b'x') if name[..11].eq_ignore_ascii_case(b"x-tealgate-") => Self::Ours,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The members of a list, without white space around them, empty ones left out. Not as text: one that is none must not
+/// hide the others.
+pub(in super::super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// httparse takes a bare LF for a line's end; we do not: two recipients then may differ (RFC 9112 §2.2).
+pub(super) fn has_bare_line_feed(head: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
+}
+
+/// Digits only, and few enough not to overflow: no sign, no blank, no list.
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+    let digit = |number: u64, b: &u8| number * 10 + u64::from(b - b'0');
+    (matches!(digits.len(), 1..=19) && digits.iter().all(u8::is_ascii_digit)).then(|| digits.iter().fold(0, digit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_known_in_any_case_and_by_its_whole_length() {
+        for (name, expected) in [
+            ("Host", Name::Host),
+            ("hOST", Name::Host),
+            ("TE", Name::Te),
+            ("Transfer-Encoding", Name::TransferEncoding),
+            ("X-Forwarded-Proto", Name::Forwarding),
+            ("FORWARDED", Name::Forwarding),
+            ("Proxy-Authorization", Name::ProxyCredentials),
+            ("X-Tealgate-Revision", Name::Ours),
+            ("x-tealgate-", Name::Other),
+            ("Hosts", Name::Other),
+            ("Accept", Name::Other),
+            ("", Name::Other),
+        ] {
+            assert_eq!(Name::of(name.as_bytes()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_digits_and_nothing_else() {
+        for (digits, expected) in [
+            ("0", Some(0)),
+            ("007", Some(7)),
+            ("9999999999999999999", Some(9_999_999_999_999_999_999)),
+            ("", None),
+            ("+1", None),
+            ("1 ", None),
+            ("0x1", None),
+            ("1,1", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(decimal(digits.as_bytes()), expected, "{digits:?}");
+        }
+    }
+}

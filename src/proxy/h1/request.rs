@@ -1,0 +1,177 @@
+//! A request's head: where it ends, what it says of its framing, and whether it can be read in one way only (RFC 9112 §11.2).
+//! Pure: octets in, a [`RequestHead`] and the places of its lines out.
+
+use std::ops::Range;
+
+use http::Method;
+
+use super::{
+    body::Framing,
+    field::{self, Line, Name},
+};
+
+/// What a request was refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Violation {
+    /// It can be read in two ways, or in none.
+    Malformed(&'static str),
+    /// The head is over the limit.
+    HeadTooLarge,
+    /// The request line alone is over the limit.
+    TargetTooLong,
+    /// The head did not come in time.
+    TooSlow,
+}
+
+/// A request's head, whose lines stand in the octets it was read from.
+#[derive(Debug)]
+pub(in super::super) struct RequestHead {
+    pub(in super::super) method: Method,
+    /// Where its target stands.
+    pub(in super::super) target: Range<usize>,
+    pub(in super::super) is_http_10: bool,
+    /// How many octets it takes, empty lines before it included.
+    pub(in super::super) length: usize,
+    /// How its body is delimited.
+    pub(in super::super) framing: Framing,
+    /// Whether another request may follow (RFC 9112 §9.3).
+    pub(in super::super) keep_alive: bool,
+}
+
+/// Reads the head that `octets` begin with, or `None` while it is not whole. `searched` is how many of them were found not
+/// to end it before: a head that comes in pieces is parsed once. Its lines go into `lines`.
+pub(in super::super) fn read_request(
+    octets: &[u8],
+    searched: &mut usize,
+    limit: usize,
+    lines: &mut Vec<Line>,
+) -> Result<Option<RequestHead>, Violation> {
+    if *searched > 0 && !ends_within(octets, searched.saturating_sub(3)) {
+        *searched = octets.len();
+        return within(octets, limit).map(|()| None);
+    }
+    let mut slots = field::slots();
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(octets, &mut slots) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => {
+            *searched = octets.len();
+            return refuse_bare_line_feeds(octets).and_then(|()| within(octets, limit)).map(|()| None);
+        }
+        Err(error) => return Err(why(error, octets, limit)),
+    };
+    let head = &octets[..length];
+    refuse_bare_line_feeds(head)?;
+    if length > limit {
+        within(&head[..=limit], limit)?;
+    }
+    *searched = 0;
+    field::place(head, parsed.headers, lines);
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(Violation::Malformed("it does not parse"));
+    };
+    // RFC 9112 §3.2 has no fragment in a target, and RFC 3986 §2 only these characters in a URI.
+    if !target.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'#') {
+        return Err(Violation::Malformed("a character that no target may have"));
+    }
+    let at = target.as_ptr() as usize - octets.as_ptr() as usize;
+    let mut said = Said::default();
+    lines.iter().try_for_each(|line| said.note(line.name(), line.value_in(head)))?;
+    let is_http_10 = version == 0;
+    Ok(Some(RequestHead {
+        method: Method::from_bytes(method.as_bytes()).map_err(|_| Violation::Malformed("it does not parse"))?,
+        target: at..at + target.len(),
+        is_http_10,
+        length,
+        framing: said.framing(is_http_10)?,
+        keep_alive: !said.close && (!is_http_10 || said.keep_alive),
+    }))
+}
+
+/// Whether an empty line ends somewhere behind `from`. A bare LF ends nothing, but its head has to be looked at to be
+/// refused for it.
+fn ends_within(octets: &[u8], from: usize) -> bool {
+    memchr::memchr_iter(b'\n', &octets[from..]).any(|lf| {
+        let behind = &octets[from + lf + 1..];
+        behind.starts_with(b"\r\n") || behind.starts_with(b"\n")
+    })
+}
+
+/// Whether what there is of a head is within the limit.
+fn within(octets: &[u8], limit: usize) -> Result<(), Violation> {
+    if octets.len() <= limit {
+        return Ok(());
+    }
+    // Empty lines before the request line are to be ignored (RFC 9112 §2.2).
+    let line = octets.iter().position(|octet| !matches!(octet, b'\r' | b'\n')).unwrap_or(0);
+    Err(match memchr::memchr(b'\n', &octets[line..]) {
+        Some(_) => Violation::HeadTooLarge,
+        None => Violation::TargetTooLong,
+    })
+}
+
+fn refuse_bare_line_feeds(octets: &[u8]) -> Result<(), Violation> {
+    match field::has_bare_line_feed(octets) {
+        true => Err(Violation::Malformed("bare LF")),
+        false => Ok(()),
+    }
+}
+
+fn why(error: httparse::Error, octets: &[u8], limit: usize) -> Violation {
+    match error {
+        httparse::Error::TooManyHeaders => Violation::HeadTooLarge,
+        // What is over the limit is refused for that, whatever else is wrong with it.
+        _ if octets.len() > limit => within(octets, limit).err().unwrap_or(Violation::HeadTooLarge),
+        httparse::Error::Version => Violation::Malformed("neither HTTP/1.1 nor HTTP/1.0"),
+        httparse::Error::HeaderName => Violation::Malformed("a field name that is none, or a folded line"),
+        httparse::Error::HeaderValue => Violation::Malformed("a character that no field may have"),
+        _ => Violation::Malformed("it does not parse"),
+    }
+}
+
+/// What a request's fields say of its framing and of its connection.
+#[derive(Default)]
+struct Said {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Said {
+    fn note(&mut self, name: Name, value: &[u8]) -> Result<(), Violation> {
+        match name {
+            Name::ContentLength => {
+                let length = field::decimal(value).ok_or(Violation::Malformed("bad Content-Length"))?;
+                if self.length.replace(length).is_some() {
+                    return Err(Violation::Malformed("repeated Content-Length"));
+                }
+            }
+            Name::TransferEncoding => {
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Violation::Malformed("Transfer-Encoding other than a single chunked"));
+                }
+                self.chunked = true;
+            }
+            Name::Connection => {
+                for option in field::members(value) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 §6.3, read strictly.
+    fn framing(&self, is_http_10: bool) -> Result<Framing, Violation> {
+        match (self.chunked, self.length) {
+            (true, Some(_)) => Err(Violation::Malformed("both Content-Length and Transfer-Encoding")),
+            (true, None) if is_http_10 => Err(Violation::Malformed("Transfer-Encoding in HTTP/1.0")),
+            (true, None) => Ok(Framing::Chunked),
+            (false, Some(length)) => Ok(Framing::Length(length)),
+            (false, None) => Ok(Framing::Empty),
+        }
+    }
+}
