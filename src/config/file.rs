@@ -2,13 +2,14 @@
 //! in `translate`. The comments are the descriptions in the JSON Schema, so they speak to whoever writes the file.
 
 mod app;
+mod audience;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::app::*;
+pub(super) use self::{app::*, audience::*};
 use super::{
     address::SocketPath,
     duration::Time,

@@ -9,6 +9,7 @@
 //! the first error; the pass over the values finds them all.
 
 mod address;
+mod audience;
 mod claims;
 mod duration;
 mod environment;
@@ -60,6 +61,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The apps.
     pub desired: Desired,
+    /// The files that secrets were read from.
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -80,12 +83,12 @@ impl Config {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, tokens. When one of them changes, whoever uses it reads it anew.
+    /// The files it names: certificates, keys, tokens, secrets. When one of them changes, whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let certificates =
             self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
         let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
-        pem.chain(self.admin.tokens.clone()).collect()
+        pem.chain(self.admin.tokens.clone()).chain(self.secret_files.iter().cloned()).collect()
     }
 }
 
@@ -97,7 +100,8 @@ fn parse(octets: &[u8], file: &Path, environment: Environment<'_>, open_files: b
     let text = syntax::text(octets).map_err(|wrong| Document { file, text: "" }.wrong(wrong))?;
     let document = Document { file, text };
     let written = syntax::parse(document)?;
-    let mut pass = Pass { document, environment, open_files, findings: Findings::default() };
+    let (findings, secret_files) = (Findings::default(), Vec::new());
+    let mut pass = Pass { document, environment, open_files, findings, secret_files };
     let config = pass.config(&written);
     pass.findings.or(config)
 }

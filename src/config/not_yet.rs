@@ -27,7 +27,7 @@ impl<'de> Deserialize<'de> for NotYet {
 /// What of an app asks for something that is not in force.
 pub(super) fn asked_for(app: &App) -> Vec<(Location, Wrong)> {
     let never = Vec::new;
-    let keys: [(&str, &NotYet, Vec<Value>); 14] = [
+    let keys: [(&str, &NotYet, Vec<Value>); 13] = [
         ("source.kubernetes", &app.source.value.kubernetes, never()),
         ("source.etcd", &app.source.value.etcd, never()),
         ("promotion.approval", &app.promotion.approval, vec![json!({ "required": 0 })]),
@@ -39,7 +39,6 @@ pub(super) fn asked_for(app: &App) -> Vec<(Location, Wrong)> {
         ("limits.queue", &app.limits.queue, vec![json!(0)]),
         ("limits.rate", &app.limits.rate, vec![json!(0)]),
         ("retries.budget", &app.retries.budget, vec![json!("100%")]),
-        ("weight", &app.weight, vec![json!(0), json!("0%")]),
         ("mirror", &app.mirror, never()),
         ("hold", &app.hold, never()),
     ];

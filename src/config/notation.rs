@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     proxy::{ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, Balance, MinReady, NotAName, Revision, Streams},
+    switch::{AppName, AutoPromotion, Balance, Fallback, MinReady, NotAName, Revision, Streams},
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -54,6 +54,7 @@ words!(AccessFormat, "an access log format", {
 });
 words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => Self::Preview });
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
+words!(Fallback, "something testers can get instead", { "none" => Self::None, "active" => Self::Active });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
 words!(Balance, "a balancing policy", {
     "least_request" => Self::LeastRequest, "round_robin" => Self::RoundRobin, "random" => Self::Random,

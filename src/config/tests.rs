@@ -1,5 +1,6 @@
 //! What the configuration promises to whoever writes the file: good files mean what they say, bad ones are told exactly.
 
+mod audience;
 mod hostile;
 mod mistakes;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     proxy::{Bind, ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, Balance, MinReady, Streams, Wanted},
+    switch::{AppName, AutoPromotion, Balance, MinReady, Secret, Streams, Wanted},
 };
 
 const FULL: &str = include_str!("../../config/full.yaml");
@@ -95,14 +96,23 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "address",
             "bind",
             "cert",
+            "client_ip",
+            "cookie",
             "dir",
+            "equals",
+            "header",
             "key",
             "min_version",
             "name",
             "path",
             "preview",
+            "secret",
+            "sha256",
             "socket",
-            "tokens"
+            "tokens",
+            "ttl",
+            "user",
+            "value"
         ]
     );
     assert_eq!(schema["title"], "Tealgate configuration");
@@ -179,7 +189,7 @@ fn every_key_reaches_its_place() {
         "{shown}"
     );
     assert!(
-        shown.contains(r#"preview_hosts: [Exact("preview.shop.test")], preview_allow: [10.0.0.0/8, ::1/128]"#),
+        shown.contains(r#"preview_hosts: [Exact("preview.shop.test")], preview: PreviewAccess { allow: [10.0.0.0/8, ::1/128]"#),
         "{shown}"
     );
     let policy = &wanted.policy;

@@ -27,7 +27,7 @@ use crate::{
     proxy::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
-    switch::{Address, AppName, Desired, EndpointSpec, Matching, Policy, PreviewAccess, Revision, Wanted},
+    switch::{Address, AppName, Desired, EndpointSpec, Matching, Policy, Revision, Wanted},
     telemetry,
 };
 
@@ -50,6 +50,7 @@ impl Pass<'_> {
             health: self.health_listener(&file.health, &mut claims),
             state_dir: Some(self.state_dir(&file.state)),
             desired: self.desired(&file.apps, &mut claims),
+            secret_files: std::mem::take(&mut self.secret_files),
         }
     }
 
@@ -191,10 +192,7 @@ impl Pass<'_> {
             hosts,
             paths: self.read_all(&app.paths).into_iter().map(|(path, _)| path.into()).collect(),
             preview_hosts,
-            preview: PreviewAccess {
-                allow: self.read_all(&app.preview.allow).into_iter().map(|(net, _)| net).collect(),
-                ..PreviewAccess::default()
-            },
+            preview: self.preview_access(&app.preview),
         };
         // If a host could not be read, the app only seems to have none.
         let hosts_known = app.hosts.get().is_none() || !matching.hosts.is_empty();
@@ -227,6 +225,7 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.attempts, &app.retries.attempts);
         self.set(&mut policy.traffic.per_try, &app.retries.per_try);
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
+        policy.split = self.split(&app.weight, &app.ab);
         policy
     }
 

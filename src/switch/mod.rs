@@ -64,7 +64,7 @@ pub use self::{
     rollout::{Previous, Rollout},
     set_cookie::SetCookie,
     snapshot::{Route, Snapshot},
-    split::{Mark, Share, Split, SplitPolicy, SplitRule, Sticky, Weight},
+    split::{Mark, NotAWeight, Share, Split, SplitPolicy, SplitRule, Sticky, Weight},
     status::{
         Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, NameStatus,
         Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,

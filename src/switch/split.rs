@@ -7,10 +7,11 @@
 //! what the user has with him anyway. With the next candidate every number is a new one, lest it is always the same
 //! users who go first. Pure: chance comes in from outside.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::{
     name::{AppName, Revision},
@@ -48,6 +49,25 @@ impl Weight {
 
     fn takes(self, number: u8) -> bool {
         number < self.0
+    }
+}
+
+/// Why a text is no share.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{given:?} is not a share: write a whole percentage from 0% to 100%, such as 5%")]
+pub struct NotAWeight {
+    given: String,
+}
+
+impl FromStr for Weight {
+    type Err = NotAWeight;
+
+    /// `5%`, or just `5`.
+    fn from_str(given: &str) -> Result<Self, NotAWeight> {
+        let digits = given.strip_suffix('%').unwrap_or(given);
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let weight = digits.parse().ok().filter(|_| plain).and_then(Self::of_percent);
+        weight.ok_or_else(|| NotAWeight { given: given.chars().take(20).collect() })
     }
 }
 
@@ -277,6 +297,16 @@ mod tests {
 
     fn never() -> u8 {
         unreachable!("nothing is to be drawn")
+    }
+
+    #[test]
+    fn a_share_is_a_whole_percentage() {
+        for (text, percent) in [("0", 0), ("0%", 0), ("5%", 5), ("05%", 5), ("100%", 100), ("7", 7)] {
+            assert_eq!(text.parse::<Weight>().map(Weight::percent), Ok(percent), "{text}");
+        }
+        for bad in ["", "%", "101%", "-1%", "+1%", "0.5%", "5 %", "half", "999999999999"] {
+            assert!(bad.parse::<Weight>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::{borrow::Cow, fmt};
 
-use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
+use super::audience::{Ab, Preview};
 use crate::{
     config::{
         address::EndpointAddress,
@@ -18,7 +18,7 @@ use crate::{
         notation::{CheckPath, UrlPath, Whole},
         size::Octets,
     },
-    switch::{AutoPromotion, Balance, HostPattern, MinReady, Revision, Streams},
+    switch::{AutoPromotion, Balance, HostPattern, MinReady, Revision, Streams, Weight},
 };
 
 /// One app: what is fronted and rolled out.
@@ -35,6 +35,13 @@ pub(in crate::config) struct App {
     /// How the candidate is reached.
     #[serde(default)]
     pub(in crate::config) preview: Preview,
+    /// The share of live traffic that each new candidate starts with, as soon as it is ready: a percentage such as "5%".
+    /// `tealgate weight` sets it for the candidate of the day.
+    #[serde(default)]
+    pub(in crate::config) weight: Given<Text<Weight>>,
+    /// Which live traffic goes to the candidate besides, and how it stays there.
+    #[serde(default)]
+    pub(in crate::config) ab: Ab,
     /// Where the app's revisions come from.
     pub(in crate::config) source: Placed<Source>,
     /// How one endpoint of a pool is chosen.
@@ -69,23 +76,10 @@ pub(in crate::config) struct App {
     pub(in crate::config) guard: NotYet,
     #[serde(default)]
     #[schemars(skip)]
-    pub(in crate::config) weight: NotYet,
-    #[serde(default)]
-    #[schemars(skip)]
     pub(in crate::config) mirror: NotYet,
     #[serde(default)]
     #[schemars(skip)]
     pub(in crate::config) hold: NotYet,
-}
-
-/// How the candidate is reached: by its own hosts, and by listeners of role `preview`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(in crate::config) struct Preview {
-    /// Hosts that show the candidate on every listener.
-    pub(in crate::config) hosts: Given<Vec<Placed<Text<HostPattern>>>>,
-    /// Networks whose clients may see the candidate; left out: every client.
-    pub(in crate::config) allow: Given<Vec<Placed<Text<IpNet>>>>,
 }
 
 /// Where an app's revisions come from: one of these.

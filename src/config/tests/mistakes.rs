@@ -52,11 +52,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
     // What is not in force.
     ("    guard: { window: 30s }", &["6:12: `guard` is not enforced by this version; remove it"]),
     (
-        "    limits: { in_flight: 3, queue: 0 }\n    weight: 5%\n    promotion: { approval: { required: 1 }, smoke: [] }",
+        "    limits: { in_flight: 3, queue: 0 }\n    promotion: { approval: { required: 1 }, smoke: [] }",
         &[
             "6:26: `limits.in_flight` is not enforced by this version; remove it, or turn it off with 0",
-            "7:13: `weight` is not enforced by this version; remove it, or turn it off with 0",
-            "8:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
+            "7:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
         ],
     ),
     // Apps among each other, and within.
