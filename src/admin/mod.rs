@@ -16,6 +16,7 @@ mod caller;
 mod edge;
 mod events;
 mod health;
+mod links;
 mod problem;
 mod routes;
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::{
     answers::Answers,
     api::{EventMessage, Problem, ROOT, Version},
     caller::{self, Unwelcome},
-    edge, events,
+    edge, events, links,
     problem::Error,
     tokens::Tokens,
     views,
@@ -110,6 +110,8 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(actions::promote))
         .routes(routes!(actions::rollback))
         .routes(routes!(actions::abort))
+        .routes(routes!(actions::weight))
+        .routes(routes!(links::preview_link))
         .routes(routes!(views::plan))
         .routes(routes!(actions::pin, actions::unpin))
         .routes(routes!(views::history))

@@ -131,7 +131,10 @@ impl Pass<'_> {
         let given = [cookie.get().is_some(), header.get().is_some(), by_ip];
         if given.iter().filter(|given| **given).count() != 1 {
             let wrong = Wrong::new("a user is known by one thing");
-            self.wrong(*place, wrong.hint("use one of cookie, header, client_ip; leave `sticky` out for our own cookie"));
+            self.wrong(
+                *place,
+                wrong.hint("use one of cookie, header, client_ip; leave `sticky` out for our own cookie"),
+            );
             return None;
         }
         if by_ip { Some(Sticky::ClientIp) } else { self.mark(header, cookie).map(Sticky::Mark) }
@@ -219,7 +222,8 @@ pub(super) struct Digest([u8; 32]);
 impl Notation for Digest {
     fn read(text: &str) -> Result<Self, Wrong> {
         // Not quoted: somebody may have written the password itself.
-        let wrong = || Wrong::new("this is not a SHA-256 in hexadecimal").hint("`printf %s PASSWORD | sha256sum` prints it");
+        let wrong =
+            || Wrong::new("this is not a SHA-256 in hexadecimal").hint("`printf %s PASSWORD | sha256sum` prints it");
         let mut octets = [0; 32];
         if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(wrong());

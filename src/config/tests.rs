@@ -189,7 +189,9 @@ fn every_key_reaches_its_place() {
         "{shown}"
     );
     assert!(
-        shown.contains(r#"preview_hosts: [Exact("preview.shop.test")], preview: PreviewAccess { allow: [10.0.0.0/8, ::1/128]"#),
+        shown.contains(
+            r#"preview_hosts: [Exact("preview.shop.test")], preview: PreviewAccess { allow: [10.0.0.0/8, ::1/128]"#
+        ),
         "{shown}"
     );
     let policy = &wanted.policy;

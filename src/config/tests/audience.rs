@@ -86,10 +86,7 @@ fn mistakes_about_who_sees_what_are_told_and_no_secret_with_them() {
             "    preview: { fallback: live }",
             &["6:26: \"live\" is not something testers can get instead; use one of none, active"],
         ),
-        (
-            "    weight: 0.5%",
-            &["6:13: \"0.5%\" is not a share: write a whole percentage from 0% to 100%, such as 5%"],
-        ),
+        ("    weight: 0.5%", &["6:13: \"0.5%\" is not a share: write a whole percentage from 0% to 100%, such as 5%"]),
         (
             "    ab: { sticky: { cookie: a, client_ip: true }, rules: [{ equals: x }, { header: a, cookie: b }] }",
             &[
@@ -99,7 +96,12 @@ fn mistakes_about_who_sees_what_are_told_and_no_secret_with_them() {
                 "6:74: a rule looks at one thing; use one of header, cookie",
             ],
         ),
-        ("    ab: { sticky: {} }", &["6:19: a user is known by one thing; use one of cookie, header, client_ip; leave `sticky` out for our own cookie"]),
+        (
+            "    ab: { sticky: {} }",
+            &[
+                "6:19: a user is known by one thing; use one of cookie, header, client_ip; leave `sticky` out for our own cookie",
+            ],
+        ),
     ] {
         assert_eq!(told(with_shop(more)), expected, "{more}");
     }
