@@ -85,12 +85,12 @@ impl AppPath {
 }
 
 impl Terms {
-    /// Refuses guards where nothing is done that they could guard.
+    /// Refuses guards where nothing is done that they could guard. A key for safe retries does no harm.
     pub(super) fn must_be_none(&self) -> Result<(), Error> {
-        if !self.dry_run && self.if_match.is_none() && self.key.is_none() {
+        if !self.dry_run && self.if_match.is_none() {
             return Ok(());
         }
-        let detail = "dryRun, If-Match and Idempotency-Key are for actions, and this changes nothing";
+        let detail = "dryRun and If-Match are for actions, and this changes nothing";
         Err(Error::invalid(detail, "leave them out"))
     }
 

@@ -16,8 +16,15 @@ use crate::support::{
     shell::Shell,
 };
 
-/// A proxy between blue, live, and green, the candidate, with these keys of the app's own.
-async fn stage(more: Value) -> (Proxy, Backend, Backend) {
+/// A proxy between blue, live, and green, the candidate.
+struct Stage {
+    proxy: Proxy,
+    green: Backend,
+    _blue: Backend,
+}
+
+/// The same with these keys of the app's own.
+async fn stage(more: Value) -> Stage {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let mut setup = Setup::between(&blue, &green);
     for (key, value) in more.as_object().expect("keys") {
@@ -25,7 +32,7 @@ async fn stage(more: Value) -> (Proxy, Backend, Backend) {
     }
     let proxy = Proxy::start(setup).await;
     proxy.is_ready_to_promote().await;
-    (proxy, blue, green)
+    Stage { proxy, green, _blue: blue }
 }
 
 async fn weigh(proxy: &Proxy, weight: &str) -> Value {
@@ -60,8 +67,8 @@ async fn newcomers(client: &mut Client, count: usize) -> Vec<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_share_goes_to_the_candidate_and_each_user_stays_where_he_is() {
-    let (proxy, ..) = stage(json!({})).await;
-    assert_eq!(weigh(&proxy, "30%").await["weight"], 30);
+    let Stage { proxy, .. } = &stage(json!({})).await;
+    assert_eq!(weigh(proxy, "30%").await["weight"], 30);
     for protocol in Protocol::ALL {
         let mut client = proxy.client(protocol).await;
         let users = newcomers(&mut client, 400).await;
@@ -74,12 +81,12 @@ async fn a_share_goes_to_the_candidate_and_each_user_stays_where_he_is() {
             assert_eq!((again.colour(), again.header("set-cookie")), (&**colour, ""), "{cookie}");
         }
         // Raising it takes nobody back.
-        weigh(&proxy, "60%").await;
+        weigh(proxy, "60%").await;
         for (cookie, colour) in &users {
             let now = get(&mut client, &[("cookie", cookie)]).await;
             assert!(colour == "blue" || now.colour() == "green", "{cookie} went back");
         }
-        weigh(&proxy, "30%").await;
+        weigh(proxy, "30%").await;
     }
     let status = proxy.status().await;
     assert_eq!((&status["weight"], &status["generation"]), (&json!(30), &json!(1)), "{status:#}");
@@ -90,15 +97,15 @@ async fn a_share_goes_to_the_candidate_and_each_user_stays_where_he_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flip_an_abort_and_a_weight_of_nothing_move_everybody() {
-    let (proxy, ..) = stage(json!({})).await;
+    let Stage { proxy, .. } = &stage(json!({})).await;
     let mut client = proxy.client(Protocol::H1).await;
-    weigh(&proxy, "100%").await;
+    weigh(proxy, "100%").await;
     let (cookie, colour) = newcomers(&mut client, 1).await.remove(0);
     assert_eq!(colour, "green");
     let user = [("cookie", cookie.as_str())];
-    weigh(&proxy, "0%").await;
+    weigh(proxy, "0%").await;
     assert_eq!(get(&mut client, &user).await.colour(), "blue");
-    weigh(&proxy, "100%").await;
+    weigh(proxy, "100%").await;
     assert_eq!(get(&mut client, &user).await.colour(), "green");
 
     proxy.promote().await;
@@ -108,7 +115,7 @@ async fn a_flip_an_abort_and_a_weight_of_nothing_move_everybody() {
     proxy.rollback().await;
     assert_eq!(get(&mut client, &user).await.colour(), "blue", "what was rolled back gets no live traffic");
     assert_eq!(proxy.status().await["weight"], 0);
-    weigh(&proxy, "100%").await;
+    weigh(proxy, "100%").await;
     assert_eq!(get(&mut client, &user).await.colour(), "green", "but on request");
     let (status, receipt) = proxy.admin.call("POST", "/apps/shop/abort", Some(json!({}))).await;
     assert_eq!(status, StatusCode::OK, "{receipt:#}");
@@ -117,7 +124,7 @@ async fn a_flip_an_abort_and_a_weight_of_nothing_move_everybody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_candidate_that_is_not_ready_costs_no_user_an_answer() {
-    let (proxy, blue, mut green) = stage(json!({ "weight": "100%" })).await;
+    let Stage { proxy, mut green, _blue } = stage(json!({ "weight": "100%" })).await;
     let mut client = proxy.client(Protocol::H1).await;
     let (cookie, colour) = newcomers(&mut client, 1).await.remove(0);
     assert_eq!(colour, "green", "the file's share is every candidate's");
@@ -134,13 +141,12 @@ async fn a_candidate_that_is_not_ready_costs_no_user_an_answer() {
     green.stop();
     let answer = get(&mut client, &user).await;
     assert_eq!((answer.status, answer.colour()), (StatusCode::OK, "blue"));
-    drop(blue);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_send_whom_they_fit_to_the_candidate() {
     let rules = json!({ "rules": [{ "header": "X-Beta", "equals": "1" }, { "cookie": "beta" }] });
-    let (proxy, ..) = stage(json!({ "ab": rules })).await;
+    let Stage { proxy, .. } = &stage(json!({ "ab": rules })).await;
     for protocol in Protocol::ALL {
         let mut client = proxy.client(protocol).await;
         for (fields, colour) in [
@@ -165,7 +171,7 @@ async fn rules_send_whom_they_fit_to_the_candidate() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_may_be_known_by_what_the_application_gives_him() {
-    let (proxy, ..) = stage(json!({ "weight": "50%", "ab": { "sticky": { "cookie": "session" } } })).await;
+    let Stage { proxy, .. } = &stage(json!({ "weight": "50%", "ab": { "sticky": { "cookie": "session" } } })).await;
     let mut client = proxy.client(Protocol::H1).await;
     let mut seen = BTreeMap::<String, usize>::new();
     for n in 0..200 {
