@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     proxy::{ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, Balance, Fallback, MinReady, NotAName, Revision, Streams},
+    switch::{AppName, AutoPromotion, Balance, Fallback, MinReady, NotAName, Protocol, Revision, Streams},
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -56,6 +56,7 @@ words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => S
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
 words!(Fallback, "something testers can get instead", { "none" => Self::None, "active" => Self::Active });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
+words!(Protocol, "a protocol to speak to endpoints", { "http1" => Self::Http1, "h2" => Self::H2, "auto" => Self::Auto });
 words!(Balance, "a balancing policy", {
     "least_request" => Self::LeastRequest, "round_robin" => Self::RoundRobin, "random" => Self::Random,
 });

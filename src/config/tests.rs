@@ -180,6 +180,7 @@ fn every_key_reaches_its_place() {
     timeouts: { connect: 3s, response: 1m, upgrade_idle: 2h, request: 5m }
     limits: { body_size: 10MiB, in_flight: 0, queue: 0 }
     retries: { attempts: 1, per_try: 3s }
+    upstream: { protocol: h2 }
     drain: { timeout: 0s, streams: cut }
     expose_revision: true"#,
     );
@@ -205,7 +206,7 @@ fn every_key_reaches_its_place() {
         "drain: Drain { timeout: 0ns",
         r#"path: Some("/healthz?deep"), interval: 5s, timeout: 250ms, rise: 4, fall: 5"#,
         "connect: 3s, response: 60s, upgrade_idle: 7200s, request: Some(300s), body_size: Some(10485760)",
-        "attempts: 1, per_try: 3s, expose_revision: true",
+        "attempts: 1, per_try: 3s, expose_revision: true, protocol: H2",
     ] {
         assert!(shown.contains(part), "{part}\nin {shown}");
     }

@@ -226,6 +226,7 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.per_try, &app.retries.per_try);
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
         policy.split = self.split(&app.weight, &app.ab);
+        self.set(&mut policy.traffic.protocol, &app.upstream.protocol);
         policy
     }
 

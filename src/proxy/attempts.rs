@@ -7,10 +7,11 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::{
     error::ProxyError,
-    h1::{FailureKind, Outgoing},
+    exchange::{Exchange, Failure},
+    h1::FailureKind,
+    outgoing::Outgoing,
     patience::{Impatience, Patience},
-    upload::UploadBody,
-    upstream::{Exchange, Upstream},
+    upstream::{Reuse, Upstream},
 };
 use crate::{
     switch::{Ticket, Traffic},
@@ -23,32 +24,40 @@ pub(super) struct Attempts {
     made: u32,
     /// The endpoints that failed, by id.
     tried: Vec<u64>,
-    /// Whether an idle connection will do.
-    reuse: bool,
+    /// Which of the connections that are there will do.
+    reuse: Reuse,
     idempotent: bool,
 }
 
 /// Why an attempt got no answer.
-enum Cause {
+pub(super) enum Cause {
     Connect(ProxyError),
     Exchange(FailureKind),
     Impatience(Impatience),
 }
 
-pub(super) struct Failed {
-    cause: Cause,
+/// An attempt that came to nothing; `R` is what is needed to send the request once more.
+pub(super) struct Failed<R> {
+    pub(super) cause: Cause,
     /// Whether any of the request was sent.
-    sent: bool,
-    /// Whether the connection had been idle: then the upstream may have closed it in the same instant.
-    reused: bool,
+    pub(super) sent: bool,
+    /// Whether the connection had been there: then the upstream may have closed it in the same instant.
+    pub(super) reused: bool,
+    /// The number of the newest HTTP/2 connection there was.
+    pub(super) newest: u64,
     /// The request, if it can be sent once more.
-    request: Option<Outgoing<UploadBody>>,
+    pub(super) request: Option<R>,
 }
 
 impl Attempts {
     /// None yet, of a request with this method.
     pub(super) fn new(method: &Method) -> Self {
-        Self { made: 1, tried: Vec::new(), reuse: true, idempotent: method.is_idempotent() }
+        Self { made: 1, tried: Vec::new(), reuse: Reuse::Any, idempotent: method.is_idempotent() }
+    }
+
+    /// Which of the connections that are there will do.
+    pub(super) fn reuse(&self) -> Reuse {
+        self.reuse
     }
 
     /// The endpoints to avoid, by id.
@@ -61,39 +70,40 @@ impl Attempts {
         &self,
         upstream: &Upstream,
         ticket: &Ticket,
-        request: Outgoing<UploadBody>,
+        request: Outgoing,
         patience: &Patience,
-    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed> {
+    ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed<Outgoing>> {
         let traffic = &ticket.policy().traffic;
         patience.follow(ticket.tenure());
-        let connection = upstream.connection(ticket.endpoint(), self.reuse, traffic.connect).await;
-        let (connection, reused) = match connection {
-            Ok(connection) => connection,
-            Err(error) => {
+        let within = self.within(traffic, request.is_bodyless());
+        let begun = upstream.begin(ticket.endpoint(), request, traffic.protocol, self.reuse, traffic.connect);
+        let (exchange, reused) = match begun.await {
+            Ok(begun) => begun,
+            Err((error, request)) => {
                 return Err(Failed {
                     cause: Cause::Connect(error),
                     sent: false,
                     reused: false,
+                    newest: upstream.newest(),
                     request: Some(request),
                 });
             }
         };
-        let within = self.within(traffic, request.is_bodyless());
-        let mut exchange = Box::new(connection.exchange(request));
+        let mut exchange = Box::new(exchange);
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => return Ok((exchange, status, headers)),
             Ok(Err(kind)) => (kind, None),
             Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
         };
-        let failure = exchange.fail(kind);
-        let cause = whose.map_or(Cause::Exchange(failure.kind), Cause::Impatience);
-        Err(Failed { cause, sent: failure.sent, reused, request: failure.request })
+        let Failure { kind, sent, request } = exchange.fail(kind);
+        let cause = whose.map_or(Cause::Exchange(kind), Cause::Impatience);
+        Err(Failed { cause, sent, reused, newest: upstream.newest(), request })
     }
 
     /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent
     /// again, so a request with one has all its time at once.
-    fn within(&self, traffic: &Traffic, bodyless: bool) -> Duration {
+    pub(super) fn within(&self, traffic: &Traffic, bodyless: bool) -> Duration {
         match bodyless && self.idempotent && self.made < traffic.attempts {
             true => traffic.per_try.min(traffic.response),
             false => traffic.response,
@@ -102,16 +112,18 @@ impl Attempts {
 
     /// What the client would be told, and the request if it is to be sent once more instead: of any method while nothing
     /// of it was sent, of an idempotent one (RFC 9110 §9.2.2) while nothing of an answer came.
-    pub(super) fn judge(
+    pub(super) fn judge<R>(
         &mut self,
-        failed: Failed,
+        failed: Failed<R>,
         ticket: &Ticket,
         patience: &Patience,
         log: &mut RequestLog,
-    ) -> (ProxyError, Option<Outgoing<UploadBody>>) {
-        let Failed { cause, sent, reused, request } = failed;
+    ) -> (ProxyError, Option<R>) {
+        let Failed { cause, sent, reused, newest, request } = failed;
         let harmless = !sent || self.idempotent;
         let (repeatable, stale) = match &cause {
+            // What one endpoint cannot do, the others of its revision cannot either.
+            Cause::Connect(ProxyError::HttpUpgradeFailed(_)) => (false, false),
             Cause::Connect(_) => (true, false),
             Cause::Exchange(FailureKind::Closed { answering: false }) => (harmless, reused && harmless),
             Cause::Exchange(_) => (false, false),
@@ -124,8 +136,8 @@ impl Attempts {
         };
         let again = request.filter(|_| repeatable);
         if stale && again.is_some() {
-            // The upstream closed an idle connection as we took it: no fault of the endpoint, and no attempt.
-            self.reuse = false;
+            // The upstream closed a connection as we took it: no fault of the endpoint, and no attempt.
+            self.reuse = Reuse::NewerThan(newest);
             return (error, again);
         }
         if error.is_upstreams() {

@@ -12,12 +12,12 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
 use super::{
-    client::{Answer, Serving},
+    client::Serving,
+    exchange::Exchange,
     h1::FailureKind,
     headers,
     patience::{Impatience, Patience},
     upload::Upload,
-    upstream::Exchange,
 };
 use crate::{
     switch::Ticket,
@@ -29,9 +29,6 @@ pub(super) struct TrackedBody {
     source: Source,
     /// The log line and the place in flight; a tunnel's are its own.
     record: Option<Record>,
-    /// Nothing comes, and yet it is not to be seen that it has ended: from a 304 whose body has, hyper takes the
-    /// Content-Length that RFC 9110 §8.6 lets it have.
-    conceals_end: bool,
 }
 
 pub(super) struct Record {
@@ -67,18 +64,19 @@ pub(super) enum BodyError {
 impl TrackedBody {
     /// A short text of ours. The log has been told how the request ended.
     pub(super) fn text(text: Bytes, record: Record) -> Self {
-        Self { source: Source::Text(Some(text)), record: Some(record), conceals_end: false }
+        let text = Some(text).filter(|text| !text.is_empty());
+        Self { source: Source::Text(text), record: Some(record) }
     }
 
-    /// An answer of an upstream. `conceals_end` is for an HTTP/1 answer that has a length and no body.
-    pub(super) fn upstream(download: Download, conceals_end: bool, record: Record) -> Self {
-        download.patience.client_to_take();
-        Self { source: Source::Upstream(download), record: Some(record), conceals_end }
-    }
-
-    /// The 101 after which a tunnel takes over.
+    /// What stands before a tunnel.
     pub(super) fn nothing() -> Self {
-        Self { source: Source::Nothing, record: None, conceals_end: false }
+        Self { source: Source::Nothing, record: None }
+    }
+
+    /// An answer of an upstream.
+    pub(super) fn upstream(download: Download, record: Record) -> Self {
+        download.patience.client_to_take();
+        Self { source: Source::Upstream(download), record: Some(record) }
     }
 }
 
@@ -140,7 +138,6 @@ impl Body for TrackedBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            _ if self.conceals_end => false,
             Source::Text(text) => text.is_none(),
             Source::Upstream(download) => download.exchange.has_ended(),
             Source::Nothing => true,
@@ -149,7 +146,6 @@ impl Body for TrackedBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            _ if self.conceals_end => SizeHint::default(),
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Source::Upstream(download) => download.exchange.size_hint(),
             Source::Nothing => SizeHint::with_exact(0),
@@ -162,7 +158,6 @@ impl Drop for TrackedBody {
         let source = std::mem::replace(&mut self.source, Source::Nothing);
         let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
         let Download { exchange, ticket, patience } = download;
-        serving.client().downloading.set(None);
         if let Some(whose) = patience.is_over().filter(|_| !exchange.has_ended()) {
             // It was ended while it waited for its client, and could not say so itself.
             let (outcome, reason) = BodyError::Impatience(whose).outcome();
@@ -171,8 +166,9 @@ impl Drop for TrackedBody {
         log.received(patience.upload().map_or(0, Upload::octets));
         if exchange.has_ended() {
             log.ended(Outcome::Answered, "");
-            serving.client().answers(Answer::Otherwise);
-            serving.client().worker.upstream.keep(ticket.endpoint().id(), *exchange);
+            if let Some(connection) = exchange.into_connection() {
+                serving.client().worker.upstream.keep(ticket.endpoint().id(), connection);
+            }
         }
     }
 }

@@ -15,10 +15,7 @@ use tokio::{task::AbortHandle, time::Instant};
 use super::{
     ListenerOptions, ListenerRole,
     clock::{Clock, TimerKey},
-    error::ProxyError,
-    framing::Violation,
     headers::Forwarding,
-    tunnel,
     worker::Worker,
 };
 
@@ -36,13 +33,9 @@ pub(super) struct Client {
     pub(super) forwarding: Forwarding,
     /// What its requests are told because it came in over a limit.
     pub(super) over_limit: bool,
-    /// The tunnel that begins when the 101 is written.
-    pub(super) tunnel: RefCell<Option<tunnel::Opening>>,
     /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
     pub(super) spawning: Cell<Option<TimerKey>>,
     pub(super) task: RefCell<Option<AbortHandle>>,
-    /// The timer of the answer that an HTTP/1 connection is sending.
-    pub(super) downloading: Cell<Option<TimerKey>>,
     in_flight: Cell<u32>,
     /// When the last request ended, or the connection began.
     quiet_since: Cell<Instant>,
@@ -53,12 +46,6 @@ pub(super) struct Client {
     blocked_since: Cell<Option<Instant>>,
     closing: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    /// Requests that came so far.
-    calls: Cell<u64>,
-    /// Which request stands for one that was refused before it was parsed, and why.
-    refused: Cell<Option<(u64, Violation)>>,
-    /// The last request asks for another protocol, and has not been answered.
-    upgrade_pending: Cell<bool>,
     answer: Cell<Answer>,
     half_closed: Cell<bool>,
 }
@@ -89,10 +76,8 @@ impl Client {
             options,
             peer,
             over_limit,
-            tunnel: RefCell::default(),
             spawning: Cell::new(None),
             task: RefCell::default(),
-            downloading: Cell::new(None),
             in_flight: Cell::new(0),
             quiet_since: Cell::new(worker.clock.now()),
             head_since: Cell::new(None),
@@ -100,9 +85,6 @@ impl Client {
             blocked_since: Cell::new(None),
             closing: Cell::new(false),
             waker: RefCell::default(),
-            calls: Cell::new(0),
-            refused: Cell::new(None),
-            upgrade_pending: Cell::new(false),
             answer: Cell::new(Answer::NotYet),
             half_closed: Cell::new(false),
         })
@@ -120,29 +102,12 @@ impl Client {
     /// Counts a request in, until the value it returns is dropped.
     pub(super) fn begin(self: &Rc<Self>) -> Serving {
         self.in_flight.set(self.in_flight.get() + 1);
-        self.calls.set(self.calls.get() + 1);
         self.answer.set(Answer::NotYet);
         Serving { client: Rc::clone(self) }
     }
 
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.get()
-    }
-
-    /// Why the request that was called last is none, if so.
-    pub(super) fn refusal(&self) -> Option<ProxyError> {
-        let (_, violation) = self.refused.get().filter(|(call, _)| *call == self.calls.get())?;
-        Some(match violation {
-            Violation::Malformed(why) => ProxyError::BadRequest(why),
-            Violation::HeadTooLarge => ProxyError::HeadTooLarge,
-            Violation::TargetTooLong => ProxyError::TargetTooLong,
-            Violation::TooSlow => ProxyError::RequestTimeout,
-        })
-    }
-
-    /// Takes note that the request numbered `call`, from 1, is refused.
-    pub(super) fn refuse(&self, call: u64, violation: Violation) {
-        self.refused.set(Some((call, violation)));
     }
 
     /// Takes note of whether a head has begun to come and is not whole.
@@ -185,25 +150,9 @@ impl Client {
         self.answer.set(answer);
     }
 
-    pub(super) fn expect_upgrade(&self) {
-        self.upgrade_pending.set(true);
-    }
-
-    /// The request was answered in the protocol it came in: what follows is another request.
-    pub(super) fn decline_upgrade(&self) {
-        if self.upgrade_pending.replace(false) {
-            // It may be there already, and hyper does not ask again for what it was once told is not.
-            self.wake();
-        }
-    }
-
     /// The client has closed its direction: the connection ends with what is in flight.
     pub(super) fn sends_no_more(&self) {
         self.half_closed.set(true);
-    }
-
-    pub(super) fn upgrade_is_pending(&self) -> bool {
-        self.upgrade_pending.get()
     }
 
     /// Asks the connection to end when its requests have, and no other has followed.
@@ -246,9 +195,7 @@ impl Client {
         if self.head_since.get().is_some_and(|since| now >= since + timeouts.head) && !self.head_is_late.replace(true) {
             self.wake();
         }
-        // hyper asks a body for nothing while its client takes nothing, so an answer that was cut cannot end by itself then.
-        let is_cut = || self.downloading.get().is_some_and(|timer| self.clock().is_cut(timer));
-        if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body || is_cut()) {
+        if self.blocked_since.get().is_some_and(|since| now >= since + timeouts.body) {
             self.abort();
         }
         if self.may_end() {

@@ -1,14 +1,9 @@
-//! One client connection, from accept to close: TLS, which protocol, hyper's server for it, and a close that lets the
-//! client read our last answer.
+//! One client connection, from accept to close: TLS, which protocol, the engine for it (ours for HTTP/1, hyper's server for
+//! HTTP/2), and a close that lets the client read our last answer.
 
-use std::{cell::RefCell, io, pin::pin, rc::Rc, task::Poll, time::Duration};
+use std::{cell::RefCell, io, rc::Rc, task::Poll, time::Duration};
 
-use bytes::Bytes;
-use hyper::{
-    rt::Executor,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,12 +12,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    client::{Answer, Client},
+    client::Client,
     clock::{Alarm, Timer},
     gate::Gate,
     handle,
+    http1::{self, Desk},
     stream::Stream,
-    tunnel,
 };
 
 /// RFC 9113 §3.4: what an HTTP/2 client sends first.
@@ -47,29 +42,23 @@ pub(super) enum Socket {
 pub(super) async fn serve(client: Rc<Client>, socket: Socket, tls: Option<TlsAcceptor>) {
     let timer = client.clock().timer();
     timer.set_within(client.options.timeouts.handshake);
-    let Ok(Ok((stream, is_h2))) = timer.guard(secure(socket, tls)).await else { return };
-    let stream = Rc::new(RefCell::new(stream));
-    let (is_h2, read) = match is_h2 {
-        Some(is_h2) => (is_h2, Vec::new()),
-        None => {
-            let Some(read) = sniff(&client, &stream, &timer).await else { return };
-            (read.starts_with(H2_PREFACE), read)
-        }
+    // What is large and short-lived, or rare, is on the heap: a connection at rest is what this future is.
+    let Ok(Ok((mut stream, is_h2))) = timer.guard(Box::pin(secure(socket, tls))).await else { return };
+    let (is_h2, desk) = match is_h2 {
+        Some(is_h2) => (is_h2, None),
+        None => match sniff(&client, &mut stream, &timer).await {
+            Some(desk) => (desk.incoming.rest().starts_with(H2_PREFACE), Some(desk)),
+            None => return,
+        },
     };
-    let may_come = match is_h2 {
-        true => {
-            http2(&client, &stream, read).await;
-            CONNECTION_WINDOW as usize
-        }
-        false => {
-            http1(&client, &stream, read).await;
-            usize::MAX
-        }
+    timer.set(None);
+    let (stream, may_come) = match is_h2 {
+        true => (Box::pin(http2(&client, stream, desk)).await, CONNECTION_WINDOW as usize),
+        false => (http1::serve(&client, stream, desk).await, usize::MAX),
     };
-    // An answer cut off without a sign of its own is reset, not seen out.
-    if let Some(stream) = Rc::into_inner(stream).filter(|_| client.answer() != Answer::UntilClose) {
+    if let Some(stream) = stream {
         timer.set_within(LINGER);
-        drop(timer.guard(linger(stream.into_inner(), may_come)).await);
+        drop(timer.guard(Box::pin(linger(stream, may_come))).await);
     }
 }
 
@@ -94,60 +83,55 @@ async fn secure(socket: Socket, tls: Option<TlsAcceptor>) -> io::Result<(Stream,
 
 /// Reads until it is clear whether the client speaks HTTP/2 with prior knowledge (RFC 9113 §3.3). `None` if it leaves, or
 /// takes too long: for the first octet as long as an idle connection may, from then on as long as a head may.
-async fn sniff(client: &Rc<Client>, stream: &Rc<RefCell<Stream>>, timer: &Timer) -> Option<Vec<u8>> {
-    let mut read = Vec::with_capacity(1024);
+async fn sniff(client: &Rc<Client>, stream: &mut Stream, timer: &Timer) -> Option<Box<Desk>> {
+    let mut desk = None;
     timer.set_within(client.options.timeouts.idle);
     loop {
         let more = std::future::poll_fn(|cx| {
             client.wake_here(cx);
-            match tokio_util::io::poll_read_buf(pin!(&mut *stream.borrow_mut()), cx, &mut read) {
-                Poll::Pending if client.may_end() && read.is_empty() => Poll::Ready(Ok(0)),
-                polled => polled,
+            let lent = desk.get_or_insert_with(|| client.worker.desk());
+            let polled = lent.incoming.poll_fill(stream, cx);
+            if polled.is_pending() && lent.incoming.is_empty() {
+                client.worker.put_back(desk.take());
+                if client.may_end() {
+                    return Poll::Ready(Ok(0));
+                }
             }
+            polled
         });
-        match timer.guard(more).await {
-            Ok(Ok(octets)) if octets > 0 => {}
+        let came = timer.guard(more).await;
+        let octets = desk.as_ref().map_or(&[][..], |desk| desk.incoming.rest());
+        match came {
+            Ok(Ok(more)) if more > 0 && (octets.len() >= H2_PREFACE.len() || !H2_PREFACE.starts_with(octets)) => {
+                return desk;
+            }
+            Ok(Ok(more)) if more > 0 => timer.set_within(client.options.timeouts.head),
             // A preface that does not get on is nothing anybody could be answered to.
-            Ok(_) | Err(Alarm::Due | Alarm::Cut) => return None,
-        }
-        if read.len() >= H2_PREFACE.len() || !H2_PREFACE.starts_with(&read) {
-            return Some(read);
-        }
-        timer.set_within(client.options.timeouts.head);
-    }
-}
-
-async fn http1(client: &Rc<Client>, stream: &Rc<RefCell<Stream>>, read: Vec<u8>) {
-    let service = service_fn(|request| handle::call(client, request));
-    let io = TokioIo::new(Gate::http1(stream, client, read));
-    let mut http1 = http1::Builder::new();
-    // The gate has deadlines and the limit of heads; hyper's would cost a timer with every request.
-    http1.max_buf_size(MAX_BUFFER.max(2 * client.options.limits.head_size)).header_read_timeout(None);
-    match http1.serve_connection(io, service).without_shutdown().await {
-        Ok(parts) => {
-            if let Some(opening) = client.tunnel.take() {
-                let early = [&parts.read_buf[..], &parts.io.into_inner().into_held()].concat();
-                let stream = stream.replace(Stream::Taken(tokio::io::empty()));
-                tunnel::run(opening, stream, Bytes::from(early)).await;
+            Ok(_) | Err(Alarm::Due | Alarm::Cut) => {
+                client.worker.put_back(desk);
+                return None;
             }
         }
-        Err(error) if error.is_parse() => handle::record_unparsed(client),
-        // Anything else was told to the request it befell.
-        Err(_) => {}
     }
 }
 
-async fn http2(client: &Rc<Client>, stream: &Rc<RefCell<Stream>>, read: Vec<u8>) {
+/// Serves HTTP/2, of which what is on the desk has come already. Returns the stream when all is over.
+async fn http2(client: &Rc<Client>, stream: Stream, desk: Option<Box<Desk>>) -> Option<Stream> {
+    let read = desk.as_ref().map_or_else(Vec::new, |desk| desk.incoming.rest().to_vec());
+    client.worker.put_back(desk);
+    let stream = Rc::new(RefCell::new(stream));
     let service = service_fn(|request| handle::call(client, request));
-    let io = TokioIo::new(Gate::http2(stream, client, read));
+    let io = TokioIo::new(Gate::new(&stream, client, read));
     let mut http2 = http2::Builder::new(Streams { client: Rc::clone(client) });
     http2
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(client.options.limits.head_size).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(MAX_BUFFER);
-    let mut connection = pin!(http2.serve_connection(io, service));
+        .max_send_buf_size(MAX_BUFFER)
+        // RFC 8441, for WebSockets.
+        .enable_connect_protocol();
+    let mut connection = Box::pin(http2.serve_connection(io, service));
     let mut told = false;
     // How it ended was told to the requests it befell.
     drop(
@@ -160,6 +144,8 @@ async fn http2(client: &Rc<Client>, stream: &Rc<RefCell<Stream>>, read: Vec<u8>)
         })
         .await,
     );
+    drop(connection);
+    Rc::into_inner(stream).map(RefCell::into_inner)
 }
 
 /// Runs the streams of an HTTP/2 connection, each as a task of its own, and tells its timer which.

@@ -114,6 +114,12 @@ pub(super) enum ProxyError {
     /// The header section of the answer is larger than we take.
     #[error("the header section of the upstream's answer is too large")]
     HttpResponseHeaderSectionSize,
+    /// The client's WebSocket could not be had of the upstream, whose version of HTTP differs.
+    #[error("{0}")]
+    HttpUpgradeFailed(&'static str),
+    /// An extended CONNECT (RFC 8441) to something that is no WebSocket.
+    #[error("only websocket is served by extended CONNECT")]
+    UnknownProtocol,
 }
 
 impl ProxyError {
@@ -140,7 +146,10 @@ impl ProxyError {
             | Self::ConnectionFailed(_)
             | Self::ConnectionTerminated
             | Self::HttpProtocolError(_)
-            | Self::HttpResponseHeaderSectionSize => StatusCode::BAD_GATEWAY,
+            | Self::HttpResponseHeaderSectionSize
+            | Self::HttpUpgradeFailed(_) => StatusCode::BAD_GATEWAY,
+            // RFC 9220 §3.
+            Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::ConnectionTimeout | Self::HttpResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -155,7 +164,8 @@ impl ProxyError {
             | Self::BodyTooLarge
             | Self::TargetTooLong
             | Self::HeadTooLarge
-            | Self::Connect => "http_request_error",
+            | Self::Connect
+            | Self::UnknownProtocol => "http_request_error",
             Self::UnknownHost(_) => "destination_not_found",
             Self::PreviewForbidden | Self::PreviewUnauthorised { .. } | Self::BadLink(_) => "http_request_denied",
             Self::ConnectionLimitReached => "connection_limit_reached",
@@ -171,6 +181,7 @@ impl ProxyError {
             Self::HttpResponseTimeout => "http_response_timeout",
             Self::HttpProtocolError(_) => "http_protocol_error",
             Self::HttpResponseHeaderSectionSize => "http_response_header_section_size",
+            Self::HttpUpgradeFailed(_) => "http_upgrade_failed",
         }
     }
 
@@ -198,6 +209,8 @@ impl ProxyError {
             Self::ConnectionTerminated => "reset",
             Self::HttpResponseTimeout => "timeout",
             Self::HttpProtocolError(_) | Self::HttpResponseHeaderSectionSize => "protocol",
+            Self::HttpUpgradeFailed(_) => "upgrade",
+            Self::UnknownProtocol => "unknown_protocol",
         }
     }
 

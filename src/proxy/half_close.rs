@@ -72,15 +72,8 @@ impl HalfClose {
         stream.poll_flush(cx)
     }
 
-    /// Leaves out of what is to be written what was sent ahead. How much that is, and the rest.
-    pub(super) fn rest<'a>(&self, octets: &'a [u8]) -> io::Result<(usize, &'a [u8])> {
-        let rest = octets.strip_prefix(&ANY_ANSWER[..self.ahead]);
-        let rest = rest.ok_or_else(|| io::Error::other("an answer that begins unlike any other"))?;
-        Ok((self.ahead, rest))
-    }
-
-    /// What was sent ahead has been left out.
-    pub(super) fn caught_up(&mut self) {
-        self.ahead = 0;
+    /// How much of the answer's head was sent ahead, in octets. What is written next leaves it out.
+    pub(super) fn catch_up(&mut self) -> usize {
+        std::mem::take(&mut self.ahead)
     }
 }

@@ -1,26 +1,32 @@
-//! One request, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+//! One request of HTTP/2, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
 use std::{convert::Infallible, rc::Rc};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{
     admit::Visitor,
     attempts::Attempts,
     body::{Download, Record, TrackedBody},
-    client::{Answer, Client, Serving},
+    client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
-    h1::{Framing, Outgoing},
+    exchange::Exchange,
+    grpc,
+    h1::Framing,
     headers::{self, Going, RequestId},
+    outgoing::{Lines, Message, Outgoing},
     patience::Patience,
+    replay::Replay,
     target::Target,
     tunnel,
     upload::UploadBody,
-    upstream::Exchange,
+    websocket::Ask,
 };
 use crate::{
     switch::{Standing, Ticket, Traffic},
@@ -34,9 +40,7 @@ pub(super) fn call(
 ) -> impl Future<Output = Result<Response<TrackedBody>, Infallible>> + use<> {
     let serving = client.begin();
     let timer = client.clock().timer();
-    if request.version() == Version::HTTP_2 {
-        client.spawning.set(Some(timer.key()));
-    }
+    client.spawning.set(Some(timer.key()));
     async move { Ok(answer(serving, timer, request).await) }
 }
 
@@ -44,49 +48,29 @@ pub(super) fn call(
 async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> Response<TrackedBody> {
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
-    let (parts, incoming) = request.into_parts();
-    let version = parts.version;
+    let (mut parts, incoming) = request.into_parts();
+    let is_grpc = grpc::is_request(&parts.headers);
+    let stream = parts.extensions.remove::<OnUpgrade>();
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
         Ok(target) => forward(&client, &target, parts, incoming, timer, arrived, &mut log).await,
         Err(error) => Err(error),
     };
-    let mut response = match forwarded {
-        Ok(reply) if reply.status == StatusCode::SWITCHING_PROTOCOLS => return switch(reply, log, serving),
+    match forwarded {
+        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
         Ok(reply) => {
-            if version != Version::HTTP_2 {
-                client.downloading.set(Some(reply.patience.timer()));
-            }
             log.answered(reply.status);
             let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
-            let keeps_length = reply.status == StatusCode::NOT_MODIFIED
-                && version != Version::HTTP_2
-                && reply.headers.contains_key(header::CONTENT_LENGTH);
-            let body = TrackedBody::upstream(download, keeps_length, Record { log, serving });
+            let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, version, Record { log, serving }),
-    };
-    client.decline_upgrade();
-    let has_length =
-        response.headers().contains_key(header::CONTENT_LENGTH) || response.body().size_hint().exact().is_some();
-    client.answers(match version {
-        Version::HTTP_11 if !has_length => Answer::InChunks,
-        Version::HTTP_10 if !has_length => Answer::UntilClose,
-        _ => Answer::Otherwise,
-    });
-    if client.is_closing() && version != Version::HTTP_2 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Err(error) => refuse(error, is_grpc, Record { log, serving }),
     }
-    response
 }
 
 /// What the request is for, unless it was refused before it came here.
 fn target(client: &Client, parts: &Parts) -> Result<Target, ProxyError> {
-    if let Some(refusal) = client.refusal() {
-        return Err(refusal);
-    }
     if client.over_limit {
         return Err(ProxyError::ConnectionLimitReached);
     }
@@ -116,6 +100,8 @@ fn path(parts: &Parts) -> &str {
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,
+    /// A tunnel follows.
+    switched: bool,
     exchange: Box<Exchange>,
     ticket: Ticket,
     patience: Patience,
@@ -133,13 +119,20 @@ async fn forward(
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
     let mut ticket = visitor(client, target, &parts, arrived, None).admit(&[], log).await?;
-    let (mut request, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+    let ask = message.ask.clone();
+    let mut request = Outgoing::Any(Box::new(message));
     let mut attempts = Attempts::new(&parts.method);
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
+                let settled = match &ask {
+                    Some(ask) => ask.settle(exchange.is_h2(), status, &mut headers),
+                    None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
+                };
+                let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, exchange, ticket, patience });
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
@@ -168,8 +161,8 @@ fn prepare(
     timer: Timer,
     ticket: &Ticket,
     log: &mut RequestLog,
-) -> Result<(Outgoing<UploadBody>, Patience), ProxyError> {
-    let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
+) -> Result<(Message<Replay<UploadBody>>, Patience), ProxyError> {
+    let Traffic { body_size, request: whole, upgrade_idle, .. } = ticket.policy().traffic;
     let length = incoming.size_hint();
     if body_size.is_some_and(|limit| length.lower() > limit) {
         return Err(ProxyError::BodyTooLarge);
@@ -197,19 +190,43 @@ fn prepare(
             (body, Some(upload))
         }
     };
-    let fields = std::mem::take(&mut parts.headers);
-    let lines = [&*forwarded, request_id.as_ref().map_or(&[], RequestId::line)];
-    let request = Outgoing::new(parts.method.clone(), &parts.uri, fields, lines, framing, body);
-    Ok((request, Patience::new(timer, client.options.timeouts.body, whole, upload)))
+    let grpc = grpc::is_request(&parts.headers);
+    let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
+    let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
+    let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };
+    let ask = match parts.method == Method::CONNECT {
+        true => Some(Ask::by_connect()),
+        false => Ask::by_upgrade(&parts.headers),
+    };
+    let message = Message {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        authority: target.authority.clone(),
+        fields: std::mem::take(&mut parts.headers),
+        lines: Lines { forwarded, request_id },
+        framing,
+        body: Replay::new(body),
+        ask,
+    };
+    Ok((message, patience))
 }
 
-/// The 101: the tunnel begins when it is written (see `connection`).
-fn switch(reply: Reply, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
-    log.answered(reply.status);
-    let client = Rc::clone(serving.client());
-    let (upstream, early) = reply.exchange.into_tunnel();
-    client.tunnel.replace(Some(tunnel::Opening { upstream, early, ticket: reply.ticket, log, serving }));
-    respond(reply.status, reply.headers, TrackedBody::nothing())
+/// The tunnel of an extended CONNECT begins when the client has been told, on its stream, in a task of its own.
+fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
+    let Reply { status, headers, exchange, ticket, .. } = reply;
+    let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
+        let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
+        return refuse(error, false, Record { log, serving });
+    };
+    log.answered(status);
+    let opening = tunnel::Opening { upstream, early, ticket, log, serving };
+    tokio::task::spawn_local(async move {
+        // If it comes to nothing, the client has gone, and the log says so.
+        if let Ok(stream) = stream.await {
+            tunnel::run(opening, TokioIo::new(stream), Bytes::new()).await;
+        }
+    });
+    respond(status, headers, TrackedBody::nothing())
 }
 
 fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {
@@ -220,29 +237,13 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
 }
 
 /// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, version: Version, mut record: Record) -> Response<TrackedBody> {
-    let closes = error.closes() && version != Version::HTTP_2;
+fn refuse(error: ProxyError, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
     record.log.ended(error.outcome(), error.label());
-    let (parts, text) = error.into_parts();
-    record.log.answered(parts.status);
-    let mut response = Response::from_parts(parts, TrackedBody::text(text, record));
-    if closes {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// Records a request that hyper refused by itself: it did not parse.
-pub(super) fn record_unparsed(client: &Client) {
-    let head = Head {
-        method: &Method::GET,
-        host: "",
-        path: "",
-        version: Version::HTTP_11,
-        client: client.peer.map(|peer| peer.ip()),
+    // Whatever words it is told in, this is what it is counted as.
+    record.log.answered(error.status());
+    let (parts, text) = match is_grpc {
+        true => grpc::refusal(error),
+        false => error.into_parts(),
     };
-    let mut log = client.worker.recorder.open(head);
-    let error = ProxyError::BadRequest("it does not parse");
-    log.answered(error.status());
-    log.ended(error.outcome(), error.label());
+    Response::from_parts(parts, TrackedBody::text(text, record))
 }

@@ -5,13 +5,20 @@ use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
-use super::{door::append_lines, target::Target};
+use super::{
+    admit::Fields,
+    cookie::cookie,
+    door::append_lines,
+    h1::{Line, Name, members},
+    target::Target,
+};
 use crate::switch::Ticket;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const FORWARDING: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
 const X_TEALGATE_GENERATION: HeaderName = HeaderName::from_static("x-tealgate-generation");
@@ -36,24 +43,26 @@ pub(super) struct Going {
 
 /// What is in a head that something must be done about.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     connection: bool,
     /// A `Connection` line names other fields than it usually does.
     nominates: bool,
+    /// A `Connection` line asks for another protocol.
+    asks_to_upgrade: bool,
     proxy_connection: bool,
     keep_alive: bool,
     te: bool,
-    trailers: bool,
+    /// Trailers are welcome.
+    pub(super) trailers: bool,
     transfer_encoding: bool,
     upgrade: bool,
     content_length: bool,
     proxy_credentials: bool,
-    expect: bool,
+    pub(super) expect: bool,
     http2_settings: bool,
     cookies: u32,
     request_id: bool,
     forwarding: bool,
-    trace: Option<HeaderValue>,
     ours: bool,
 }
 
@@ -61,39 +70,51 @@ impl Seen {
     fn of(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
         for (name, value) in headers {
-            let name = name.as_str();
-            // Told apart by length first: most names match no arm and cost one comparison.
-            match name.len() {
-                2 if name == "te" => {
-                    seen.te = true;
-                    seen.trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
-                }
-                6 if name == "cookie" => seen.cookies += 1,
-                6 if name == "expect" => seen.expect = true,
-                7 if name == "upgrade" => seen.upgrade = true,
-                9 if name == "forwarded" => seen.forwarding = true,
-                10 if name == "connection" => {
-                    seen.connection = true;
-                    let value = value.as_bytes();
-                    seen.nominates |= !["keep-alive", "close", "upgrade"]
-                        .iter()
-                        .any(|usual| value.eq_ignore_ascii_case(usual.as_bytes()));
-                }
-                10 if name == "keep-alive" => seen.keep_alive = true,
-                11 if name == "traceparent" => seen.trace = Some(value.clone()),
-                12 if name == "x-request-id" => seen.request_id = true,
-                14 if name == "content-length" => seen.content_length = true,
-                14 if name == "http2-settings" => seen.http2_settings = true,
-                16 if name == "proxy-connection" => seen.proxy_connection = true,
-                17 if name == "transfer-encoding" => seen.transfer_encoding = true,
-                18 if name == "proxy-authenticate" => seen.proxy_credentials = true,
-                19 if name == "proxy-authorization" => seen.proxy_credentials = true,
-                15..=17 if FORWARDING.contains(&name) => seen.forwarding = true,
-                12.. if name.starts_with(OURS) => seen.ours = true,
-                _ => {}
-            }
+            seen.note(Name::of(name.as_str().as_bytes()), value.as_bytes());
         }
         seen
+    }
+
+    /// Of a head whose lines these are.
+    pub(super) fn of_lines(head: &[u8], lines: &[Line]) -> Self {
+        let mut seen = Self::default();
+        lines.iter().for_each(|line| seen.note(line.name(), line.value_in(head)));
+        seen
+    }
+
+    fn note(&mut self, name: Name, value: &[u8]) {
+        match name {
+            Name::Connection => {
+                self.connection = true;
+                for option in members(value) {
+                    let is = |known: &str| option.eq_ignore_ascii_case(known.as_bytes());
+                    match option.len() {
+                        10 if is("keep-alive") => {}
+                        5 if is("close") => {}
+                        7 if is("upgrade") => self.asks_to_upgrade = true,
+                        2 if is("te") => {}
+                        _ => self.nominates = true,
+                    }
+                }
+            }
+            Name::ContentLength => self.content_length = true,
+            Name::Cookie => self.cookies += 1,
+            Name::Expect => self.expect = true,
+            Name::Forwarding => self.forwarding = true,
+            Name::Http2Settings => self.http2_settings = true,
+            Name::KeepAlive => self.keep_alive = true,
+            Name::Ours => self.ours = true,
+            Name::ProxyConnection => self.proxy_connection = true,
+            Name::ProxyCredentials => self.proxy_credentials = true,
+            Name::RequestId => self.request_id = true,
+            Name::Te => {
+                self.te = true;
+                self.trailers |= members(value).any(|member| member.eq_ignore_ascii_case(b"trailers"));
+            }
+            Name::TransferEncoding => self.transfer_encoding = true,
+            Name::Upgrade => self.upgrade = true,
+            Name::Host | Name::Referer | Name::TraceParent | Name::UserAgent | Name::Other => {}
+        }
     }
 
     /// Takes out what is for this hop alone (RFC 9110 §7.6.1), whatever its `Connection` lines name included.
@@ -124,27 +145,16 @@ impl Seen {
 
 /// `remove` returns the first line only, so that names on a second one would survive: all lines are walked first.
 fn remove_nominated(headers: &mut HeaderMap) {
-    let mut nominated = Vec::new();
-    for token in headers.get_all(header::CONNECTION).iter().flat_map(tokens) {
-        let known =
-            ["keep-alive", "close", "upgrade", "te"].iter().any(|known| token.eq_ignore_ascii_case(known.as_bytes()));
-        if !known {
-            nominated.extend(HeaderName::from_bytes(token));
-        }
-    }
-    for name in nominated.into_iter().filter(|name| !NEVER_NOMINATED.contains(name)) {
+    let lines = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    for name in nominated(lines) {
         headers.remove(name);
     }
 }
 
-/// The members of a list. Not as text: one that is none must not hide the others.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
-}
-
-fn asks_to_upgrade(headers: &HeaderMap) -> bool {
-    let mut nominated = headers.get_all(header::CONNECTION).iter().flat_map(tokens);
-    nominated.any(|token| token.eq_ignore_ascii_case(b"upgrade"))
+/// The fields that these `Connection` lines name, but those that nobody may take out.
+fn nominated<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<HeaderName> {
+    let names = lines.flat_map(members).filter_map(|member| HeaderName::from_bytes(member).ok());
+    names.filter(|name| !NEVER_NOMINATED.contains(name)).collect()
 }
 
 /// Makes a client's head one for the upstream. `bodyless` says that no body follows it.
@@ -155,12 +165,10 @@ pub(super) fn to_upstream(
     bodyless: bool,
 ) -> Going {
     let headers = &mut parts.headers;
-    let mut seen = Seen::of(headers);
+    let seen = Seen::of(headers);
     let is_h1 = parts.version == Version::HTTP_11;
-    let upgrade = if seen.upgrade && is_h1 && bodyless && asks_to_upgrade(headers) {
-        // RFC 9113 §3.1 took h2c by Upgrade out of HTTP/2; to pass it on would let a client past us.
-        let wanted = headers.get(header::UPGRADE).cloned();
-        wanted.filter(|wanted| !tokens(wanted).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c")))
+    let upgrade = if seen.upgrade && is_h1 && bodyless && seen.asks_to_upgrade {
+        headers.get(header::UPGRADE).filter(|wanted| may_be_asked_for(wanted.as_bytes())).cloned()
     } else {
         None
     };
@@ -199,9 +207,15 @@ pub(super) fn to_upstream(
     Going {
         forwarded: forwarding.lines(&target.authority),
         request_id: (!seen.request_id).then(RequestId::new),
-        trace: seen.trace.take(),
+        trace: headers.get(TRACEPARENT).cloned(),
         has_length: seen.content_length,
     }
+}
+
+/// Whether a client's `Upgrade` may pass. RFC 9113 §3.1 took h2c by Upgrade out of HTTP/2; to pass it on would let a client
+/// past us.
+fn may_be_asked_for(protocols: &[u8]) -> bool {
+    !members(protocols).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// The request ID that a client gave.
@@ -268,6 +282,168 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
         headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
         headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));
     }
+}
+
+/// A head in the octets it came in.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) octets: &'a [u8],
+    pub(super) lines: &'a [Line],
+}
+
+impl<'a> Head<'a> {
+    /// The values of the lines of this name, in their order.
+    pub(super) fn values(self, name: Name) -> impl Iterator<Item = &'a [u8]> {
+        self.lines.iter().filter(move |line| line.name() == name).map(move |line| line.value_in(self.octets))
+    }
+
+    /// Copies the lines that pass, those that follow each other in one piece.
+    fn copy(self, into: &mut Vec<u8>, passes: impl Fn(Line) -> bool) {
+        let mut from = None;
+        for line in self.lines {
+            match (passes(*line), from) {
+                (true, None) => from = Some(line.start()),
+                (false, Some(start)) => {
+                    into.extend_from_slice(&self.octets[start..line.start()]);
+                    from = None;
+                }
+                _ => {}
+            }
+        }
+        if let Some(start) = from {
+            // The last line ends before the empty one.
+            into.extend_from_slice(&self.octets[start..self.octets.len() - 2]);
+        }
+    }
+}
+
+impl Fields for Head<'_> {
+    fn first(&self, name: &str) -> Option<&[u8]> {
+        let is_it = |line: &&Line| line.name_in(self.octets).eq_ignore_ascii_case(name.as_bytes());
+        self.lines.iter().find(is_it).map(|line| line.value_in(self.octets))
+    }
+
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        self.values(Name::Cookie).find_map(|line| cookie(line, name))
+    }
+}
+
+/// What a request's lines are made of beside those the client sent.
+pub(super) struct Added<'a> {
+    /// The value of `Host`, if it is not the client's own.
+    pub(super) host: Option<&'a [u8]>,
+    /// Who asks, and how: whole lines.
+    pub(super) forwarded: &'a [u8],
+    /// A new request ID, if it has none.
+    pub(super) request_id: Option<&'a RequestId>,
+    pub(super) chunked: bool,
+    /// Whether another protocol may be asked for.
+    pub(super) may_upgrade: bool,
+    /// Its `Authorization` was meant for us.
+    pub(super) keeps_authorization: bool,
+}
+
+/// Writes the lines of a request for the upstream, and the empty one. Says whether another protocol is asked for.
+pub(super) fn write_request_lines(into: &mut Vec<u8>, head: Head<'_>, seen: &Seen, added: &Added<'_>) -> bool {
+    let named = if seen.nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
+    head.copy(into, |line| {
+        use Name::*;
+        let is_named =
+            || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
+        match line.name() {
+            Connection | ProxyConnection | KeepAlive | Te | TransferEncoding | Upgrade | ProxyCredentials | Expect
+            | Http2Settings | Ours | Forwarding => false,
+            Host => added.host.is_none(),
+            Cookie => seen.cookies == 1,
+            ContentLength | RequestId => true,
+            _ if added.keeps_authorization && line.name_in(head.octets).eq_ignore_ascii_case(b"authorization") => false,
+            Referer | TraceParent | UserAgent | Other => named.is_empty() || !is_named(),
+        }
+    });
+    let mut line = |name: &[u8], value: &[u8]| {
+        into.extend_from_slice(name);
+        into.extend_from_slice(value);
+        into.extend_from_slice(b"\r\n");
+    };
+    if let Some(host) = added.host {
+        line(b"host: ", host);
+    }
+    if seen.cookies > 1 {
+        line(b"cookie: ", &head.values(Name::Cookie).collect::<Vec<_>>().join(&b"; "[..]));
+    }
+    if seen.trailers {
+        // RFC 9110 §10.1.4: TE speaks for one hop, and so do we: trailers pass.
+        line(b"te: ", b"trailers");
+        line(b"connection: ", b"te");
+    }
+    let upgrade = head
+        .values(Name::Upgrade)
+        .next()
+        .filter(|wanted| added.may_upgrade && seen.upgrade && seen.asks_to_upgrade && may_be_asked_for(wanted));
+    if let Some(wanted) = upgrade {
+        line(b"upgrade: ", wanted);
+        line(b"connection: ", b"upgrade");
+    }
+    into.extend_from_slice(added.forwarded);
+    into.extend_from_slice(added.request_id.map_or(&[], RequestId::line));
+    into.extend_from_slice(if added.chunked { b"transfer-encoding: chunked\r\n\r\n" } else { b"\r\n" });
+    upgrade.is_some()
+}
+
+/// Whether a request ID is to be made.
+pub(super) fn wants_request_id(seen: &Seen) -> Option<RequestId> {
+    (!seen.request_id).then(RequestId::new)
+}
+
+/// What an answer's lines are made of beside those the upstream sent.
+pub(super) struct Told {
+    pub(super) chunked: bool,
+    /// What is said of the connection, if anything.
+    pub(super) connection: Option<&'static str>,
+    /// It switches protocols.
+    pub(super) switched: bool,
+    /// It has no body, and must not speak of one (RFC 9110 §8.6).
+    pub(super) lengthless: bool,
+}
+
+/// Writes the lines of an answer for the client, and the empty one.
+pub(super) fn write_answer_lines(into: &mut Vec<u8>, head: Head<'_>, ticket: &Ticket, told: &Told) {
+    let seen_nominates = head.values(Name::Connection).any(|value| {
+        !["keep-alive", "close", "upgrade"].iter().any(|usual| value.eq_ignore_ascii_case(usual.as_bytes()))
+    });
+    let named = if seen_nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
+    head.copy(into, |line| {
+        use Name::*;
+        let is_named =
+            || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
+        match line.name() {
+            Connection | ProxyConnection | KeepAlive | Te | TransferEncoding | ProxyCredentials | Ours => false,
+            Upgrade => told.switched,
+            ContentLength => !told.lengthless,
+            _ => named.is_empty() || !is_named(),
+        }
+    });
+    if told.switched {
+        into.extend_from_slice(b"connection: upgrade\r\n");
+    }
+    into.extend_from_slice(ticket.answer_lines().as_bytes());
+    if ticket.tells_revision() {
+        into.extend_from_slice(b"x-tealgate-revision: ");
+        into.extend_from_slice(ticket.revision().as_str().as_bytes());
+        into.extend_from_slice(format!("\r\nx-tealgate-generation: {}\r\n", ticket.generation().0).as_bytes());
+    }
+    if let Some(connection) = told.connection {
+        into.extend_from_slice(b"connection: ");
+        into.extend_from_slice(connection.as_bytes());
+        into.extend_from_slice(b"\r\n");
+    }
+    into.extend_from_slice(if told.chunked { b"transfer-encoding: chunked\r\n\r\n" } else { b"\r\n" });
+}
+
+/// Writes the lines of a trailer section that may go on, whichever way they go.
+pub(super) fn write_trailers(into: &mut Vec<u8>, section: &[u8], lines: &[Line]) {
+    let fit = |line: Line| HeaderName::from_bytes(line.name_in(section)).is_ok_and(|name| !is_for_heads(&name));
+    Head { octets: section, lines }.copy(into, fit);
 }
 
 /// Takes out of a trailer section, whichever way it goes, what no trailer may say (RFC 9110 §6.5.1): fields that frame,
@@ -337,7 +513,7 @@ impl Forwarding {
     }
 
     /// `X-Forwarded-*` and `Forwarded` (RFC 7239), as lines.
-    fn lines(&self, authority: &HeaderValue) -> Rc<[u8]> {
+    pub(super) fn lines(&self, authority: &HeaderValue) -> Rc<[u8]> {
         let mut last = self.last.borrow_mut();
         if let Some((_, lines)) = last.as_ref().filter(|(last, _)| last == authority) {
             return Rc::clone(lines);

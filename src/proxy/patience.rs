@@ -19,8 +19,12 @@ use crate::switch::Tenure;
 /// The patience with one request.
 pub(super) struct Patience {
     timer: Timer,
-    /// Between two pieces of a body, either way.
-    body: Duration,
+    /// Between two pieces of an answer that the client is to take.
+    take: Duration,
+    /// Between two pieces of a request's body that the client is to send.
+    send: Duration,
+    /// Pieces of the answer count for those of the request: a conversation in which one side is silent gets on.
+    conversing: bool,
     /// When the whole request is to end.
     whole: Option<Instant>,
     upload: Option<Rc<Upload>>,
@@ -40,9 +44,15 @@ pub(super) enum Impatience {
 }
 
 impl Patience {
+    /// With a request whose client may take so long between two pieces of a `body`, and for the `whole` of it.
     pub(super) fn new(timer: Timer, body: Duration, whole: Option<Duration>, upload: Option<Rc<Upload>>) -> Self {
-        let whole = whole.and_then(|whole| timer.clock().now().checked_add(whole + TICK));
-        Self { timer, body, whole, upload }
+        let whole = whole.and_then(|whole| timer.clock().now().checked_add(whole.checked_add(TICK)?));
+        Self { timer, take: body, send: body, conversing: false, whole, upload }
+    }
+
+    /// With a request that is one side of a conversation, in which there may be silence for so long.
+    pub(super) fn conversing(self, silence: Duration) -> Self {
+        Self { send: silence, conversing: true, ..self }
     }
 
     pub(super) fn upload(&self) -> Option<&Upload> {
@@ -84,7 +94,10 @@ impl Patience {
 
     /// To be said whenever a piece of the answer was handed on: the client has so long to take it.
     pub(super) fn client_to_take(&self) {
-        self.timer.set_final(self.body);
+        if self.conversing {
+            self.upload.iter().for_each(|upload| upload.touch());
+        }
+        self.timer.set_final(self.take);
     }
 
     /// Whether it is over at once, however much there is to hand on.
@@ -112,7 +125,7 @@ impl Patience {
     /// Sets the timer for what is due next. While a body is on its way, whose turn it is changes in between.
     fn look_again(&self, due: Instant) {
         let due = match self.upload {
-            Some(_) => due.min(self.timer.clock().now() + self.body + TICK),
+            Some(_) => due.min(self.timer.clock().now() + self.send + TICK),
             None => due,
         };
         self.timer.set(Some(due));
@@ -123,7 +136,7 @@ impl Patience {
         let after = |from: Instant, wait: Duration| from + wait + TICK;
         let (due, whose) = match self.upload.as_deref().map(|upload| (upload.state(), upload.moved())) {
             None => (after(began, within), Impatience::Upstream),
-            Some((State::Clients, moved)) => (after(moved, self.body), Impatience::Client),
+            Some((State::Clients, moved)) => (after(moved, self.send), Impatience::Client),
             Some((_, moved)) => (after(began.max(moved), within), Impatience::Upstream),
         };
         match self.whole {

@@ -2,7 +2,12 @@
 
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
 
+use hyper::ext::Protocol;
+
 use super::error::ProxyError;
+
+/// The one `:protocol` (RFC 8441 §4) we serve.
+const WEBSOCKET: &str = "websocket";
 
 /// What a request is for.
 #[derive(Debug)]
@@ -19,7 +24,12 @@ impl Target {
     /// Reads and checks it (RFC 9112 §3.2, RFC 9113 §8.3.1).
     pub(super) fn of(request: &Parts) -> Result<Self, ProxyError> {
         if request.method == Method::CONNECT {
-            return Err(ProxyError::Connect);
+            match request.extensions.get::<Protocol>().map(Protocol::as_str) {
+                None => return Err(ProxyError::Connect),
+                // RFC 8441: it has a target like any other request, and asks for a tunnel to what stands there.
+                Some(WEBSOCKET) => {}
+                Some(_) => return Err(ProxyError::UnknownProtocol),
+            }
         }
         check_form(request)?;
         // On HTTP/1 the scanner has seen to it.
@@ -77,7 +87,7 @@ fn one_host(headers: &HeaderMap, version: Version) -> Result<Option<HeaderValue>
 }
 
 /// The host of `uri-host [ ":" port ]` (RFC 3986 §3.2.2, §3.2.3), or `None` if that is not what it is. Userinfo is not.
-fn host_of(authority: &[u8]) -> Option<&str> {
+pub(super) fn host_of(authority: &[u8]) -> Option<&str> {
     let authority = std::str::from_utf8(authority).ok()?;
     let (host, port) = match authority.strip_prefix('[') {
         Some(literal) => {

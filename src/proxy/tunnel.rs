@@ -1,5 +1,5 @@
-//! What follows a 101: octets both ways, until one side ends it. Each direction is closed on its own, so a half-close is
-//! passed on. The ticket is held all the while: a tunnel keeps its pool from being drained, unless its app's policy says
+//! What follows a 101, or an extended CONNECT (RFC 8441) that was taken: octets both ways, until one side ends it. Each
+//! direction is closed on its own, so a half-close is passed on. The ticket is held all the while: a tunnel keeps its pool from being drained, unless its app's policy says
 //! otherwise.
 
 use std::{
@@ -20,8 +20,7 @@ use tokio::{
 use super::{
     client::Serving,
     clock::{Alarm, Clock, TICK},
-    connect::Socket,
-    stream::Stream,
+    exchange::Wire,
 };
 use crate::{
     switch::{Stage, Streams, Ticket},
@@ -31,10 +30,10 @@ use crate::{
 /// The buffer of each direction, in octets.
 const BUFFER: usize = 16 * 1024;
 
-/// A tunnel that begins when its 101 has been written.
+/// A tunnel that begins when the client has been told so.
 pub(super) struct Opening {
-    pub(super) upstream: Socket,
-    /// What the upstream sent right behind its 101.
+    pub(super) upstream: Wire,
+    /// What the upstream sent right behind its answer.
     pub(super) early: Bytes,
     pub(super) ticket: Ticket,
     pub(super) log: RequestLog,
@@ -42,7 +41,7 @@ pub(super) struct Opening {
 }
 
 /// Runs a tunnel to its end. `early` is what the client sent right behind its request.
-pub(super) async fn run(opening: Opening, stream: Stream, early: Bytes) {
+pub(super) async fn run(opening: Opening, stream: impl AsyncRead + AsyncWrite + Unpin, early: Bytes) {
     let Opening { upstream, early: from_upstream, ticket, mut log, serving } = opening;
     let clock = serving.client().clock();
     let moved = Rc::new(Cell::new(clock.now()));

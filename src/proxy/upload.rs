@@ -59,18 +59,23 @@ pub(super) enum Failure {
 impl UploadBody {
     /// The body of a request that has one, limited to so many octets.
     pub(super) fn new(incoming: Incoming, limit: Option<u64>, clock: &Rc<Clock>) -> (Self, Rc<Upload>) {
-        let upload = Rc::new(Upload {
-            clock: Rc::clone(clock),
-            limit,
-            octets: Cell::new(0),
-            moved: Cell::new(clock.now()),
-            state: Cell::new(State::Upstreams),
-        });
+        let upload = Upload::new(limit, clock);
         (Self::Streamed { incoming, upload: Rc::clone(&upload) }, upload)
     }
 }
 
 impl Upload {
+    /// Of a body that has not begun to come.
+    pub(super) fn new(limit: Option<u64>, clock: &Rc<Clock>) -> Rc<Self> {
+        Rc::new(Self {
+            clock: Rc::clone(clock),
+            limit,
+            octets: Cell::new(0),
+            moved: Cell::new(clock.now()),
+            state: Cell::new(State::Upstreams),
+        })
+    }
+
     pub(super) fn octets(&self) -> u64 {
         self.octets.get()
     }
@@ -79,25 +84,37 @@ impl Upload {
         self.state.get()
     }
 
+    /// Takes note that the request gets on, if not by its body.
+    pub(super) fn touch(&self) {
+        self.moved.set(self.clock.now());
+    }
+
     /// When it last got on.
     pub(super) fn moved(&self) -> Instant {
         self.moved.get()
     }
 
-    fn turn(&self, state: State) {
+    /// Takes note of whose turn it is, and that it got on.
+    pub(super) fn turn(&self, state: State) {
         self.moved.set(self.clock.now());
         self.state.set(state);
     }
 
-    fn fail(&self, failure: Failure) -> Failure {
+    /// Takes note of what is wrong with it.
+    pub(super) fn fail(&self, failure: Failure) -> Failure {
         self.turn(State::Failed(failure));
         failure
     }
 
     fn count(&self, octets: usize) -> Result<(), Failure> {
-        self.octets.set(self.octets.get() + octets as u64);
+        self.reached(self.octets.get() + octets as u64).map_err(|failure| self.fail(failure))
+    }
+
+    /// Takes note of how much has come in all.
+    pub(super) fn reached(&self, octets: u64) -> Result<(), Failure> {
+        self.octets.set(octets);
         match self.limit {
-            Some(limit) if self.octets.get() > limit => Err(self.fail(Failure::TooLarge)),
+            Some(limit) if octets > limit => Err(Failure::TooLarge),
             _ => Ok(()),
         }
     }

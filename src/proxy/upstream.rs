@@ -2,19 +2,26 @@
 //! Nothing here is shared between workers, and an idle connection costs no task: it is looked at before it is used, and now
 //! and then, so that what an upstream has closed is closed on our side too.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    rc::Rc,
+    time::Duration,
+};
 
 use foldhash::fast::RandomState;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     clock::Clock,
     connect::{Connector, Socket, connect},
     error::ProxyError,
-    h1,
-    upload::UploadBody,
+    exchange::Exchange,
+    h1, h2,
+    outgoing::{Message, Outgoing, OutgoingBody},
 };
-use crate::switch::{Endpoint, Snapshot};
+use crate::switch::{Endpoint, Protocol, Snapshot};
 
 /// Idle connections kept for one endpoint by one worker.
 const MAX_IDLE: usize = 1024;
@@ -25,8 +32,19 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
 pub(super) struct Upstream {
     clock: Rc<Clock>,
     connector: Connector,
-    /// By endpoint, the one used last at the end. Endpoints in no pool have no entry, and nothing is kept for them.
-    idle: RefCell<HashMap<u64, Vec<Idle>, RandomState>>,
+    /// By endpoint. Endpoints in no pool have no entry, and nothing is kept for them.
+    kept: RefCell<HashMap<u64, Kept, RandomState>>,
+    /// How many HTTP/2 connections were opened, the failed ones included.
+    opened: Cell<u64>,
+}
+
+/// What is kept for one endpoint.
+#[derive(Default)]
+struct Kept {
+    /// HTTP/1: the one used last at the end.
+    idle: Vec<Idle>,
+    /// HTTP/2, once it was asked for.
+    streams: Option<Rc<h2::Set>>,
 }
 
 struct Idle {
@@ -34,37 +52,150 @@ struct Idle {
     since: Instant,
 }
 
-/// An open connection.
+/// An open HTTP/1 connection.
 pub(super) type Connection = h1::Connection<Socket>;
 
-/// A request being sent, and its answer being received.
-pub(super) type Exchange = h1::Exchange<Socket, UploadBody>;
+/// Which of the connections that are there will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reuse {
+    Any,
+    /// None of HTTP/1, and of HTTP/2 those with a higher number than this.
+    NewerThan(u64),
+}
+
+/// A request being sent, and whether its connection was there before: then the upstream may be closing it at this very
+/// moment. Or why it cannot be sent, and the request.
+pub(super) type Begun = Result<(Exchange, bool), (ProxyError, Outgoing)>;
 
 impl Upstream {
     pub(super) fn new(clock: &Rc<Clock>, connector: Connector) -> Self {
-        Self { clock: Rc::clone(clock), connector, idle: RefCell::default() }
+        Self { clock: Rc::clone(clock), connector, kept: RefCell::default(), opened: Cell::new(0) }
     }
 
-    /// A connection to an endpoint: an idle one, if `reuse` allows, or a new one, open `within` so long. Says whether it was
-    /// idle: then the upstream may be closing it at this very moment.
-    pub(super) async fn connection(
+    /// Begins to send a request to an endpoint: on a connection that is there, if `reuse` allows, or on a new one, open
+    /// `within` so long.
+    pub(super) async fn begin(
         &self,
         endpoint: &Endpoint,
-        reuse: bool,
+        request: Outgoing,
+        protocol: Protocol,
+        reuse: Reuse,
+        within: Duration,
+    ) -> Begun {
+        match (request, protocol) {
+            (Outgoing::H1(request), _) => self.begin_h1(endpoint, request, reuse, within).await,
+            (Outgoing::Any(message), Protocol::Http1) => {
+                self.begin_h1(endpoint, message.into_h1(), reuse, within).await
+            }
+            // Every server takes a WebSocket by Upgrade, and few by extended CONNECT.
+            (Outgoing::Any(message), Protocol::Auto) if message.ask.is_some() => {
+                self.begin_h1(endpoint, message.into_h1(), reuse, within).await
+            }
+            (Outgoing::Any(message), Protocol::H2 | Protocol::Auto) => {
+                self.begin_stream(endpoint, message, protocol, reuse, within).await
+            }
+        }
+    }
+
+    /// The number of the newest HTTP/2 connection.
+    pub(super) fn newest(&self) -> u64 {
+        self.opened.get()
+    }
+
+    async fn begin_h1(
+        &self,
+        endpoint: &Endpoint,
+        request: h1::Outgoing<OutgoingBody>,
+        reuse: Reuse,
+        within: Duration,
+    ) -> Begun {
+        match self.http1(endpoint, reuse, within).await {
+            Ok((connection, reused)) => Ok((Exchange::H1(connection.exchange(request)), reused)),
+            Err(error) => Err((error, Outgoing::H1(request))),
+        }
+    }
+
+    /// An HTTP/1 connection to an endpoint, and whether it was there before.
+    pub(super) async fn http1(
+        &self,
+        endpoint: &Endpoint,
+        reuse: Reuse,
         within: Duration,
     ) -> Result<(Connection, bool), ProxyError> {
-        if reuse && let Some(idle) = self.take_idle(endpoint) {
+        if reuse == Reuse::Any
+            && let Some(idle) = self.take_idle(endpoint)
+        {
             return Ok((idle, true));
         }
+        // On the heap, so that a request that has a connection already does not carry the room for opening one.
+        let socket = Box::pin(connect(&self.connector, endpoint, within)).await?;
+        Ok((Connection::new(socket), false))
+    }
+
+    /// On HTTP/2, or on what the endpoint chooses where `protocol` lets it.
+    async fn begin_stream(
+        &self,
+        endpoint: &Endpoint,
+        message: Box<Message<OutgoingBody>>,
+        protocol: Protocol,
+        reuse: Reuse,
+        within: Duration,
+    ) -> Begun {
+        let set = self.streams(endpoint);
+        let after = match reuse {
+            Reuse::Any => 0,
+            Reuse::NewerThan(number) => number,
+        };
+        if let Some(place) = set.take(after) {
+            return begin_on(place, message, true);
+        }
+        if protocol == Protocol::Auto
+            && reuse == Reuse::Any
+            && let Some(idle) = self.take_idle(endpoint)
+        {
+            return Ok((Exchange::H1(idle.exchange(message.into_h1())), true));
+        }
+        let open = async || self.open(endpoint, protocol, set.places(), within).await;
+        match timeout(within, set.seek(after, open)).await {
+            Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
+            Ok(Ok(h2::Found::Other(socket))) => {
+                Ok((Exchange::H1(Connection::new(socket).exchange(message.into_h1())), false))
+            }
+            Ok(Err(error)) => Err((error, Outgoing::Any(message))),
+            Err(_) => Err((ProxyError::ConnectionTimeout, Outgoing::Any(message))),
+        }
+    }
+
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        protocol: Protocol,
+        places: &Rc<tokio::sync::Notify>,
+        within: Duration,
+    ) -> Result<h2::Opened<Socket>, ProxyError> {
         let socket = connect(&self.connector, endpoint, within).await?;
-        Ok((h1::Connection::new(socket), false))
+        // Over plain text there is nothing to choose by, and `auto` stays with what every server speaks.
+        if protocol == Protocol::Auto && socket.alpn() != Some(b"h2") {
+            return Ok(h2::Opened::Other(socket));
+        }
+        let number = self.opened.get() + 1;
+        self.opened.set(number);
+        let secure = matches!(socket, Socket::Tls(_) | Socket::TlsUnix(_));
+        let connection = h2::Connection::open(socket, secure, number, &self.clock, places).await;
+        connection.map(h2::Opened::H2).map_err(|error| ProxyError::ConnectionFailed(io::Error::other(error)))
+    }
+
+    /// The HTTP/2 connections to an endpoint. What one in no pool gets is not kept.
+    fn streams(&self, endpoint: &Endpoint) -> Rc<h2::Set> {
+        let mut kept = self.kept.borrow_mut();
+        kept.get_mut(&endpoint.id()).map_or_else(Rc::default, |kept| Rc::clone(kept.streams.get_or_insert_default()))
     }
 
     /// The idle connection used last, if there is one that is still good.
     fn take_idle(&self, endpoint: &Endpoint) -> Option<Connection> {
-        let mut idle = self.idle.borrow_mut();
-        let connections = idle.get_mut(&endpoint.id())?;
-        while let Some(Idle { mut connection, .. }) = connections.pop() {
+        let mut kept = self.kept.borrow_mut();
+        let idle = &mut kept.get_mut(&endpoint.id())?.idle;
+        while let Some(Idle { mut connection, .. }) = idle.pop() {
             if connection.is_quiet() {
                 return Some(connection);
             }
@@ -72,37 +203,48 @@ impl Upstream {
         None
     }
 
-    /// Keeps the connection of an exchange that went well to its end.
-    pub(super) fn keep(&self, endpoint: u64, exchange: Exchange) {
-        if let Some(connection) = exchange.into_connection()
-            && let Some(connections) = self.idle.borrow_mut().get_mut(&endpoint)
-            && connections.len() < MAX_IDLE
+    /// Keeps a connection whose last exchange went well to its end.
+    pub(super) fn keep(&self, endpoint: u64, connection: Connection) {
+        if let Some(kept) = self.kept.borrow_mut().get_mut(&endpoint)
+            && kept.idle.len() < MAX_IDLE
         {
-            connections.push(Idle { connection, since: self.clock.now() });
+            kept.idle.push(Idle { connection, since: self.clock.now() });
         }
     }
 
-    /// Closes the idle connections to endpoints that are in no pool of this snapshot, and keeps no more of them.
+    /// Closes the idle connections to endpoints that are in no pool of this snapshot, and keeps no more of them; what has
+    /// streams is closed with the last of those.
     pub(super) fn keep_only(&self, snapshot: &Snapshot) {
-        let mut idle = self.idle.borrow_mut();
+        let mut before = self.kept.borrow_mut();
         let mut kept = HashMap::default();
         let pools = snapshot.routes().iter().flat_map(|route| route.active.iter().chain(&route.preview));
         for endpoint in pools.flat_map(|pool| pool.endpoints()) {
-            kept.insert(endpoint.id(), idle.remove(&endpoint.id()).unwrap_or_default());
+            kept.insert(endpoint.id(), before.remove(&endpoint.id()).unwrap_or_default());
         }
-        *idle = kept;
+        *before = kept;
     }
 
     /// Closes what has been idle for too long, and what its upstream has closed; the rest keeps its socket and nothing else.
     pub(super) fn sweep(&self) {
         let now = self.clock.now();
-        for connections in self.idle.borrow_mut().values_mut() {
-            connections.retain_mut(|idle| {
+        for Kept { idle, streams } in self.kept.borrow_mut().values_mut() {
+            idle.retain_mut(|idle| {
                 idle.connection.release_memory();
                 now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet()
             });
+            if let Some(streams) = streams {
+                streams.sweep(now.checked_sub(MAX_IDLE_AGE));
+            }
         }
     }
+}
+
+fn begin_on(place: h2::Place, message: Box<Message<OutgoingBody>>, reused: bool) -> Begun {
+    if message.ask.is_some() && !place.connection().takes_tunnels() {
+        let error = ProxyError::HttpUpgradeFailed("the upstream takes no WebSocket over HTTP/2");
+        return Err((error, Outgoing::Any(message)));
+    }
+    Ok((Exchange::H2(h2::Exchange::begin(place, message)), reused))
 }
 
 #[cfg(test)]
@@ -115,7 +257,10 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    use super::*;
+    use super::{
+        super::{replay::Replay, upload::UploadBody},
+        *,
+    };
 
     #[tokio::test]
     async fn a_connection_at_rest_keeps_its_socket_and_nothing_else() {
@@ -124,15 +269,16 @@ mod tests {
         let (mut theirs, _) = listener.accept().await.expect("a connection");
         let uri = Uri::from_static("/");
         let (none, framing) = (HeaderMap::new(), h1::Framing::Empty);
-        let request = h1::Outgoing::new(Method::GET, &uri, none, [b""; 2], framing, UploadBody::Empty);
+        let body = Replay::new(UploadBody::Empty);
+        let request = h1::Outgoing::new(Method::GET, &uri, none, [b""; 2], framing, body);
         let mut exchange = h1::Connection::new(Socket::Tcp(ours)).exchange(request);
         theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("it is read");
         poll_fn(|cx| exchange.poll_head(cx)).await.expect("well-formed");
 
         let upstream = Upstream::new(&Clock::new(), Connector::default());
-        upstream.idle.borrow_mut().insert(1, Vec::new());
-        upstream.keep(1, exchange);
-        let memory = || upstream.idle.borrow()[&1].iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>();
+        upstream.kept.borrow_mut().insert(1, Kept::default());
+        upstream.keep(1, exchange.into_connection().expect("clean"));
+        let memory = || upstream.kept.borrow()[&1].idle.iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>();
         assert!(memory()[0] > 0);
         upstream.sweep();
         assert_eq!(memory(), [0]);

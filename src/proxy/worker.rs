@@ -29,6 +29,7 @@ use super::{
     clock::{Clock, TICK},
     connect::Connector,
     connection::{self, Socket},
+    http1::Desk,
     listener::{Admitted, Crowd, Entry, Listening},
     upstream::Upstream,
 };
@@ -39,6 +40,8 @@ use crate::{
 
 /// How many ticks pass between two looks at the idle upstream connections.
 const SWEEP: u32 = 10;
+/// How many desks are kept for requests to come, some 64 KiB each.
+const SPARE_DESKS: usize = 64;
 /// How long accepting pauses when the system is out of files.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
@@ -49,6 +52,8 @@ pub(super) struct Worker {
     pub(super) recorder: Rc<Recorder>,
     pub(super) upstream: Upstream,
     clients: RefCell<Slab<Rc<Client>>>,
+    /// Memory for requests to come.
+    desks: RefCell<Vec<Box<Desk>>>,
 }
 
 /// What is asked of a worker.
@@ -114,7 +119,7 @@ impl Worker {
     fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>) -> Rc<Self> {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock, connector);
-        Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default() })
+        Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default(), desks: RefCell::default() })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -146,6 +151,22 @@ impl Worker {
                     return;
                 }
             }
+        }
+    }
+
+    /// Lends the memory of one request.
+    pub(super) fn desk(&self) -> Box<Desk> {
+        self.desks.borrow_mut().pop().unwrap_or_else(Desk::new)
+    }
+
+    /// Takes back what was lent.
+    pub(super) fn put_back(&self, desk: Option<Box<Desk>>) {
+        let mut desks = self.desks.borrow_mut();
+        if let Some(mut desk) = desk
+            && desks.len() < SPARE_DESKS
+            && desk.clear()
+        {
+            desks.push(desk);
         }
     }
 
@@ -233,9 +254,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let client = self.worker.clients.borrow_mut().remove(self.key);
-        // A tunnel that never began holds its client, and would keep both alive.
-        drop(client.tunnel.take());
+        self.worker.clients.borrow_mut().remove(self.key);
     }
 }
 

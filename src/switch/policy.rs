@@ -163,6 +163,20 @@ pub struct Traffic {
     pub per_try: Duration,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,
+    /// What is spoken to the endpoints.
+    pub protocol: Protocol,
+}
+
+/// What is spoken to endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2; over plain text by prior knowledge (RFC 9113 §3.3).
+    H2,
+    /// Over TLS what the endpoint chooses (ALPN, RFC 7301), HTTP/2 if it can; over plain text HTTP/1.1.
+    Auto,
 }
 
 impl Default for Traffic {
@@ -176,6 +190,7 @@ impl Default for Traffic {
             attempts: 2,
             per_try: Duration::from_secs(10),
             expose_revision: false,
+            protocol: Protocol::Http1,
         }
     }
 }

@@ -107,7 +107,7 @@ families! {
 }
 
 /// How upstreams fail. Every pool, and every app, shows these from its creation, at zero.
-const UPSTREAM_REASONS: [&str; 5] = ["connect", "connect_timeout", "protocol", "reset", "timeout"];
+const UPSTREAM_REASONS: [&str; 6] = ["connect", "connect_timeout", "protocol", "reset", "timeout", "upgrade"];
 
 /// All that the program measures.
 pub struct Metrics {

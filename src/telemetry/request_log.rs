@@ -240,6 +240,11 @@ impl Recorder {
 }
 
 impl RequestLog {
+    /// When it began: its head had just been read.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
     /// It was admitted: to this app, pool, revision and endpoint. Called again on a retry; counts the attempts.
     pub fn admitted(&mut self, ticket: &Ticket) {
         self.entered(ticket.tenure().id(), ticket.role(), || Place {

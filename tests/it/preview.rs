@@ -10,7 +10,8 @@ use crate::support::{
     Body,
     backend::Backend,
     client::{Answer, Client, HOST, Protocol},
-    full,
+    eventually, full,
+    process::Process,
     proxy::Proxy,
     setup::{APP, Setup},
 };
@@ -288,6 +289,28 @@ async fn a_testers_retry_is_a_testers() {
     }
     assert!(proxy.metric("tealgate_retries_total", &[]).await >= 1.0, "it was tried again");
     assert!(blue.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_is_not_to_be_had_from_the_access_log() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.config["log"]["access"] = json!("json");
+    setup.app()["preview"] = json!({ "cookie": { "secret": SECRET } });
+    let process = Process::start(setup).await;
+    let origin = json!({ "host": format!("http://{}", process.live) });
+    let (_, made) = process.admin.call("POST", "/apps/shop/preview-link", Some(origin.clone())).await;
+    let url = made["url"].as_str().expect("a link");
+    let link = url.strip_prefix(origin["host"].as_str().expect("an origin")).expect("it leads there");
+    for protocol in Protocol::ALL {
+        assert_eq!(asked(protocol, process.live, link, &[]).await.status, StatusCode::SEE_OTHER);
+    }
+    eventually("the lines", async || process.access_log().len() >= 2).await;
+    for line in process.access_log() {
+        let told = ["app", "path", "status"].map(|key| line[key].clone());
+        assert_eq!(told, [json!("shop"), json!("/.tealgate/preview"), json!(303)], "{line:#}");
+        assert!(!line.to_string().contains("token"), "{line:#}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use crate::{
         notation::{CheckPath, UrlPath, Whole},
         size::Octets,
     },
-    switch::{AutoPromotion, Balance, HostPattern, MinReady, Revision, Streams, Weight},
+    switch::{AutoPromotion, Balance, HostPattern, MinReady, Protocol, Revision, Streams, Weight},
 };
 
 /// One app: what is fronted and rolled out.
@@ -65,6 +65,9 @@ pub(in crate::config) struct App {
     /// How often a request is tried.
     #[serde(default)]
     pub(in crate::config) retries: Retries,
+    /// How endpoints are spoken to.
+    #[serde(default)]
+    pub(in crate::config) upstream: Upstream,
     /// What becomes of requests in flight on a pool that was replaced.
     #[serde(default)]
     pub(in crate::config) drain: DrainBlock,
@@ -230,6 +233,15 @@ pub(in crate::config) struct Retries {
     pub(in crate::config) per_try: Given<Text<Time<1>>>,
     #[schemars(skip)]
     pub(in crate::config) budget: NotYet,
+}
+
+/// How endpoints are spoken to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct Upstream {
+    /// `http1`: HTTP/1.1; `h2`: HTTP/2, over plain text by prior knowledge (h2c); `auto`: over TLS what the endpoint chooses,
+    /// HTTP/2 if it can, over plain text HTTP/1.1.
+    pub(in crate::config) protocol: Given<Text<Protocol>>,
 }
 
 /// What becomes of requests in flight on a pool that was replaced.

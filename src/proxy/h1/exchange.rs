@@ -130,6 +130,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Self { io, received: BytesMut::new() }
     }
 
+    /// The socket of a connection at rest.
+    pub(in super::super) fn into_io(self) -> IO {
+        self.io
+    }
+
     /// Whether nothing has come and nothing was closed since it was put to rest. Costs no system call: the runtime's
     /// driver knows.
     pub(in super::super) fn is_quiet(&mut self) -> bool {
@@ -221,14 +226,9 @@ where
         }
     }
 
-    /// Whether a 101 with these fields switches to what the request asks for (RFC 9110 §7.8), and to nothing else.
     fn asked_for(&self, switched: &HeaderMap) -> bool {
-        let members = |list: &HeaderValue| -> Vec<Vec<u8>> {
-            list.as_bytes().split(|octet| *octet == b',').map(|name| name.trim_ascii().to_ascii_lowercase()).collect()
-        };
-        let asked = self.request.upgrade.as_ref().map(members).unwrap_or_default();
-        let mut to = switched.get_all(header::UPGRADE).iter().flat_map(members).peekable();
-        to.peek().is_some() && to.all(|protocol| asked.contains(&protocol))
+        let asked = self.request.upgrade.as_ref().map(HeaderValue::as_bytes);
+        super::switches(asked, switched.get_all(header::UPGRADE).iter().map(HeaderValue::as_bytes))
     }
 
     /// Reads some more. `false` if the upstream has closed its direction in good order; an error is no such end.

@@ -38,6 +38,9 @@ pub(in super::super) enum Malformed {
     /// A 101 that nobody asked for, or too many interim answers.
     #[error("an interim answer that nobody asked for")]
     Interim,
+    /// It breaks the rules of HTTP/2.
+    #[error("it breaks the rules of HTTP/2: {0}")]
+    Http2(h2::Reason),
 }
 
 /// A response's head, whose lines stand in the octets it was read from.

@@ -6,14 +6,25 @@
 //! It refuses whatever two parsers could read differently: an answer with doubtful framing is an error, never a guess, and
 //! a connection with an octet too many is never used again.
 
+#[cfg(test)]
+mod against_hyper;
 mod body;
 mod exchange;
 mod field;
 mod head;
 mod request;
 
+/// Whether a 101 with these `Upgrade` lines switches to what the request `asked` for (RFC 9110 §7.8), and to nothing else.
+pub(super) fn switches<'a>(asked: Option<&[u8]>, to: impl Iterator<Item = &'a [u8]>) -> bool {
+    let Some(asked) = asked else { return false };
+    let mut to = to.flat_map(members).peekable();
+    to.peek().is_some() && to.all(|protocol| members(asked).any(|asked| asked.eq_ignore_ascii_case(protocol)))
+}
+
 pub(super) use self::{
-    body::Framing,
-    exchange::{Connection, Exchange, FailureKind, Outgoing},
-    head::Malformed,
+    body::{CHUNK_END, Decoder, Framing, Token, write_chunk_line},
+    exchange::{Connection, Exchange, Failure, FailureKind, Outgoing},
+    field::{Line, Name, members},
+    head::{Malformed, ResponseHead, read_response},
+    request::{RequestHead, Violation, read_request},
 };

@@ -122,7 +122,7 @@ fn why(error: httparse::Error, octets: &[u8], limit: usize) -> Violation {
         httparse::Error::TooManyHeaders => Violation::HeadTooLarge,
         // What is over the limit is refused for that, whatever else is wrong with it.
         _ if octets.len() > limit => within(octets, limit).err().unwrap_or(Violation::HeadTooLarge),
-        httparse::Error::Version => Violation::Malformed("neither HTTP/1.1 nor HTTP/1.0"),
+        httparse::Error::Version => Violation::Malformed("a protocol that is not HTTP/1"),
         httparse::Error::HeaderName => Violation::Malformed("a field name that is none, or a folded line"),
         httparse::Error::HeaderValue => Violation::Malformed("a character that no field may have"),
         _ => Violation::Malformed("it does not parse"),
@@ -172,6 +172,132 @@ impl Said {
             (true, None) => Ok(Framing::Chunked),
             (false, Some(length)) => Ok(Framing::Length(length)),
             (false, None) => Ok(Framing::Empty),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(octets: &[u8]) -> Result<Option<RequestHead>, Violation> {
+        read_request(octets, &mut 0, 1024, &mut Vec::new())
+    }
+
+    #[test]
+    fn a_head_says_how_its_body_ends_and_whether_another_may_follow() {
+        use Framing::{Chunked, Empty, Length};
+        for (request, framing, keep_alive) in [
+            ("GET / HTTP/1.1\r\nhost: a\r\n\r\n", Empty, true),
+            ("\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n", Empty, true),
+            ("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n", Empty, false),
+            ("GET / HTTP/1.0\r\n\r\n", Empty, false),
+            ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", Empty, true),
+            ("POST / HTTP/1.1\r\nContent-Length:  5 \r\n\r\n", Length(5), true),
+            ("POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n", Length(0), true),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n", Chunked, true),
+            ("GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n", Empty, true),
+        ] {
+            let head = read(request.as_bytes()).expect(request).expect("whole");
+            assert_eq!(
+                (head.framing, head.keep_alive, head.length),
+                (framing, keep_alive, request.len()),
+                "{request:?}"
+            );
+            assert_eq!(&request[head.target], "/");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        for fields in [
+            "content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+            "content-length: 5\r\ncontent-length: 5\r\n\r\n",
+            "content-length: 5, 5\r\n\r\n",
+            "content-length: +5\r\n\r\n",
+            "content-length: 0x5\r\n\r\n",
+            "content-length:\r\n\r\n",
+            "content-length: 99999999999999999999\r\n\r\n",
+            "content-length : 5\r\n\r\n",
+            "transfer-encoding: gzip, chunked\r\n\r\n",
+            "transfer-encoding: chunked, chunked\r\n\r\n",
+            "transfer-encoding: identity\r\n\r\n",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+            "transfer-encoding:\u{b}chunked\r\n\r\n",
+            "host: a\nx: y\r\n\r\n",
+            "x: y\r\n folded\r\n\r\n",
+            "x: y\rz: a\r\n\r\n",
+            "x: \0\r\n\r\n",
+            "\n",
+        ] {
+            let request = format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}");
+            assert!(matches!(read(request.as_bytes()), Err(Violation::Malformed(_))), "{request:?}");
+        }
+        for request in [
+            "GET /#a HTTP/1.1\r\n\r\n",
+            "GET /\u{e9} HTTP/1.1\r\n\r\n",
+            "GET /a\tb HTTP/1.1\r\n\r\n",
+            "GET  / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1 \r\n\r\n",
+            " GET / HTTP/1.1\r\n\r\n",
+            "\nGET / HTTP/1.1\r\n\r\n",
+            "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n",
+        ] {
+            assert!(matches!(read(request.as_bytes()), Err(Violation::Malformed(_))), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_over_the_limit_is_refused_before_it_is_whole() {
+        let long = "a".repeat(2000);
+        for (request, expected) in [
+            (format!("GET /{long}"), Violation::TargetTooLong),
+            (format!("\r\nGET /{long}"), Violation::TargetTooLong),
+            (format!("GET /{long} HTTP/1.1\r\n\r\n"), Violation::TargetTooLong),
+            (format!("GET / HTTP/1.1\r\na: {long}"), Violation::HeadTooLarge),
+            (format!("GET / HTTP/1.1\r\na: {long}\r\n\r\n"), Violation::HeadTooLarge),
+            (format!("GET / HTTP/1.1\r\n{}", "a:\r\n".repeat(200)), Violation::HeadTooLarge),
+        ] {
+            assert_eq!(read(request.as_bytes()).err(), Some(expected), "{}", &request[..30]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_octets_arrive_does_not_matter(
+            request in prop_oneof![
+                Just("GET /a HTTP/1.1\r\nhost: a\r\n\r\nGET /b"),
+                Just("\r\n\r\nPOST / HTTP/1.1\r\ncontent-length: 11\r\n\r\nhello\r\n\r\nab"),
+                Just("POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"),
+                Just("GET / HTTP/1.1\r\nhost: a\n\r\n"),
+                Just("GET / HTTP/1.1\r\nhost: a\r\n b\r\n\r\n"),
+            ],
+            step in 1..40_usize,
+        ) {
+            let at_once = read(request.as_bytes());
+            let (mut searched, mut lines, mut to) = (0, Vec::new(), 0);
+            let in_pieces = loop {
+                to = (to + step).min(request.len());
+                match read_request(&request.as_bytes()[..to], &mut searched, 1024, &mut lines) {
+                    Ok(None) if to < request.len() => {}
+                    read => break read,
+                }
+            };
+            match (at_once, in_pieces) {
+                (Ok(Some(one)), Ok(Some(other))) => prop_assert_eq!(one.length, other.length),
+                (Err(_), Err(_)) => {}
+                (one, other) => prop_assert!(false, "{one:?} but {other:?}"),
+            }
+        }
+
+        #[test]
+        fn no_octets_make_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok(Some(head)) = read(&octets) {
+                prop_assert!(head.length <= octets.len());
+            }
         }
     }
 }

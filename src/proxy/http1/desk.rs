@@ -1,0 +1,186 @@
+//! What a request under way needs of memory, lent by the worker: a connection at rest holds none of it. The octets of a
+//! buffer are written once when it is made, and never again but by the sockets.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::super::h1::Line;
+
+/// What a buffer holds, in octets: a 16 KiB body with its head, and room to spare, in one read.
+const ROOM: usize = 32 * 1024;
+
+/// The memory of one request.
+pub(in super::super) struct Desk {
+    /// From the client: the head, and behind it what is to be read on.
+    pub(in super::super) incoming: Buffer,
+    /// From the upstream.
+    pub(super) answer: Buffer,
+    /// Where the lines of the request's head stand.
+    pub(super) lines: Vec<Line>,
+    /// Where those of the answer's stand, and of a request's trailers.
+    pub(super) answer_lines: Vec<Line>,
+    pub(super) trailer_lines: Vec<Line>,
+    /// Framed for the upstream, and for the client.
+    pub(super) outgoing: Vec<u8>,
+    pub(super) reply: Vec<u8>,
+}
+
+impl Desk {
+    pub(in super::super) fn new() -> Box<Self> {
+        Box::new(Self {
+            incoming: Buffer::new(),
+            answer: Buffer::new(),
+            lines: Vec::with_capacity(32),
+            answer_lines: Vec::with_capacity(32),
+            trailer_lines: Vec::new(),
+            outgoing: Vec::with_capacity(2048),
+            reply: Vec::with_capacity(2048),
+        })
+    }
+
+    /// Makes it as good as new; `false` if it grew too large to be kept.
+    pub(in super::super) fn clear(&mut self) -> bool {
+        self.incoming.clear();
+        self.answer.clear();
+        self.outgoing.clear();
+        self.reply.clear();
+        self.incoming.octets.len() == ROOM && self.outgoing.capacity() <= 2 * ROOM && self.reply.capacity() <= 2 * ROOM
+    }
+}
+
+/// Octets that came and were not consumed, behind a head that is kept for as long as it is needed.
+pub(in super::super) struct Buffer {
+    octets: Box<[u8]>,
+    /// How many octets from the front are the head's.
+    head: usize,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    pub(super) fn new() -> Self {
+        Self { octets: vec![0; ROOM].into(), head: 0, start: 0, end: 0 }
+    }
+
+    pub(super) fn clear(&mut self) {
+        (self.head, self.start, self.end) = (0, 0, 0);
+    }
+
+    /// What came and was not consumed.
+    pub(in super::super) fn rest(&self) -> &[u8] {
+        &self.octets[self.start..self.end]
+    }
+
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Consumes this many octets of the rest.
+    pub(super) fn consume(&mut self, octets: usize) {
+        self.start = (self.start + octets).min(self.end);
+    }
+
+    /// Keeps this many octets of the rest as the head; they are consumed.
+    pub(super) fn keep_head(&mut self, octets: usize) {
+        self.head = 0;
+        self.move_to_front();
+        self.head = octets.min(self.end);
+        self.start = self.head;
+    }
+
+    /// The head that is kept.
+    pub(super) fn head(&self) -> &[u8] {
+        &self.octets[..self.head]
+    }
+
+    /// The head is needed no more.
+    pub(super) fn drop_head(&mut self) {
+        self.head = 0;
+    }
+
+    /// Whether anything more can come.
+    pub(super) fn has_room(&self) -> bool {
+        self.end < self.octets.len() || self.start > self.head
+    }
+
+    /// Makes room for a head of up to this many octets.
+    pub(super) fn grow(&mut self, to: usize) {
+        let room = self.octets.len();
+        if self.has_room() || room >= to {
+            return;
+        }
+        let mut octets = std::mem::take(&mut self.octets).into_vec();
+        octets.resize((2 * room).min(to), 0);
+        self.octets = octets.into();
+    }
+
+    /// Adds octets that came in another way, as far as there is room.
+    #[cfg(test)]
+    pub(super) fn add(&mut self, octets: &[u8]) -> usize {
+        self.move_to_front();
+        let here = octets.len().min(self.octets.len() - self.end);
+        self.octets[self.end..self.end + here].copy_from_slice(&octets[..here]);
+        self.end += here;
+        here
+    }
+
+    /// Reads some more, 0 octets at the end. There must be room.
+    pub(in super::super) fn poll_fill(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.move_to_front();
+        let mut room = ReadBuf::new(&mut self.octets[self.end..]);
+        ready!(Pin::new(from).poll_read(cx, &mut room))?;
+        let octets = room.filled().len();
+        self.end += octets;
+        Poll::Ready(Ok(octets))
+    }
+
+    /// Has the rest follow the head at once, where that is free or needed.
+    fn move_to_front(&mut self) {
+        if self.start == self.end {
+            (self.start, self.end) = (self.head, self.head);
+        } else if self.start > self.head && (self.end == self.octets.len() || self.head == 0) {
+            self.octets.copy_within(self.start..self.end, self.head);
+            (self.start, self.end) = (self.head, self.head + self.end - self.start);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_stays_where_it_is_while_what_follows_comes_and_goes() {
+        let mut buffer = Buffer::new();
+        buffer.add(b"xxHEADbody");
+        buffer.consume(2);
+        buffer.keep_head(4);
+        assert_eq!((buffer.head(), buffer.rest()), (&b"HEAD"[..], &b"body"[..]));
+        buffer.consume(2);
+        let more = vec![b'a'; 2 * ROOM];
+        let came = buffer.add(&more);
+        assert!(came > 0 && buffer.rest().starts_with(b"dya"));
+        buffer.consume(100);
+        assert!(buffer.has_room() && buffer.add(&more) > 0 && !buffer.has_room());
+        assert_eq!((buffer.head(), buffer.rest().len()), (&b"HEAD"[..], ROOM - 4));
+    }
+
+    #[test]
+    fn a_buffer_grows_for_a_head_and_no_further() {
+        let mut buffer = Buffer::new();
+        buffer.add(&vec![b'a'; ROOM]);
+        buffer.grow(ROOM + 10);
+        assert_eq!(buffer.add(&[b'b'; 100]), 10);
+        buffer.grow(ROOM + 10);
+        assert!(!buffer.has_room());
+    }
+}

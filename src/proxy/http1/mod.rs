@@ -1,0 +1,128 @@
+//! HTTP/1 with a client, as our own engine (RFC 9112): a connection is a [`Http1`], and each of its requests takes one road,
+//! [`transaction`]. Both sockets are driven by one task. Heads are edited on their way from one buffer to the other
+//! ([`headers`](super::headers)), bodies go through a [`pump`], and [`relay`] turns all wheels. What is read and written is
+//! the pure codec's affair ([`h1`](super::h1)).
+//!
+//! The memory a request needs is a [`Desk`], which its worker lends: a connection at rest has none, not even for reading. It
+//! borrows one when octets have come, and gives it back when there were none.
+
+mod desk;
+mod pump;
+mod relay;
+mod target;
+mod transaction;
+
+use std::{future::poll_fn, rc::Rc, task::Poll};
+
+use bytes::Bytes;
+
+pub(super) use self::desk::Desk;
+use self::{target::LastHost, transaction::Next};
+use super::{
+    client::Client,
+    h1::{self, RequestHead, Violation},
+    half_close::HalfClose,
+    stream::Stream,
+    tunnel,
+};
+
+/// A client's connection.
+pub(super) struct Http1 {
+    client: Rc<Client>,
+    stream: Stream,
+    last: LastHost,
+    /// The client has closed its direction, while it waits for its answer.
+    half_close: Option<HalfClose>,
+}
+
+/// What a connection brings.
+enum Brought {
+    Request(RequestHead),
+    /// What is no request.
+    Refused(Violation),
+    /// Nothing more.
+    End,
+}
+
+/// Serves a connection to its end. What has come of it is on the desk. Returns the stream if it is to be closed so that the
+/// client can read all that was sent.
+pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<Box<Desk>>) -> Option<Stream> {
+    let client = Rc::clone(client);
+    let mut http1 = Http1 { client, stream, last: LastHost::default(), half_close: None };
+    loop {
+        let brought = http1.next(&mut desk).await;
+        let Some(lent) = &mut desk else { return Some(http1.stream) };
+        let next = match brought {
+            Brought::Request(request) => http1.transact(lent, request).await,
+            Brought::Refused(violation) => http1.turn_away(lent, violation).await,
+            Brought::End => Next::Close,
+        };
+        http1.half_close = None;
+        lent.incoming.drop_head();
+        match next {
+            Next::Again => {}
+            Next::Close => {
+                http1.client.worker.put_back(desk.take());
+                return Some(http1.stream);
+            }
+            Next::Reset => {
+                http1.client.worker.put_back(desk.take());
+                http1.stream.reset_when_closed();
+                return None;
+            }
+            Next::Switched(opening) => {
+                let early = Bytes::copy_from_slice(lent.incoming.rest());
+                http1.client.worker.put_back(desk.take());
+                Box::pin(tunnel::run(*opening, http1.stream, early)).await;
+                return None;
+            }
+        }
+    }
+}
+
+impl Http1 {
+    /// Awaits the next request. Without a desk, nothing has come.
+    async fn next(&mut self, desk: &mut Option<Box<Desk>>) -> Brought {
+        let limit = self.client.options.limits.head_size;
+        let mut searched = 0;
+        poll_fn(|cx| {
+            self.client.wake_here(cx);
+            loop {
+                let lent = desk.get_or_insert_with(|| self.client.worker.desk());
+                let Desk { incoming, lines, .. } = &mut **lent;
+                if !incoming.is_empty() {
+                    match h1::read_request(incoming.rest(), &mut searched, limit, lines) {
+                        Ok(Some(request)) => {
+                            self.client.head_began(false);
+                            return Poll::Ready(Brought::Request(request));
+                        }
+                        Err(violation) => {
+                            self.client.head_began(false);
+                            return Poll::Ready(Brought::Refused(violation));
+                        }
+                        Ok(None) => self.client.head_began(true),
+                    }
+                    if self.client.head_is_late() {
+                        self.client.head_began(false);
+                        return Poll::Ready(Brought::Refused(Violation::TooSlow));
+                    }
+                    incoming.grow(limit.saturating_add(1));
+                }
+                match incoming.poll_fill(&mut self.stream, cx) {
+                    Poll::Ready(Ok(octets)) if octets > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Brought::End),
+                    Poll::Pending => {
+                        if incoming.is_empty() {
+                            self.client.worker.put_back(desk.take());
+                            if self.client.may_end() {
+                                return Poll::Ready(Brought::End);
+                            }
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+        })
+        .await
+    }
+}

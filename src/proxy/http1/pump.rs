@@ -1,0 +1,194 @@
+//! One direction of a message: its body is taken apart as it comes, framed anew, and written on. What is small is copied
+//! behind the head and goes out with it in one call; what is large is written from where it was read.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::AsyncWrite;
+
+use super::{
+    super::{
+        h1::{self, Decoder, Framing, Line, Malformed, Token},
+        headers,
+    },
+    desk::Buffer,
+};
+
+/// Up to this size, in octets, a piece of content is copied.
+const SMALL: usize = 4 * 1024;
+/// When so much waits to be written, nothing more is framed.
+const ENOUGH: usize = 16 * 1024;
+
+/// One direction.
+pub(super) struct Pump {
+    decoder: Decoder,
+    /// Whether it goes out in chunks; else as it is.
+    chunked: bool,
+    /// Whether trailers go out with the last chunk.
+    trailers: bool,
+    /// How much of what was framed is written.
+    written: usize,
+    /// How much of the source's rest is to follow it, and what comes behind.
+    content: usize,
+    tail: &'static [u8],
+    /// Octets of content that were staged.
+    moved: u64,
+    begun: bool,
+    ended: bool,
+    sent: bool,
+}
+
+impl Pump {
+    /// Of a body that is delimited like this, or else by the end of the connection.
+    pub(super) fn new(framing: Option<Framing>, chunked: bool, trailers: bool) -> Self {
+        Self {
+            decoder: Decoder::new(framing),
+            chunked,
+            trailers,
+            written: 0,
+            content: 0,
+            tail: b"",
+            moved: 0,
+            begun: false,
+            ended: false,
+            sent: false,
+        }
+    }
+
+    /// Octets of content so far.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether anything of the body was taken: then it cannot be sent again.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether any octet was written.
+    pub(super) fn has_sent(&self) -> bool {
+        self.sent
+    }
+
+    /// Whether nothing more is to be staged.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether all is written.
+    pub(super) fn is_done(&self, framed: &[u8]) -> bool {
+        self.ended && !self.has_unwritten(framed)
+    }
+
+    pub(super) fn has_unwritten(&self, framed: &[u8]) -> bool {
+        self.written < framed.len() || self.content > 0 || !self.tail.is_empty()
+    }
+
+    /// Leaves out this much of what is framed: it was written in another way.
+    pub(super) fn skip(&mut self, octets: usize) {
+        self.written += octets;
+    }
+
+    /// Gives up what there is to write, and what would follow.
+    pub(super) fn give_up(&mut self, framed: &[u8]) {
+        (self.written, self.content, self.tail, self.ended) = (framed.len(), 0, b"", true);
+    }
+
+    /// The source's connection has ended. Whether the body is whole.
+    pub(super) fn close(&mut self) -> bool {
+        self.decoder.close()
+    }
+
+    /// Frames what has come, behind what is framed already.
+    pub(super) fn stage(
+        &mut self,
+        source: &mut Buffer,
+        framed: &mut Vec<u8>,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Malformed> {
+        while !self.ended && self.content == 0 && self.tail.is_empty() {
+            let Some(token) = self.decoder.token(source.rest(), lines)? else { return Ok(()) };
+            if self.written == framed.len() && token != Token::End {
+                // Only a head whose body has not begun is kept, to be sent again.
+                framed.clear();
+                self.written = 0;
+            }
+            self.begun |= token != Token::End;
+            match token {
+                Token::Framing(octets) => source.consume(octets),
+                Token::Content(octets) => self.stage_content(octets, source, framed),
+                Token::Trailers(octets) => {
+                    let section = &source.rest()[..octets];
+                    self.stage_end(framed, |framed| headers::write_trailers(framed, section, lines));
+                    source.consume(octets);
+                }
+                Token::End => self.stage_end(framed, |_| {}),
+            }
+            if framed.len() - self.written >= ENOUGH {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn stage_content(&mut self, octets: usize, source: &mut Buffer, framed: &mut Vec<u8>) {
+        self.moved += octets as u64;
+        if self.chunked {
+            h1::write_chunk_line(framed, octets);
+            self.tail = h1::CHUNK_END;
+        }
+        if octets > SMALL {
+            self.content = octets;
+            return;
+        }
+        framed.extend_from_slice(&source.rest()[..octets]);
+        framed.extend_from_slice(self.tail);
+        self.tail = b"";
+        source.consume(octets);
+    }
+
+    fn stage_end(&mut self, framed: &mut Vec<u8>, trailers: impl FnOnce(&mut Vec<u8>)) {
+        self.ended = true;
+        if self.chunked {
+            framed.extend_from_slice(b"0\r\n");
+            if self.trailers {
+                trailers(framed);
+            }
+            framed.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Writes all that is staged.
+    pub(super) fn poll_write(
+        &mut self,
+        source: &mut Buffer,
+        framed: &[u8],
+        to: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.has_unwritten(framed) {
+            let left = &framed[self.written..];
+            let octets = if self.content == 0 && self.tail.is_empty() {
+                ready!(Pin::new(&mut *to).poll_write(cx, left))?
+            } else {
+                let content = &source.rest()[..self.content];
+                let slices = [IoSlice::new(left), IoSlice::new(content), IoSlice::new(self.tail)];
+                ready!(Pin::new(&mut *to).poll_write_vectored(cx, &slices))?
+            };
+            if octets == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent = true;
+            let of_framed = octets.min(framed.len() - self.written);
+            self.written += of_framed;
+            let of_content = (octets - of_framed).min(self.content);
+            self.content -= of_content;
+            source.consume(of_content);
+            self.tail = &self.tail[octets - of_framed - of_content..];
+        }
+        Pin::new(to).poll_flush(cx)
+    }
+}

@@ -1,0 +1,262 @@
+//! A request and its answer between two sockets, in one task: both directions go on side by side, so an early answer stops no
+//! upload and an upload holds up no answer; and whoever leaves is noticed while nobody else speaks.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::StatusCode;
+use tokio::io::AsyncWrite;
+
+use super::{
+    super::{
+        client::Client,
+        connect::Socket,
+        h1::{self, FailureKind, Malformed, Name, RequestHead, ResponseHead},
+        half_close::HalfClose,
+        headers::Head,
+        patience::{Impatience, Patience},
+        stream::Stream,
+        upload::{self, Upload},
+    },
+    desk::Desk,
+    pump::Pump,
+};
+use crate::telemetry::request_log::Outcome;
+
+/// The most interim answers (RFC 9110 §15.2) an upstream may send before its final one.
+const MAX_INTERIM: u8 = 16;
+
+/// One attempt at a request, and then its answer.
+pub(super) struct Relay<'a> {
+    pub(super) client: &'a Client,
+    pub(super) stream: &'a mut Stream,
+    pub(super) half_close: &'a mut Option<HalfClose>,
+    pub(super) upstream: Socket,
+    pub(super) desk: &'a mut Desk,
+    pub(super) request: &'a RequestHead,
+    pub(super) upload: &'a mut Pump,
+    /// What is known of the request's body, if it has one.
+    pub(super) tracker: Option<&'a Upload>,
+    /// What the client waits to read before it sends its body.
+    pub(super) interim: &'a mut &'static [u8],
+    /// The request asks for another protocol.
+    pub(super) upgrades: bool,
+    /// The client takes trailers.
+    pub(super) trailers: bool,
+    /// The upstream takes no more; it may yet say why.
+    pub(super) refused: bool,
+    pub(super) before: Before,
+}
+
+/// What came before the final answer.
+#[derive(Default)]
+pub(super) struct Before {
+    interim: u8,
+    /// An interim answer leaves it in doubt where the next begins, or announced a close.
+    pub(super) doubtful: bool,
+    begun: bool,
+}
+
+/// What broke it off.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The upstream closed or reset the connection, or its answer is malformed.
+    Upstream(FailureKind),
+    /// The request's body.
+    Upload(upload::Failure),
+    /// The client has left.
+    Client,
+    Impatience(Impatience),
+}
+
+impl Broken {
+    /// How a request ended whose answer was broken off by this, and why.
+    pub(super) fn outcome(&self) -> (Outcome, &'static str) {
+        match self {
+            Self::Upstream(FailureKind::Malformed(_)) => (Outcome::UpstreamFailedAfter, "protocol"),
+            Self::Upstream(_) => (Outcome::UpstreamFailedAfter, "reset"),
+            Self::Upload(_) => (Outcome::ClientGone, "body"),
+            Self::Client => (Outcome::ClientGone, ""),
+            Self::Impatience(Impatience::Client) => (Outcome::ClientGone, "request_timeout"),
+            Self::Impatience(Impatience::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+            Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
+        }
+    }
+}
+
+impl From<Malformed> for Broken {
+    fn from(malformed: Malformed) -> Self {
+        Self::Upstream(malformed.into())
+    }
+}
+
+impl Relay<'_> {
+    /// Sends, and waits for the final answer's head: it stands at the front of what came of the answer.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
+        if let Poll::Ready(Err(broken)) = self.poll_upload(cx) {
+            return Poll::Ready(Err(broken));
+        }
+        match self.poll_answer_head(cx) {
+            Poll::Ready(head) => Poll::Ready(head),
+            Poll::Pending => self.poll_client(cx).map(Err),
+        }
+    }
+
+    fn poll_answer_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
+        let Desk { incoming, lines, answer, answer_lines, .. } = &mut *self.desk;
+        loop {
+            match h1::read_response(answer.rest(), &self.request.method, answer_lines)? {
+                Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    let asked = Head { octets: incoming.head(), lines };
+                    let given = Head { octets: answer.rest(), lines: answer_lines };
+                    let asked = asked.values(Name::Upgrade).next().filter(|_| self.upgrades);
+                    return Poll::Ready(match h1::switches(asked, given.values(Name::Upgrade)) {
+                        true => Ok(head),
+                        false => Err(Malformed::Interim.into()),
+                    });
+                }
+                Some(head) if !head.status.is_informational() => return Poll::Ready(Ok(head)),
+                Some(interim) => {
+                    answer.consume(interim.length);
+                    self.before.doubtful |= !interim.keep_alive;
+                    self.before.interim += 1;
+                    if self.before.interim > MAX_INTERIM {
+                        return Poll::Ready(Err(Malformed::Interim.into()));
+                    }
+                    continue;
+                }
+                None => {}
+            }
+            match ready!(answer.poll_fill(&mut self.upstream, cx)) {
+                Ok(octets) if octets > 0 => self.before.begun = true,
+                _ => {
+                    let closed = FailureKind::Closed { answering: self.before.begun };
+                    return Poll::Ready(Err(Broken::Upstream(closed)));
+                }
+            }
+        }
+    }
+
+    /// Sends what there is to send. Ready when all is sent, or nothing more will be taken.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let Desk { incoming, outgoing, trailer_lines, .. } = &mut *self.desk;
+        loop {
+            if !self.upload.has_unwritten(outgoing) {
+                let staged = self.upload.stage(incoming, outgoing, trailer_lines);
+                if let Some(tracker) = self.tracker {
+                    let checked = staged.map_err(|_| upload::Failure::Malformed);
+                    if let Err(failure) = checked.and_then(|()| tracker.reached(self.upload.moved())) {
+                        return Poll::Ready(Err(Broken::Upload(tracker.fail(failure))));
+                    }
+                }
+            }
+            if self.upload.has_unwritten(outgoing) {
+                if ready!(self.upload.poll_write(incoming, outgoing, &mut self.upstream, cx)).is_err() {
+                    // It may have answered before it closed its ears; the answer, or its absence, decides.
+                    self.upload.give_up(outgoing);
+                    self.refused = true;
+                }
+                continue;
+            }
+            let Some(tracker) = self.tracker.filter(|_| !self.upload.has_ended()) else {
+                self.tracker.into_iter().for_each(|tracker| tracker.turn(upload::State::Done));
+                return Poll::Ready(Ok(()));
+            };
+            while !self.interim.is_empty() {
+                match ready!(Pin::new(&mut *self.stream).poll_write(cx, self.interim)) {
+                    Ok(octets) if octets > 0 => *self.interim = &self.interim[octets..],
+                    _ => return Poll::Ready(Err(Broken::Client)),
+                }
+            }
+            if !incoming.has_room() {
+                // A line or a section that no buffer holds.
+                return Poll::Ready(Err(Broken::Upload(tracker.fail(upload::Failure::Malformed))));
+            }
+            // To be asked again is not to get on.
+            if tracker.state() != upload::State::Clients {
+                tracker.turn(upload::State::Clients);
+            }
+            match ready!(incoming.poll_fill(self.stream, cx)) {
+                Ok(octets) if octets > 0 => tracker.turn(upload::State::Upstreams),
+                _ => return Poll::Ready(Err(Broken::Upload(tracker.fail(upload::Failure::ClientGone)))),
+            }
+        }
+    }
+
+    /// Sends the answer, whose head is framed already, while the rest of the request goes on beside it.
+    pub(super) fn poll_rest(
+        &mut self,
+        download: &mut Pump,
+        patience: &Patience,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        if let Some(whose) = patience.is_over() {
+            return Poll::Ready(Err(Broken::Impatience(whose)));
+        }
+        if !self.upload.has_ended() || self.upload.has_unwritten(&self.desk.outgoing) {
+            // A body that breaks off takes the exchange down only if the answer does not end first.
+            if let Poll::Ready(Err(broken)) = self.poll_upload(cx) {
+                return Poll::Ready(Err(broken));
+            }
+        }
+        loop {
+            let Desk { answer, reply, answer_lines, .. } = &mut *self.desk;
+            if !download.has_ended() {
+                download.stage(answer, reply, answer_lines)?;
+            }
+            if download.has_unwritten(reply) {
+                let written = download.poll_write(answer, reply, self.stream, cx);
+                self.client.wrote(written.is_ready());
+                match written {
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Client)),
+                    Poll::Pending => {
+                        return patience.poll_download(cx).map(|whose| Err(Broken::Impatience(whose)));
+                    }
+                }
+            }
+            if download.has_ended() {
+                return Poll::Ready(Ok(()));
+            }
+            match answer.poll_fill(&mut self.upstream, cx) {
+                Poll::Ready(Ok(octets)) if octets > 0 || download.close() => {}
+                Poll::Ready(_) => {
+                    let closed = FailureKind::Closed { answering: true };
+                    return Poll::Ready(Err(Broken::Upstream(closed)));
+                }
+                Poll::Pending => {
+                    if let Poll::Ready(broken) = self.poll_client(cx) {
+                        return Poll::Ready(Err(broken));
+                    }
+                    return patience.poll_download(cx).map(|whose| Err(Broken::Impatience(whose)));
+                }
+            }
+        }
+    }
+
+    /// Looks whether the client is still there, when nobody else has anything to say.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        if !self.upload.has_ended() || self.client.is_blocked() {
+            return Poll::Pending;
+        }
+        loop {
+            if let Some(half_close) = self.half_close {
+                return half_close.poll(self.stream, self.client, cx).map(|_| Broken::Client);
+            }
+            if !self.desk.incoming.has_room() {
+                // It has sent more requests than we read ahead.
+                return Poll::Pending;
+            }
+            match ready!(self.desk.incoming.poll_fill(self.stream, cx)) {
+                Ok(0) => {
+                    self.client.sends_no_more();
+                    *self.half_close = Some(HalfClose::new());
+                }
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(Broken::Client),
+            }
+        }
+    }
+}

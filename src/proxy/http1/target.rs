@@ -1,0 +1,180 @@
+//! What an HTTP/1 request is for. A client's connection mostly names one host, so what was made of the last one is kept,
+//! and used again for as long as the octets are the same.
+
+use std::rc::Rc;
+
+use http::{HeaderValue, Method};
+
+use super::super::{
+    error::ProxyError,
+    h1::{Name, RequestHead},
+    headers::{Forwarding, Head},
+    target::host_of,
+};
+
+/// The host a connection named last.
+#[derive(Default)]
+pub(super) struct LastHost {
+    /// Host and port as the client gave them.
+    authority: Vec<u8>,
+    /// In lower case, without port.
+    host: String,
+    /// What upstreams are told of the client: whole lines.
+    forwarded: Option<Rc<[u8]>>,
+}
+
+/// What a request is for.
+pub(super) struct Target {
+    /// The path with its query, if it is not the target itself.
+    pub(super) path: Option<String>,
+    /// Whether the host is what the request's own `Host` says.
+    pub(super) is_from_host: bool,
+}
+
+impl LastHost {
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn authority(&self) -> &[u8] {
+        &self.authority
+    }
+
+    pub(super) fn forwarded(&self) -> &[u8] {
+        self.forwarded.as_deref().unwrap_or_default()
+    }
+
+    /// Reads and checks what a request is for (RFC 9112 §3.2); the host is the last one from now on.
+    pub(super) fn read(
+        &mut self,
+        request: &RequestHead,
+        head: Head<'_>,
+        forwarding: &Forwarding,
+    ) -> Result<Target, ProxyError> {
+        if request.method == Method::CONNECT {
+            return Err(ProxyError::Connect);
+        }
+        let mut hosts = head.values(Name::Host);
+        let host = match (hosts.next(), hosts.next()) {
+            (_, Some(_)) => return Err(ProxyError::BadRequest("repeated Host")),
+            (None, None) if !request.is_http_10 => return Err(ProxyError::BadRequest("missing Host")),
+            (host, None) => host,
+        };
+        let target = &head.octets[request.target.clone()];
+        match target {
+            [b'/', ..] => {
+                self.is(host.unwrap_or_default(), forwarding)?;
+                // HTTP/1.0 knows no Host; RFC 9112 §3.2 has it sent on, empty.
+                Ok(Target { path: None, is_from_host: host.is_some() })
+            }
+            b"*" if request.method == Method::OPTIONS => {
+                self.is(host.unwrap_or_default(), forwarding)?;
+                Ok(Target { path: None, is_from_host: host.is_some() })
+            }
+            b"*" => Err(ProxyError::BadRequest("the target * is for OPTIONS")),
+            _ => {
+                let (authority, path) = absolute(target)?;
+                // RFC 9112 §3.2.2 has a proxy believe the target; but the upstream may have logged, cached or routed by
+                // the other, so we take only what agrees.
+                if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+                    return Err(ProxyError::BadRequest("the target and Host disagree"));
+                }
+                self.is(authority, forwarding)?;
+                Ok(Target { path: Some(path), is_from_host: false })
+            }
+        }
+    }
+
+    fn is(&mut self, authority: &[u8], forwarding: &Forwarding) -> Result<(), ProxyError> {
+        if self.forwarded.is_some() && self.authority == authority {
+            return Ok(());
+        }
+        let malformed = || ProxyError::BadRequest("malformed Host");
+        let host = host_of(authority).ok_or_else(malformed)?;
+        let value = HeaderValue::from_bytes(authority).map_err(|_| malformed())?;
+        self.forwarded = Some(forwarding.lines(&value));
+        self.authority.clear();
+        self.authority.extend_from_slice(authority);
+        self.host.clear();
+        self.host.push_str(host);
+        self.host.make_ascii_lowercase();
+        Ok(())
+    }
+}
+
+/// The authority and the path of a target in absolute form (RFC 9112 §3.2.2).
+fn absolute(target: &[u8]) -> Result<(&[u8], String), ProxyError> {
+    let colon = memchr::memchr(b':', target).filter(|at| target[at + 1..].starts_with(b"//"));
+    let colon = colon.ok_or(ProxyError::BadRequest("the target is not a path"))?;
+    let (scheme, rest) = (&target[..colon], &target[colon + 3..]);
+    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
+        return Err(ProxyError::BadRequest("the target has a foreign scheme"));
+    }
+    let end = rest.iter().position(|octet| matches!(octet, b'/' | b'?')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if authority.is_empty() {
+        return Err(ProxyError::BadRequest("the target names no host"));
+    }
+    // The target was checked to be visible ASCII.
+    let path = String::from_utf8_lossy(path);
+    Ok((authority, if path.starts_with('/') { path.into_owned() } else { format!("/{path}") }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::h1, *};
+
+    fn read(request: &str) -> Result<(String, Option<String>, bool), ProxyError> {
+        let mut lines = Vec::new();
+        let head = h1::read_request(request.as_bytes(), &mut 0, 4096, &mut lines).expect("well-formed").expect("whole");
+        let mut last = LastHost::default();
+        let target =
+            last.read(&head, Head { octets: request.as_bytes(), lines: &lines }, &Forwarding::new(None, false))?;
+        Ok((last.host().to_owned(), target.path, target.is_from_host))
+    }
+
+    #[test]
+    fn the_host_is_read_in_lower_case_and_without_port() {
+        for (request, host, path, is_from_host) in [
+            ("GET / HTTP/1.1\r\nHost: Shop.Test:8080\r\n\r\n", "shop.test", None, true),
+            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "[::1]", None, true),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "", None, true),
+            ("GET / HTTP/1.0\r\n\r\n", "", None, false),
+            ("GET http://shop.test/a?b HTTP/1.1\r\nHost: SHOP.test\r\n\r\n", "shop.test", Some("/a?b"), false),
+            ("GET HTTP://shop.test?b HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", Some("/?b"), false),
+            ("GET http://shop.test HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", Some("/"), false),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "a", None, true),
+        ] {
+            let expected = (host.to_owned(), path.map(str::to_owned), is_from_host);
+            assert_eq!(read(request).expect(request), expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_can_be_read_in_two_ways_is_refused() {
+        for (target, hosts) in [
+            ("/", ""),
+            ("/", "Host: a\r\nHost: a\r\n"),
+            ("/", "Host: a b\r\n"),
+            ("/", "Host: user@a\r\n"),
+            ("/", "Host: a:b\r\n"),
+            ("/", "Host: a:80:80\r\n"),
+            ("/", "Host: a:123456\r\n"),
+            ("/", "Host: a/b\r\n"),
+            ("/", "Host: [::1\r\n"),
+            ("/", "Host: []\r\n"),
+            ("/", "Host: a,b\r\n"),
+            ("http://a/", "Host: b\r\n"),
+            ("http://user@a/", "Host: user@a\r\n"),
+            ("ftp://a/", "Host: a\r\n"),
+            ("http:///a", "Host: a\r\n"),
+            ("a", "Host: a\r\n"),
+            ("*", "Host: a\r\n"),
+        ] {
+            let refused = read(&format!("GET {target} HTTP/1.1\r\n{hosts}\r\n"));
+            assert!(matches!(refused, Err(ProxyError::BadRequest(_))), "{target} {hosts:?}: {refused:?}");
+        }
+        let connect = read("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n");
+        assert!(matches!(connect, Err(ProxyError::Connect)), "{connect:?}");
+    }
+}

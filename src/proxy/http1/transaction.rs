@@ -1,0 +1,450 @@
+//! One request, from its head to the end of its answer: a straight road with one fork, where an attempt that came to nothing
+//! may be made again. Whatever fails before an answer begins is a [`ProxyError`], and becomes an answer at the end of
+//! [`Http1::transact`].
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Version};
+use tokio::io::AsyncWrite;
+
+use super::{
+    Http1,
+    desk::{Buffer, Desk},
+    pump::Pump,
+    relay::{Before, Broken, Relay},
+    target::Target,
+};
+use crate::{
+    proxy::{
+        admit::Visitor,
+        attempts::{Attempts, Cause, Failed},
+        client::{Answer, Client},
+        connect::Socket,
+        error::ProxyError,
+        exchange::Wire,
+        h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
+        half_close::HalfClose,
+        headers::{self, Added, Head, RequestId, Seen, Told},
+        patience::Patience,
+        tunnel,
+        upload::Upload,
+    },
+    switch::{Standing, Ticket, Traffic},
+    telemetry::request_log::{self, Outcome, RequestLog},
+};
+
+/// RFC 9110 §15.2.1.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What becomes of the connection.
+pub(super) enum Next {
+    /// It may bring another request.
+    Again,
+    /// It is closed so that the client can read all that was sent.
+    Close,
+    /// It is reset: the client has left, or what it has must not pass for whole.
+    Reset,
+    /// It has another protocol from now on.
+    Switched(Box<tunnel::Opening>),
+}
+
+/// What became of a request that was forwarded.
+enum Forwarded {
+    /// It was answered, whole or not.
+    Answered(Next),
+    /// The client left before there was an answer.
+    Left,
+    /// The 101 is written.
+    Switched(Socket, Ticket),
+}
+
+/// A request under way, beside what stands on the desk.
+struct Passage<'a> {
+    request: &'a RequestHead,
+    patience: Patience,
+    /// What is known of its body, if it has one.
+    tracker: Option<Rc<Upload>>,
+    upload: Pump,
+    /// What the client waits to read before it sends its body.
+    interim: &'static [u8],
+    upgrades: bool,
+    trailers: bool,
+}
+
+impl Http1 {
+    /// Serves a request whose head has come.
+    pub(super) async fn transact(&mut self, desk: &mut Desk, request: RequestHead) -> Next {
+        let client = Rc::clone(&self.client);
+        let serving = client.begin();
+        desk.incoming.keep_head(request.length);
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        let target = match client.over_limit {
+            true => Err(ProxyError::ConnectionLimitReached),
+            false => self.last.read(&request, head, &client.forwarding),
+        };
+        let host = if target.is_ok() { self.last.host() } else { "" };
+        let mut log = open(&client, &request, target.as_ref().ok(), head, host);
+        let forwarded = match target {
+            Ok(target) => self.forward(desk, &request, &target, &mut log).await,
+            Err(error) => Err(error),
+        };
+        match forwarded {
+            Ok(Forwarded::Answered(next)) => next,
+            Ok(Forwarded::Left) => Next::Reset,
+            Ok(Forwarded::Switched(upstream, ticket)) => {
+                let early = Bytes::copy_from_slice(desk.answer.rest());
+                Next::Switched(Box::new(tunnel::Opening {
+                    upstream: Wire::Socket(upstream),
+                    early,
+                    ticket,
+                    log,
+                    serving,
+                }))
+            }
+            Err(error) => self.refuse(desk, Some(&request), error, &mut log).await,
+        }
+    }
+
+    /// Answers what is no request.
+    pub(super) async fn turn_away(&mut self, desk: &mut Desk, violation: Violation) -> Next {
+        let client = Rc::clone(&self.client);
+        let _serving = client.begin();
+        let mut log = client.worker.recorder.open(request_log::Head {
+            method: &Method::GET,
+            host: "",
+            path: "/",
+            version: Version::HTTP_11,
+            client: client.peer.map(|peer| peer.ip()),
+        });
+        let error = match violation {
+            Violation::Malformed(why) => ProxyError::BadRequest(why),
+            Violation::HeadTooLarge => ProxyError::HeadTooLarge,
+            Violation::TargetTooLong => ProxyError::TargetTooLong,
+            Violation::TooSlow => ProxyError::RequestTimeout,
+        };
+        self.refuse(desk, None, error, &mut log).await
+    }
+
+    /// Admits the request, sends it, and sees its answer through. What may be tried again is, each time admitted anew, so
+    /// that a retry reads the current snapshot.
+    async fn forward(
+        &mut self,
+        desk: &mut Desk,
+        request: &RequestHead,
+        target: &Target,
+        log: &mut RequestLog,
+    ) -> Result<Forwarded, ProxyError> {
+        let client = Rc::clone(&self.client);
+        let mut ticket = admit(&client, desk, request, target, self.last.host(), (None, &[]), log).await?;
+        let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
+        let mut attempts = Attempts::new(&request.method);
+        loop {
+            let traffic = &ticket.policy().traffic;
+            passage.patience.follow(ticket.tenure());
+            let connection = client.worker.upstream.http1(ticket.endpoint(), attempts.reuse(), traffic.connect).await;
+            let failed = match connection {
+                Ok((connection, reused)) => {
+                    let within = attempts.within(traffic, passage.tracker.is_none());
+                    let mut relay = Relay {
+                        client: &client,
+                        stream: &mut self.stream,
+                        half_close: &mut self.half_close,
+                        upstream: connection.into_io(),
+                        desk,
+                        request,
+                        upload: &mut passage.upload,
+                        tracker: passage.tracker.as_deref(),
+                        interim: &mut passage.interim,
+                        upgrades: passage.upgrades,
+                        trailers: passage.trailers,
+                        refused: false,
+                        before: Before::default(),
+                    };
+                    let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
+                        Ok(Ok(head)) => return Ok(answer(relay, &passage.patience, head, ticket, log).await),
+                        Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
+                        Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
+                        Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
+                        Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
+                    };
+                    drop(relay);
+                    Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
+                }
+                Err(error) => Failed {
+                    cause: Cause::Connect(error),
+                    sent: false,
+                    reused: false,
+                    newest: 0,
+                    request: passage.again(),
+                },
+            };
+            let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
+            again.ok_or(failure)?;
+            desk.answer.clear();
+            let before = (Some(ticket.standing()), attempts.tried());
+            ticket = admit(&client, desk, request, target, self.last.host(), before, log).await?;
+        }
+    }
+
+    /// Makes the client's head the upstream's.
+    fn prepare<'a>(
+        &self,
+        client: &Client,
+        desk: &mut Desk,
+        request: &'a RequestHead,
+        target: &Target,
+        ticket: &Ticket,
+        log: &mut RequestLog,
+    ) -> Result<Passage<'a>, ProxyError> {
+        let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
+        let has_body = !matches!(request.framing, Framing::Empty | Framing::Length(0));
+        if let (Framing::Length(length), Some(limit)) = (request.framing, body_size)
+            && length > limit
+        {
+            return Err(ProxyError::BodyTooLarge);
+        }
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        let seen = Seen::of_lines(head.octets, head.lines);
+        let request_id = headers::wants_request_id(&seen);
+        identify(log, head, request_id.as_ref());
+        let outgoing = &mut desk.outgoing;
+        outgoing.clear();
+        outgoing.extend_from_slice(request.method.as_str().as_bytes());
+        outgoing.push(b' ');
+        outgoing.extend_from_slice(path(request, Some(target), head).as_bytes());
+        outgoing.extend_from_slice(b" HTTP/1.1\r\n");
+        let added = Added {
+            host: (!target.is_from_host).then(|| self.last.authority()),
+            forwarded: self.last.forwarded(),
+            request_id: request_id.as_ref(),
+            chunked: request.framing == Framing::Chunked,
+            may_upgrade: !request.is_http_10 && !has_body,
+            keeps_authorization: ticket.keeps_authorization(),
+        };
+        let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
+        let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
+        let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
+        Ok(Passage {
+            request,
+            patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
+            tracker,
+            upload: Pump::new(Some(request.framing), added.chunked, true),
+            interim: if waits { CONTINUE } else { b"" },
+            upgrades,
+            trailers: seen.trailers,
+        })
+    }
+
+    /// The only place where a failure becomes an answer.
+    async fn refuse(
+        &mut self,
+        desk: &mut Desk,
+        request: Option<&RequestHead>,
+        error: ProxyError,
+        log: &mut RequestLog,
+    ) -> Next {
+        // Where the next request begins is known only if this one's body is here.
+        let goes_on = request.is_some_and(|request| {
+            request.keep_alive && !self.client.is_closing() && pass_by_body(&mut desk.incoming, request.framing)
+        });
+        let closes = error.closes() || !goes_on;
+        log.ended(error.outcome(), error.label());
+        let (parts, text) = error.into_parts();
+        log.answered(parts.status);
+        let reply = &mut desk.reply;
+        reply.clear();
+        write_status_line(reply, parts.status, b"");
+        for (name, value) in &parts.headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                reply.extend_from_slice(part);
+            }
+        }
+        reply.extend_from_slice(match (closes, request.is_some_and(|request| request.is_http_10)) {
+            (true, _) => b"connection: close\r\n\r\n",
+            (false, true) => b"connection: keep-alive\r\n\r\n",
+            (false, false) => b"\r\n",
+        });
+        if request.is_none_or(|request| request.method != Method::HEAD) {
+            reply.extend_from_slice(&text);
+            log.sent(text.len() as u64);
+        }
+        let ahead = self.half_close.as_mut().map_or(0, HalfClose::catch_up);
+        match self.write_all(&desk.reply[ahead..]).await {
+            Ok(()) if closes => Next::Close,
+            Ok(()) => Next::Again,
+            Err(_) => Next::Reset,
+        }
+    }
+
+    async fn write_all(&mut self, mut octets: &[u8]) -> io::Result<()> {
+        poll_fn(|cx| {
+            while !octets.is_empty() {
+                let written = Pin::new(&mut self.stream).poll_write(cx, octets);
+                self.client.wrote(written.is_ready());
+                match ready!(written)? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    written => octets = &octets[written..],
+                }
+            }
+            Pin::new(&mut self.stream).poll_flush(cx)
+        })
+        .await
+    }
+}
+
+impl Passage<'_> {
+    /// Makes it ready to be sent once more, if it can be: its body has not begun.
+    fn again(&mut self) -> Option<()> {
+        let again = !self.upload.has_begun();
+        if again {
+            self.upload = Pump::new(Some(self.request.framing), self.request.framing == Framing::Chunked, true);
+        }
+        again.then_some(())
+    }
+}
+
+/// Makes the upstream's head the client's, and sees the rest through.
+async fn answer(
+    mut relay: Relay<'_>,
+    patience: &Patience,
+    head: ResponseHead,
+    ticket: Ticket,
+    log: &mut RequestLog,
+) -> Forwarded {
+    let (client, request) = (relay.client, relay.request);
+    log.answered(head.status);
+    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    // What says neither its length nor where it ends, and what comes in chunks to whom knows none.
+    let unframed = matches!(head.framing, None | Some(Framing::Chunked));
+    let (chunked, until_close) = (unframed && !request.is_http_10, unframed && request.is_http_10);
+    let closes = !request.keep_alive || until_close || client.is_closing();
+    let mut download = Pump::new(head.framing, chunked, relay.trailers);
+    let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
+    let octets = &answer.rest()[..head.length];
+    reply.clear();
+    write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    let told = Told {
+        chunked,
+        connection: match (closes, request.is_http_10) {
+            _ if switched => None,
+            (true, _) => Some("close"),
+            (false, true) => Some("keep-alive"),
+            (false, false) => None,
+        },
+        switched,
+        lengthless: matches!(head.status.as_u16(), 100..200 | 204),
+    };
+    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, &ticket, &told);
+    answer.consume(head.length);
+    client.answers(match (chunked, until_close) {
+        (true, _) => Answer::InChunks,
+        (_, true) => Answer::UntilClose,
+        _ => Answer::Otherwise,
+    });
+    download.skip(relay.half_close.as_mut().map_or(0, HalfClose::catch_up));
+    *relay.interim = b"";
+
+    let rest = poll_fn(|cx| relay.poll_rest(&mut download, patience, cx)).await;
+    log.sent(download.moved());
+    if !switched {
+        log.received(relay.upload.moved());
+    }
+    client.answers(Answer::Otherwise);
+    let broken = match rest {
+        Ok(()) if switched => return Forwarded::Switched(relay.upstream, ticket),
+        Ok(()) => {
+            let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
+            let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
+            log.ended(Outcome::Answered, "");
+            relay.desk.answer.clear();
+            if clean {
+                client.worker.upstream.keep(ticket.endpoint().id(), h1::Connection::new(relay.upstream));
+            }
+            let closes = closes || !whole_upload || (until_close && relay.half_close.is_none());
+            return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
+        }
+        Err(broken) => broken,
+    };
+    let (outcome, reason) = broken.outcome();
+    log.ended(outcome, reason);
+    // An answer cut off without a sign of its own is reset, not seen out.
+    let resets = until_close || matches!(broken, Broken::Client);
+    Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
+}
+
+async fn admit(
+    client: &Client,
+    desk: &Desk,
+    request: &RequestHead,
+    target: &Target,
+    host: &str,
+    (standing, tried): (Option<Standing>, &[u64]),
+    log: &mut RequestLog,
+) -> Result<Ticket, ProxyError> {
+    let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+    let visitor = Visitor {
+        client,
+        host,
+        path: path(request, Some(target), head),
+        fields: &head,
+        arrived: log.began(),
+        standing,
+    };
+    visitor.admit(tried, log).await
+}
+
+fn open(client: &Client, request: &RequestHead, target: Option<&Target>, head: Head<'_>, host: &str) -> RequestLog {
+    let mut log = client.worker.recorder.open(request_log::Head {
+        method: &request.method,
+        host,
+        path: path(request, target, head),
+        version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
+        client: client.peer.map(|peer| peer.ip()),
+    });
+    if log.is_written() {
+        log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
+    }
+    log
+}
+
+fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
+    if log.is_written() {
+        let text = |name| head.values(name).next().and_then(|value| std::str::from_utf8(value).ok());
+        let id = made.map_or_else(|| text(Name::RequestId).unwrap_or_default(), RequestId::as_str);
+        log.identified(id, text(Name::TraceParent).and_then(|trace| trace.split('-').nth(1)));
+    }
+}
+
+/// The path with its query.
+fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
+    let own = || std::str::from_utf8(&head.octets[request.target.clone()]).unwrap_or("/");
+    target.and_then(|target| target.path.as_deref()).unwrap_or_else(own)
+}
+
+fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
+    let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
+    for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
+        into.extend_from_slice(part);
+    }
+}
+
+/// Passes by a body of a request that nobody wants, as far as it has come. Whether that is to its end.
+fn pass_by_body(incoming: &mut Buffer, framing: Framing) -> bool {
+    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), Vec::new());
+    loop {
+        match decoder.token(incoming.rest(), &mut lines) {
+            Ok(Some(Token::Framing(octets) | Token::Content(octets) | Token::Trailers(octets))) => {
+                incoming.consume(octets);
+            }
+            Ok(Some(Token::End)) => return true,
+            Ok(None) | Err(_) => return false,
+        }
+    }
+}
