@@ -363,6 +363,38 @@ mod tests {
     }
 
     #[test]
+    fn a_tester_is_told_what_he_lacks() {
+        let shop = || "shop".parse::<AppName>().expect("a name");
+        let unknown = |basic, bearer| ProxyError::of_stranger(shop(), Stranger::Unknown { basic, bearer });
+        for (error, status, label, proxy_status, challenges) in [
+            (ProxyError::of_stranger(shop(), Stranger::FromAfar), 403, "preview_forbidden", "http_request_denied", 0),
+            (unknown(true, false), 401, "preview_unauthorised", "http_request_denied", 1),
+            (unknown(true, true), 401, "preview_unauthorised", "http_request_denied", 2),
+            (ProxyError::BadLink("this link is none"), 403, "bad_link", "http_request_denied", 0),
+            (
+                ProxyError::NoCandidate { app: shop() },
+                503,
+                "no_candidate",
+                "destination_unavailable; details=\"no candidate\"",
+                0,
+            ),
+            (
+                ProxyError::CandidateNotReady { revision: "green".parse().expect("a name") },
+                503,
+                "candidate_not_ready",
+                "destination_unavailable; details=\"candidate not ready\"",
+                0,
+            ),
+        ] {
+            assert_eq!((error.status().as_u16(), error.label(), error.outcome()), (status, label, Outcome::Refused));
+            let (parts, _) = error.into_parts();
+            assert_eq!(parts.headers["proxy-status"], format!("tealgate; error={proxy_status}"));
+            assert_eq!(parts.headers.get_all("www-authenticate").iter().count(), challenges);
+            assert_eq!(parts.headers.contains_key("retry-after"), status == 503);
+        }
+    }
+
+    #[test]
     fn a_failed_connect_is_told_by_its_cause() {
         use std::io::{Error, ErrorKind};
         for (kind, status, label) in [

@@ -9,6 +9,8 @@
 //! - **One view.** A request is admitted on one [`Snapshot`], built whole and replaced whole (`snapshot`).
 //! - **Nobody enters a drained pool.** Once a retired tenure has been seen empty, no request enters it (`admission`,
 //!   where the proof is; loom walks it in `admission_model`).
+//! - **Testers see the candidate, live traffic never has to.** What asks for the preview gets that or a reason; live
+//!   traffic goes there only where that costs nobody an answer (`reader`, with `preview` and `split`).
 //! - **One writer.** Only the switchboard publishes, and it handles one message at a time (`switchboard`).
 //! - **Generations only grow**, also across restarts (`rollout`, `journal`).
 //! - **Acknowledged is durable.** A receipt is answered only after its record is synced (`switchboard`, `journal`).
