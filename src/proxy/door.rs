@@ -2,7 +2,7 @@
 //! cookie. `?token=…` is the link a tester was given: it sets the cookie; `?off` takes it away. Either leads on to the app,
 //! to `return` if that is a path, and never to another origin.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use form_urlencoded::parse;
@@ -58,12 +58,7 @@ pub(super) fn answer(door: &Door, visitor: &impl RequestKey) -> ProxyError {
 const NO_LINK: &str = "this is no link to a preview";
 
 /// How long the pass is good for. Whoever may not see the preview at all is told here, and not on every page from then on.
-fn open(
-    door: &Door,
-    cookie: &PreviewCookie,
-    token: &Cow<'_, str>,
-    visitor: &impl RequestKey,
-) -> Result<Duration, ProxyError> {
+fn open(door: &Door, cookie: &PreviewCookie, token: &str, visitor: &impl RequestKey) -> Result<Duration, ProxyError> {
     let now = Timestamp::now();
     let pass = cookie.check(token.as_bytes(), &door.app, now).map_err(|why| match why {
         NoPass::Expired => ProxyError::BadLink("this link to a preview has expired"),
