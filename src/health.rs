@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    connector::{Connector, Socket},
+    connector::{ConnectError, Connector, Socket},
     switch::{Address, AppName, Board, Destination, Feed, HealthCheck, Revision, Viewer},
 };
 
@@ -178,7 +178,7 @@ impl Verdict {
 /// Why a probe failed, as an operator wants to read it.
 #[derive(Debug)]
 enum Failure {
-    Connect(io::Error),
+    Connect(ConnectError),
     TimedOut(Duration),
     Status(StatusCode),
     Http(hyper::Error),
@@ -188,7 +188,7 @@ enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Self::Connect(ConnectError::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 f.write_str("connection refused")
             }
             Self::Connect(error) => write!(f, "connect: {error}"),
@@ -205,7 +205,7 @@ impl fmt::Display for Failure {
 
 async fn probe(connector: &Connector, destination: &Destination, check: &HealthCheck) -> Result<(), Failure> {
     let asked = async {
-        let stream = connector.connect(destination).await.map_err(Failure::Connect)?;
+        let stream = connector.connect(destination, None).await.map_err(Failure::Connect)?;
         match &check.path {
             Some(path) => get(stream, host(destination), path).await,
             None => Ok(()),

@@ -20,10 +20,10 @@ use tokio::{
 use crate::{
     admin::{self, AdminServer, Api, HealthServer, Readiness, ReloadError, Tokens},
     config::{Config, ConfigErrors},
-    connector::Connector,
+    connector::{Connector, TrustError},
     health,
     proxy::{DataPlane, ListenError},
-    source::FileWatch,
+    source::{self, FileWatch},
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
@@ -78,6 +78,9 @@ pub enum NotReloaded {
     /// A listener cannot be had.
     #[error("{0}")]
     Listen(#[from] ListenError),
+    /// Endpoints cannot be reached over TLS as it asks.
+    #[error("{0}")]
+    Trust(#[from] TrustError),
     /// The token file is wrong.
     #[error("{0}")]
     Tokens(#[from] admin::TokensError),
@@ -89,6 +92,7 @@ pub enum NotReloaded {
 /// What a reload works with.
 struct Running {
     data_plane: DataPlane,
+    connector: Connector,
     feed: Feed,
     metrics: Arc<Metrics>,
     tokens: Option<Arc<Tokens>>,
@@ -111,6 +115,8 @@ impl Server {
             .context("the access log cannot be started")?;
 
         let connector = Connector::default();
+        connector.adopt(connector.prepare(&config.desired).await?);
+        tasks.spawn(connector.clone().follow_files());
         let recorder = {
             let (metrics, access) = (Arc::clone(&metrics), access.clone());
             move |worker| metrics.recorder(worker, access.clone())
@@ -119,12 +125,20 @@ impl Server {
             .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
-        tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector));
+        let looking_up = source::look_up(
+            switch.viewer.clone(),
+            switch.feed.clone(),
+            source::system_resolver(),
+            config.state_dir.clone(),
+        );
+        tasks.spawn(looking_up);
+        tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector.clone()));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());
         let running = Arc::new(Running {
             data_plane,
+            connector: connector.clone(),
             feed: switch.feed,
             metrics: Arc::clone(&metrics),
             tokens: tokens.clone(),
@@ -277,7 +291,9 @@ impl Running {
         if let Some(tokens) = &self.tokens {
             tokens.reload()?;
         }
+        let prepared = self.connector.prepare(&config.desired).await?;
         self.data_plane.apply(config.listeners.clone()).await?;
+        self.connector.adopt(prepared);
         let applied = self.feed.desired(config.desired.clone()).await.ok_or(NotReloaded::Stopping)?;
         if let Some(log) = self.log.get() {
             log.set_level(config.log.level);

@@ -58,11 +58,13 @@ impl Pass<'_> {
     }
 
     fn preview_header(&mut self, header: &file::PreviewHeader) -> Option<PreviewHeader> {
-        let value = match header.value.get() {
-            Some(value) => Some(self.secret(value, 1)?),
+        let name = self.read(&header.name);
+        let value = header.value.get().map(|value| self.secret(value, 1));
+        let value = match value {
+            Some(value) => Some(value?),
             None => None,
         };
-        Some(PreviewHeader { name: self.read(&header.name)?.0, value })
+        Some(PreviewHeader { name: name?.0, value })
     }
 
     fn preview_cookie(&mut self, cookie: &file::PreviewCookie) -> Option<PreviewCookie> {

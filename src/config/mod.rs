@@ -88,7 +88,10 @@ impl Config {
         let certificates =
             self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
         let pem = certificates.flat_map(|files| [files.cert.clone(), files.key.clone()]);
-        pem.chain(self.admin.tokens.clone()).chain(self.secret_files.iter().cloned()).collect()
+        let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
+        let towards_endpoints = transports.flat_map(|tls| tls.files().cloned());
+        let others = self.admin.tokens.iter().chain(&self.secret_files).cloned();
+        pem.chain(towards_endpoints).chain(others).collect()
     }
 }
 

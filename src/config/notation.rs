@@ -11,8 +11,11 @@ use super::{
     error::{Wrong, quoted},
 };
 use crate::{
-    proxy::{ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, Balance, Fallback, MinReady, NotAName, Protocol, Revision, Streams},
+    proxy::ListenerRole,
+    switch::{
+        AppName, AutoPromotion, Balance, Fallback, Family, MinReady, NotAName, Protocol, ProxyVersion, Revision, Roots,
+        Streams, TlsVersion,
+    },
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -55,6 +58,8 @@ words!(AccessFormat, "an access log format", {
 words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => Self::Preview });
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
 words!(Fallback, "something testers can get instead", { "none" => Self::None, "active" => Self::Active });
+words!(ProxyVersion, "a version of the PROXY protocol", { "v1" => Self::V1, "v2" => Self::V2 });
+words!(Family, "a family of addresses", { "any" => Self::Any, "ipv4" => Self::Ipv4, "ipv6" => Self::Ipv6 });
 words!(Streams, "something streams can do", { "keep" => Self::Keep, "drain" => Self::Drain, "cut" => Self::Cut });
 words!(Protocol, "a protocol to speak to endpoints", { "http1" => Self::Http1, "h2" => Self::H2, "auto" => Self::Auto });
 words!(Balance, "a balancing policy", {
@@ -262,6 +267,31 @@ impl Notation for CheckPath {
 impl Notation for PathBuf {
     fn read(text: &str) -> Result<Self, Wrong> {
         if text.is_empty() { Err(Wrong::new("the path is missing")) } else { Ok(text.into()) }
+    }
+}
+
+impl Notation for Roots {
+    fn read(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "system" => Ok(Self::System),
+            file => PathBuf::read(file).map(Self::File),
+        }
+    }
+}
+
+/// A name as it stands in a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerName(pub(super) String);
+
+impl Notation for ServerName {
+    fn read(text: &str) -> Result<Self, Wrong> {
+        match rustls_pki_types::ServerName::try_from(text) {
+            Ok(_) => Ok(Self(text.to_ascii_lowercase())),
+            Err(_) => {
+                let wrong = Wrong::new(format!("{} is not a server's name", quoted(text)));
+                Err(wrong.hint("write the host's name alone, such as app.internal"))
+            }
+        }
     }
 }
 

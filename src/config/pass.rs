@@ -88,13 +88,18 @@ impl Pass<'_> {
     /// The path of a file that must be there.
     pub(super) fn file(&mut self, written: &Placed<Text<PathBuf>>, kind: FileKind) -> Option<PathBuf> {
         let path = self.read(written)?;
-        let path = self.path(&path);
+        Some(self.checked(&path, written.place, kind))
+    }
+
+    /// The same, of a path that was read already.
+    pub(super) fn checked(&mut self, path: &Path, place: Location, kind: FileKind) -> PathBuf {
+        let path = self.path(path);
         if self.open_files
             && let Err(wrong) = kind.check(&path)
         {
-            self.wrong(written.place, wrong);
+            self.wrong(place, wrong);
         }
-        Some(path)
+        path
     }
 }
 

@@ -68,7 +68,16 @@ fn what_full_yaml_shows_in_comments_can_be_uncommented() {
     };
     let config = parsed(FULL.lines().map(uncommented).collect::<String>()).unwrap_or_else(|errors| panic!("{errors}"));
     let shown = format!("{config:?}");
-    for part in ["tls.crt", "tokens.yaml", "shop.example.com", "10.0.0.0/8", "/healthz", "/var/lib/tealgate/this"] {
+    for part in [
+        "tls.crt",
+        "tokens.yaml",
+        "shop.example.com",
+        "10.0.0.0/8",
+        "/healthz",
+        "/var/lib/tealgate/this",
+        "roots.pem",
+        "V2",
+    ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
 }
@@ -106,7 +115,10 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "name",
             "path",
             "preview",
+            "proxy_protocol",
+            "roots",
             "secret",
+            "server_name",
             "sha256",
             "socket",
             "tokens",
@@ -174,13 +186,18 @@ fn every_key_reaches_its_place() {
     paths: [/shop]
     preview: { hosts: [preview.shop.test], allow: [10.0.0.0/8, "::1"] }
     balance: { policy: round_robin }
+    upstream:
+      tls: { roots: roots.pem, cert: c.crt, key: /keys/c.key, server_name: App.internal, min_version: 1.3 }
+      protocol: h2
+      proxy_protocol: v1
+      resolve: 1m
+      family: ipv6
     health: { path: /healthz?deep, interval: 5s, timeout: 250ms, rise: 4, fall: 5 }
     promotion: { auto: after 10m, min_ready: 60% }
     rollback: { keep_previous: 0s }
     timeouts: { connect: 3s, response: 1m, upgrade_idle: 2h, request: 5m }
     limits: { body_size: 10MiB, in_flight: 0, queue: 0 }
     retries: { attempts: 1, per_try: 3s }
-    upstream: { protocol: h2 }
     drain: { timeout: 0s, streams: cut }
     expose_revision: true"#,
     );
@@ -206,7 +223,10 @@ fn every_key_reaches_its_place() {
         "drain: Drain { timeout: 0ns",
         r#"path: Some("/healthz?deep"), interval: 5s, timeout: 250ms, rise: 4, fall: 5"#,
         "connect: 3s, response: 60s, upgrade_idle: 7200s, request: Some(300s), body_size: Some(10485760)",
-        "attempts: 1, per_try: 3s, expose_revision: true, protocol: H2",
+        "attempts: 1, per_try: 3s, expose_revision: true",
+        r#"roots: File("/etc/tealgate/roots.pem"), identity: Some(ClientIdentity { cert: "/etc/tealgate/c.crt""#,
+        r#"key: "/keys/c.key" }), server_name: Some("app.internal"), min_version: Tls13 }), proxy_protocol: Some(V1)"#,
+        "lookup: Lookup { interval: 60s, family: Ipv6 }",
     ] {
         assert!(shown.contains(part), "{part}\nin {shown}");
     }
@@ -227,7 +247,7 @@ admin: { socket: admin.sock, bind: "[::1]:7180", tokens: tokens.yaml }
 health: { bind: "127.0.0.1:0" }
 state: { dir: state }
 apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
-  v1: { endpoints: ["[::1]:1"] }, v2: { endpoints: [{ address: "127.0.0.1:2", weight: 256 }] } } } } } }"#,
+  v1: { endpoints: ["[::1]:1", App.internal:2, unix:run/app.sock] }, v2: { endpoints: [{ address: "127.0.0.1:2", weight: 256 }] } } } } } }"#,
     )
     .unwrap();
     let listener = &config.listeners[0];
@@ -241,7 +261,8 @@ apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
         "head_size: 4096, connections: 5, connections_per_client: 6",
         r#"socket: Some("/etc/tealgate/admin.sock"), bind: Some([::1]:7180), tokens: Some("/etc/tealgate/tokens.yaml")"#,
         r#"health: 127.0.0.1:0, state_dir: Some("/etc/tealgate/state")"#,
-        "{v1: [EndpointSpec { address: [::1]:1, weight: 1 }], v2: [EndpointSpec { address: 127.0.0.1:2, weight: 256 }]}",
+        "{v1: [EndpointSpec { address: [::1]:1, weight: 1 }, EndpointSpec { address: app.internal:2, weight: 1 }, \
+         EndpointSpec { address: unix:/etc/tealgate/run/app.sock, weight: 1 }], v2: [EndpointSpec { address: 127.0.0.1:2, weight: 256 }]}",
         "active: v1, preview: Some(v2)",
     ] {
         assert!(shown.contains(part), "{part}\nin {shown}");

@@ -27,7 +27,10 @@ use crate::{
     proxy::{
         Bind, CertificateFiles, ListenerLimits, ListenerOptions, ListenerRole, ListenerTimeouts, TlsOptions, TlsVersion,
     },
-    switch::{Address, AppName, Desired, EndpointSpec, Matching, Policy, Revision, Wanted},
+    switch::{
+        Address, AppName, ClientIdentity, Desired, EndpointSpec, Matching, Policy, Protocol, Revision, Roots,
+        Transport, UpstreamTls, Wanted,
+    },
     telemetry,
 };
 
@@ -211,6 +214,10 @@ impl Pass<'_> {
         self.set(&mut policy.drain.streams, &app.drain.streams);
         self.set(&mut policy.balance, &app.balance.policy);
 
+        policy.transport = Arc::new(self.transport(&app.upstream));
+        self.set(&mut policy.lookup.interval, &app.upstream.resolve);
+        self.set(&mut policy.lookup.family, &app.upstream.family);
+
         policy.health.path = app.health.path.get().and_then(|path| self.read(path)).map(Into::into);
         self.set(&mut policy.health.interval, &app.health.interval);
         self.set(&mut policy.health.timeout, &app.health.timeout);
@@ -226,8 +233,38 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.per_try, &app.retries.per_try);
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
         policy.split = self.split(&app.weight, &app.ab);
-        self.set(&mut policy.traffic.protocol, &app.upstream.protocol);
         policy
+    }
+
+    fn transport(&mut self, upstream: &file::Upstream) -> Transport {
+        let proxy_protocol = upstream.proxy_protocol.get().and_then(|version| self.read(version));
+        let mut protocol = Protocol::default();
+        self.set(&mut protocol, &upstream.protocol);
+        Transport { protocol, tls: upstream.tls.value().map(|tls| self.upstream_tls(tls)), proxy_protocol }
+    }
+
+    fn upstream_tls(&mut self, written: &file::UpstreamTls) -> UpstreamTls {
+        let mut tls = UpstreamTls::default();
+        if let Some(placed) = written.roots.get() {
+            match self.read(placed) {
+                Some(Roots::File(path)) => {
+                    tls.roots = Roots::File(self.checked(&path, placed.place, FileKind::Certificate));
+                }
+                Some(Roots::System) | None => {}
+            }
+        }
+        let identity = (written.cert.get(), written.key.get());
+        if let (Some(alone), None) | (None, Some(alone)) = identity {
+            let wrong = Wrong::new("a certificate is of no use without its key, nor a key without its certificate");
+            self.wrong(alone.place, wrong.hint("name both `cert` and `key`, or neither"));
+        }
+        let cert = identity.0.and_then(|cert| self.file(cert, FileKind::Certificate));
+        let key = identity.1.and_then(|key| self.file(key, FileKind::Key));
+        tls.identity = cert.zip(key).map(|(cert, key)| ClientIdentity { cert, key });
+        // One that cannot be read is there all the same: its endpoints do not lack it.
+        tls.server_name = written.server_name.get().map(|name| self.read(name).map(|name| name.0).unwrap_or_default());
+        self.set(&mut tls.min_version, &written.min_version);
+        tls
     }
 
     fn wanted(&mut self, source: &Placed<file::Source>, matching: Matching, policy: Arc<Policy>) -> Option<Wanted> {
@@ -240,7 +277,7 @@ impl Pass<'_> {
         };
         let mut revisions = BTreeMap::new();
         for (key, revision) in fixed.revisions.iter() {
-            let endpoints = self.endpoints(&revision.endpoints);
+            let endpoints = self.endpoints(&revision.endpoints, &policy.transport);
             revisions.extend(self.name(key).map(|name: Revision| (name, endpoints)));
         }
         let active = self.read(&fixed.active);
@@ -271,11 +308,13 @@ impl Pass<'_> {
         }
     }
 
-    fn endpoints(&mut self, endpoints: &Placed<Vec<file::Endpoint>>) -> Vec<EndpointSpec> {
+    fn endpoints(&mut self, endpoints: &Placed<Vec<file::Endpoint>>, transport: &Transport) -> Vec<EndpointSpec> {
         let mut specs = Vec::new();
         let mut seen = HashMap::new();
         for endpoint in &endpoints.value {
             let place = endpoint.address.place;
+            let mut weight = EndpointSpec::default_weight();
+            self.set(&mut weight, &endpoint.weight);
             let address = match self.read(&endpoint.address) {
                 None => continue,
                 Some(EndpointAddress::Elsewhere(address)) => address,
@@ -295,9 +334,14 @@ impl Pass<'_> {
                     wrong.hint(format!("the first is in line {}; to send it more, use weights", first.line())),
                 );
             }
-            let mut spec = EndpointSpec::from(address);
-            self.set(&mut spec.weight, &endpoint.weight);
-            specs.push(spec);
+            if transport.lacks_name_of(&address) {
+                let wrong = Wrong::new(format!("{address} has no name that its certificate could be checked against"));
+                self.wrong(
+                    place,
+                    wrong.hint("set `upstream.tls.server_name`, or give the endpoint by its host's name"),
+                );
+            }
+            specs.push(EndpointSpec { address, weight });
         }
         specs
     }

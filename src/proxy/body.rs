@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
 use super::{
-    client::Serving,
+    client::{Client, Serving},
     exchange::Exchange,
     h1::FailureKind,
     headers,
@@ -81,7 +81,15 @@ impl TrackedBody {
 }
 
 impl Download {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Ends it: the upstream's connection is kept, if it may serve another request.
+    pub(super) fn finish(self, client: &Client, log: &mut RequestLog) {
+        log.received(self.patience.upload().map_or(0, Upload::octets));
+        if let Some(connection) = self.exchange.into_connection() {
+            client.worker.upstream.keep(self.ticket.endpoint().id(), connection);
+        }
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(impatience) = self.patience.is_over() {
             return Poll::Ready(Some(Err(BodyError::Impatience(impatience))));
         }
@@ -100,7 +108,7 @@ impl Download {
 }
 
 impl BodyError {
-    fn outcome(&self) -> (Outcome, &'static str) {
+    pub(super) fn outcome(&self) -> (Outcome, &'static str) {
         match self {
             Self::Upstream(FailureKind::Malformed(_)) => (Outcome::UpstreamFailedAfter, "protocol"),
             Self::Upstream(_) => (Outcome::UpstreamFailedAfter, "reset"),
@@ -157,18 +165,14 @@ impl Drop for TrackedBody {
     fn drop(&mut self) {
         let source = std::mem::replace(&mut self.source, Source::Nothing);
         let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
-        let Download { exchange, ticket, patience } = download;
-        if let Some(whose) = patience.is_over().filter(|_| !exchange.has_ended()) {
+        if let Some(whose) = download.patience.is_over().filter(|_| !download.exchange.has_ended()) {
             // It was ended while it waited for its client, and could not say so itself.
             let (outcome, reason) = BodyError::Impatience(whose).outcome();
             log.ended(outcome, reason);
         }
-        log.received(patience.upload().map_or(0, Upload::octets));
-        if exchange.has_ended() {
+        if download.exchange.has_ended() {
             log.ended(Outcome::Answered, "");
-            if let Some(connection) = exchange.into_connection() {
-                serving.client().worker.upstream.keep(ticket.endpoint().id(), connection);
-            }
         }
+        download.finish(serving.client(), log);
     }
 }

@@ -13,8 +13,9 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
-    ListenerOptions, ListenerRole,
+    Bind, ListenerOptions, ListenerRole,
     clock::{Clock, TimerKey},
+    connect::Origin,
     headers::Forwarding,
     worker::Worker,
 };
@@ -92,6 +93,14 @@ impl Client {
 
     pub(super) fn clock(&self) -> &Rc<Clock> {
         &self.worker.clock
+    }
+
+    /// Whose its requests are, for endpoints that are told; `None` on a Unix socket. The listener is named as it is bound.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        match (self.peer, &self.options.bind) {
+            (Some(client), Bind::Tcp(listener)) => Some(Origin { client, listener: *listener }),
+            (Some(_) | None, _) => None,
+        }
     }
 
     /// Whether only previews are shown here.

@@ -5,15 +5,23 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::error::ProxyError;
-pub(super) use crate::connector::{Connector, Socket};
-use crate::switch::Endpoint;
+pub(super) use crate::connector::{Connector, Origin, Socket};
+use crate::{connector::ConnectError, switch::Endpoint};
 
-/// Opens a connection to an endpoint, the way its app's owner wants it reached. What TLS takes is part of `within`.
+/// Opens a connection to an endpoint, the way its app's owner wants it reached, for `origin`: whose it is, where the
+/// endpoint is told. The TLS handshake is part of `within`.
 pub(super) async fn connect(
     connector: &Connector,
     endpoint: &Endpoint,
+    origin: Option<Origin>,
     within: Duration,
 ) -> Result<Socket, ProxyError> {
-    let opened = timeout(within, connector.connect(endpoint.destination())).await;
-    Ok(opened.map_err(|_| ProxyError::ConnectionTimeout)??)
+    let opened = timeout(within, connector.connect(endpoint.destination(), origin)).await;
+    opened.map_err(|_| ProxyError::ConnectionTimeout)?.map_err(|error| match error {
+        ConnectError::Io(error) => error.into(),
+        ConnectError::Certificate(error) => ProxyError::TlsCertificateError(error),
+        ConnectError::Alert(alert) => ProxyError::TlsAlertReceived(alert),
+        ConnectError::Handshake(error) => ProxyError::TlsProtocolError(error),
+        unprepared @ ConnectError::Unprepared(_) => ProxyError::TlsProtocolError(std::io::Error::other(unprepared)),
+    })
 }

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use rustls::AlertDescription;
 use thiserror::Error;
 
 use super::{
@@ -102,6 +103,15 @@ pub(super) enum ProxyError {
     /// The connection was not open in time.
     #[error("the connection to the upstream timed out")]
     ConnectionTimeout,
+    /// The endpoint and we did not come to terms on TLS.
+    #[error("the TLS handshake with the upstream failed")]
+    TlsProtocolError(#[source] std::io::Error),
+    /// The endpoint's certificate is not good, or not for its name.
+    #[error("the upstream's certificate is not accepted")]
+    TlsCertificateError(#[source] rustls::Error),
+    /// The endpoint broke the TLS handshake off.
+    #[error("the upstream refused the TLS handshake: {0:?}")]
+    TlsAlertReceived(AlertDescription),
     /// The connection ended before the head of an answer was whole.
     #[error("the upstream closed the connection before it answered")]
     ConnectionTerminated,
@@ -144,6 +154,9 @@ impl ProxyError {
             Self::ConnectionRefused(_)
             | Self::DestinationIpUnroutable(_)
             | Self::ConnectionFailed(_)
+            | Self::TlsProtocolError(_)
+            | Self::TlsCertificateError(_)
+            | Self::TlsAlertReceived(_)
             | Self::ConnectionTerminated
             | Self::HttpProtocolError(_)
             | Self::HttpResponseHeaderSectionSize
@@ -177,6 +190,9 @@ impl ProxyError {
             Self::ConnectionRefused(_) => "connection_refused",
             Self::DestinationIpUnroutable(_) => "destination_ip_unroutable",
             Self::ConnectionTimeout => "connection_timeout",
+            Self::TlsProtocolError(_) => "tls_protocol_error",
+            Self::TlsCertificateError(_) => "tls_certificate_error",
+            Self::TlsAlertReceived(_) => "tls_alert_received",
             Self::ConnectionTerminated => "connection_terminated",
             Self::HttpResponseTimeout => "http_response_timeout",
             Self::HttpProtocolError(_) => "http_protocol_error",
@@ -206,6 +222,9 @@ impl ProxyError {
             Self::Drained => "drained",
             Self::ConnectionRefused(_) | Self::DestinationIpUnroutable(_) | Self::ConnectionFailed(_) => "connect",
             Self::ConnectionTimeout => "connect_timeout",
+            Self::TlsProtocolError(_) => "tls_protocol",
+            Self::TlsCertificateError(_) => "tls_certificate",
+            Self::TlsAlertReceived(_) => "tls_alert",
             Self::ConnectionTerminated => "reset",
             Self::HttpResponseTimeout => "timeout",
             Self::HttpProtocolError(_) | Self::HttpResponseHeaderSectionSize => "protocol",
@@ -405,6 +424,22 @@ mod tests {
         ] {
             let error = ProxyError::from(Error::from(kind));
             assert_eq!((error.status().as_u16(), error.label()), (status, label));
+            assert_eq!(error.outcome(), Outcome::UpstreamFailedBefore);
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_with_tls_is_told_apart() {
+        let handshake = ProxyError::TlsProtocolError(std::io::ErrorKind::UnexpectedEof.into());
+        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let certificate = ProxyError::TlsCertificateError(certificate);
+        let alert = ProxyError::TlsAlertReceived(AlertDescription::HandshakeFailure);
+        for (error, kind, label) in [
+            (handshake, "tls_protocol_error", "tls_protocol"),
+            (certificate, "tls_certificate_error", "tls_certificate"),
+            (alert, "tls_alert_received", "tls_alert"),
+        ] {
+            assert_eq!((error.status().as_u16(), error.error_type(), error.label()), (502, kind, label));
             assert_eq!(error.outcome(), Outcome::UpstreamFailedBefore);
         }
     }

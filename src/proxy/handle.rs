@@ -25,13 +25,16 @@ use super::{
     replay::Replay,
     target::Target,
     tunnel,
-    upload::UploadBody,
+    upload::{Inflow, UploadBody},
     websocket::Ask,
 };
 use crate::{
     switch::{Standing, Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
+
+/// RFC 9110 §15.2.1.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What hyper calls with every request.
 pub(super) fn call(
@@ -54,7 +57,12 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
-        Ok(target) => forward(&client, &target, parts, incoming, timer, arrived, &mut log).await,
+        Ok(target) => match visitor(&client, &target, &parts, arrived, None).admit(&[], &mut log).await {
+            Ok(ticket) => {
+                forward(&client, &target, parts, Inflow::Http2(incoming), timer, arrived, ticket, &mut log).await
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     match forwarded {
@@ -97,32 +105,32 @@ fn path(parts: &Parts) -> &str {
 }
 
 /// An upstream's answer, from its head on.
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
     /// A tunnel follows.
-    switched: bool,
-    exchange: Box<Exchange>,
-    ticket: Ticket,
-    patience: Patience,
+    pub(super) switched: bool,
+    pub(super) exchange: Box<Exchange>,
+    pub(super) ticket: Ticket,
+    pub(super) patience: Patience,
 }
 
-/// Admits the request, sends it, and awaits an answer. What may be tried again is, each time admitted anew, so that a retry
-/// reads the current snapshot.
-async fn forward(
+/// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
+/// retry reads the current snapshot.
+pub(super) async fn forward(
     client: &Client,
     target: &Target,
     mut parts: Parts,
-    incoming: Incoming,
+    incoming: Inflow,
     timer: Timer,
     arrived: Instant,
+    mut ticket: Ticket,
     log: &mut RequestLog,
 ) -> Result<Reply, ProxyError> {
-    let mut ticket = visitor(client, target, &parts, arrived, None).admit(&[], log).await?;
     let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
     let ask = message.ask.clone();
     let mut request = Outgoing::Any(Box::new(message));
-    let mut attempts = Attempts::new(&parts.method);
+    let mut attempts = Attempts::new(&parts.method, client.origin());
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
@@ -157,7 +165,7 @@ fn prepare(
     client: &Client,
     target: &Target,
     parts: &mut Parts,
-    incoming: Incoming,
+    incoming: Inflow,
     timer: Timer,
     ticket: &Ticket,
     log: &mut RequestLog,

@@ -297,9 +297,19 @@ impl<'a> Head<'a> {
         self.lines.iter().filter(move |line| line.name() == name).map(move |line| line.value_in(self.octets))
     }
 
-    /// Copies the lines that pass, those that follow each other in one piece.
-    fn copy(self, into: &mut Vec<u8>, passes: impl Fn(Line) -> bool) {
-        let mut from = None;
+    /// The lines as a map.
+    pub(super) fn to_map(self) -> Result<HeaderMap, http::Error> {
+        let mut map = HeaderMap::with_capacity(self.lines.len());
+        for line in self.lines {
+            let name = HeaderName::from_bytes(line.name_in(self.octets))?;
+            map.try_append(name, HeaderValue::from_bytes(line.value_in(self.octets))?)?;
+        }
+        Ok(map)
+    }
+
+    /// Copies the lines that pass, those that follow each other in one piece. `from` is where the first line begins, if
+    /// that passes as it is.
+    fn copy(self, into: &mut Vec<u8>, mut from: Option<usize>, passes: impl Fn(Line) -> bool) {
         for line in self.lines {
             match (passes(*line), from) {
                 (true, None) => from = Some(line.start()),
@@ -343,10 +353,17 @@ pub(super) struct Added<'a> {
     pub(super) keeps_authorization: bool,
 }
 
-/// Writes the lines of a request for the upstream, and the empty one. Says whether another protocol is asked for.
-pub(super) fn write_request_lines(into: &mut Vec<u8>, head: Head<'_>, seen: &Seen, added: &Added<'_>) -> bool {
+/// Writes the lines of a request for the upstream, and the empty one: from the request line on, which begins at `first`, if
+/// that passes as it is. Says whether another protocol is asked for.
+pub(super) fn write_request_lines(
+    into: &mut Vec<u8>,
+    head: Head<'_>,
+    first: Option<usize>,
+    seen: &Seen,
+    added: &Added<'_>,
+) -> bool {
     let named = if seen.nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
-    head.copy(into, |line| {
+    head.copy(into, first, |line| {
         use Name::*;
         let is_named =
             || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
@@ -406,13 +423,20 @@ pub(super) struct Told {
     pub(super) lengthless: bool,
 }
 
-/// Writes the lines of an answer for the client, and the empty one.
-pub(super) fn write_answer_lines(into: &mut Vec<u8>, head: Head<'_>, ticket: &Ticket, told: &Told) {
+/// Writes the lines of an answer for the client, and the empty one: from the status line on, which begins at `first`, if
+/// that passes as it is.
+pub(super) fn write_answer_lines(
+    into: &mut Vec<u8>,
+    head: Head<'_>,
+    first: Option<usize>,
+    ticket: &Ticket,
+    told: &Told,
+) {
     let seen_nominates = head.values(Name::Connection).any(|value| {
         !["keep-alive", "close", "upgrade"].iter().any(|usual| value.eq_ignore_ascii_case(usual.as_bytes()))
     });
     let named = if seen_nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
-    head.copy(into, |line| {
+    head.copy(into, first, |line| {
         use Name::*;
         let is_named =
             || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
@@ -443,7 +467,7 @@ pub(super) fn write_answer_lines(into: &mut Vec<u8>, head: Head<'_>, ticket: &Ti
 /// Writes the lines of a trailer section that may go on, whichever way they go.
 pub(super) fn write_trailers(into: &mut Vec<u8>, section: &[u8], lines: &[Line]) {
     let fit = |line: Line| HeaderName::from_bytes(line.name_in(section)).is_ok_and(|name| !is_for_heads(&name));
-    Head { octets: section, lines }.copy(into, fit);
+    Head { octets: section, lines }.copy(into, None, fit);
 }
 
 /// Takes out of a trailer section, whichever way it goes, what no trailer may say (RFC 9110 §6.5.1): fields that frame,

@@ -14,12 +14,19 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{clock::Clock, error::ProxyError, headers};
+use super::{clock::Clock, error::ProxyError, headers, http1::Streamed};
 
 /// The body as an exchange takes it.
 pub(super) enum UploadBody {
     Empty,
-    Streamed { incoming: Incoming, upload: Rc<Upload> },
+    Streamed { incoming: Inflow, upload: Rc<Upload> },
+}
+
+/// Where a body comes from.
+pub(super) enum Inflow {
+    None,
+    Http1(Streamed),
+    Http2(Incoming),
 }
 
 /// What is known of a body on its way.
@@ -58,7 +65,7 @@ pub(super) enum Failure {
 
 impl UploadBody {
     /// The body of a request that has one, limited to so many octets.
-    pub(super) fn new(incoming: Incoming, limit: Option<u64>, clock: &Rc<Clock>) -> (Self, Rc<Upload>) {
+    pub(super) fn new(incoming: Inflow, limit: Option<u64>, clock: &Rc<Clock>) -> (Self, Rc<Upload>) {
         let upload = Upload::new(limit, clock);
         (Self::Streamed { incoming, upload: Rc::clone(&upload) }, upload)
     }
@@ -121,24 +128,42 @@ impl Upload {
 }
 
 impl Failure {
-    fn of(error: &hyper::Error) -> Self {
-        // The gate tells a malformed body by an I/O error of this kind; hyper tells one it finds itself likewise.
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            if cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
-                return Self::Malformed;
-            }
-            source = cause.source();
-        }
-        Self::ClientGone
-    }
-
     /// What the client is told, should it still listen.
     pub(super) fn into_error(self) -> ProxyError {
         match self {
             Self::TooLarge => ProxyError::BodyTooLarge,
             Self::Malformed => ProxyError::BadRequest("malformed body"),
             Self::ClientGone => ProxyError::BadRequest("the body broke off"),
+        }
+    }
+}
+
+impl Body for Inflow {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match self.get_mut() {
+            Self::None => Poll::Ready(None),
+            Self::Http1(streamed) => Pin::new(streamed).poll_frame(cx),
+            // It tells little of what is wrong; a stream that was reset is a client that has left.
+            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(|_| Failure::ClientGone),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Http1(streamed) => streamed.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::None => SizeHint::with_exact(0),
+            Self::Http1(streamed) => streamed.size_hint(),
+            Self::Http2(incoming) => incoming.size_hint(),
         }
     }
 }
@@ -159,7 +184,7 @@ impl Body for UploadBody {
                 upload.turn(State::Done);
                 Poll::Ready(None)
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(upload.fail(Failure::of(&error))))),
+            Some(Err(error)) => Poll::Ready(Some(Err(upload.fail(error)))),
             Some(Ok(mut frame)) => {
                 frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
                 if let Err(failure) = upload.count(frame.data_ref().map_or(0, Bytes::len)) {

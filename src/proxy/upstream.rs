@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     io,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     clock::Clock,
-    connect::{Connector, Socket, connect},
+    connect::{Connector, Origin, Socket, connect},
     error::ProxyError,
     exchange::Exchange,
     h1, h2,
@@ -32,7 +33,8 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
 pub(super) struct Upstream {
     clock: Rc<Clock>,
     connector: Connector,
-    /// By endpoint. Endpoints in no pool have no entry, and nothing is kept for them.
+    /// By endpoint. Endpoints in no pool have no entry, nor have those that are told whose a connection is; nothing is
+    /// kept for them.
     kept: RefCell<HashMap<u64, Kept, RandomState>>,
     /// How many HTTP/2 connections were opened, the failed ones included.
     opened: Cell<u64>,
@@ -78,21 +80,21 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         request: Outgoing,
-        protocol: Protocol,
+        origin: Option<Origin>,
         reuse: Reuse,
         within: Duration,
     ) -> Begun {
-        match (request, protocol) {
-            (Outgoing::H1(request), _) => self.begin_h1(endpoint, request, reuse, within).await,
+        match (request, endpoint.destination().transport.protocol) {
+            (Outgoing::H1(request), _) => self.begin_h1(endpoint, request, origin, reuse, within).await,
             (Outgoing::Any(message), Protocol::Http1) => {
-                self.begin_h1(endpoint, message.into_h1(), reuse, within).await
+                self.begin_h1(endpoint, message.into_h1(), origin, reuse, within).await
             }
             // Every server takes a WebSocket by Upgrade, and few by extended CONNECT.
             (Outgoing::Any(message), Protocol::Auto) if message.ask.is_some() => {
-                self.begin_h1(endpoint, message.into_h1(), reuse, within).await
+                self.begin_h1(endpoint, message.into_h1(), origin, reuse, within).await
             }
-            (Outgoing::Any(message), Protocol::H2 | Protocol::Auto) => {
-                self.begin_stream(endpoint, message, protocol, reuse, within).await
+            (Outgoing::Any(message), protocol @ (Protocol::H2 | Protocol::Auto)) => {
+                self.begin_stream(endpoint, message, origin, protocol, reuse, within).await
             }
         }
     }
@@ -106,19 +108,21 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         request: h1::Outgoing<OutgoingBody>,
+        origin: Option<Origin>,
         reuse: Reuse,
         within: Duration,
     ) -> Begun {
-        match self.http1(endpoint, reuse, within).await {
+        match self.http1(endpoint, origin, reuse, within).await {
             Ok((connection, reused)) => Ok((Exchange::H1(connection.exchange(request)), reused)),
             Err(error) => Err((error, Outgoing::H1(request))),
         }
     }
 
-    /// An HTTP/1 connection to an endpoint, and whether it was there before.
+    /// An HTTP/1 connection to an endpoint, a new one for `origin`, and whether it was there before.
     pub(super) async fn http1(
         &self,
         endpoint: &Endpoint,
+        origin: Option<Origin>,
         reuse: Reuse,
         within: Duration,
     ) -> Result<(Connection, bool), ProxyError> {
@@ -128,7 +132,7 @@ impl Upstream {
             return Ok((idle, true));
         }
         // On the heap, so that a request that has a connection already does not carry the room for opening one.
-        let socket = Box::pin(connect(&self.connector, endpoint, within)).await?;
+        let socket = Box::pin(connect(&self.connector, endpoint, origin, within)).await?;
         Ok((Connection::new(socket), false))
     }
 
@@ -137,6 +141,7 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         message: Box<Message<OutgoingBody>>,
+        origin: Option<Origin>,
         protocol: Protocol,
         reuse: Reuse,
         within: Duration,
@@ -155,7 +160,7 @@ impl Upstream {
         {
             return Ok((Exchange::H1(idle.exchange(message.into_h1())), true));
         }
-        let open = async || self.open(endpoint, protocol, set.places(), within).await;
+        let open = async || self.open(endpoint, origin, protocol, set.places(), within).await;
         match timeout(within, set.seek(after, open)).await {
             Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
             Ok(Ok(h2::Found::Other(socket))) => {
@@ -169,11 +174,12 @@ impl Upstream {
     async fn open(
         &self,
         endpoint: &Endpoint,
+        origin: Option<Origin>,
         protocol: Protocol,
         places: &Rc<tokio::sync::Notify>,
         within: Duration,
     ) -> Result<h2::Opened<Socket>, ProxyError> {
-        let socket = connect(&self.connector, endpoint, within).await?;
+        let socket = connect(&self.connector, endpoint, origin, within).await?;
         // Over plain text there is nothing to choose by, and `auto` stays with what every server speaks.
         if protocol == Protocol::Auto && socket.alpn() != Some(b"h2") {
             return Ok(h2::Opened::Other(socket));
@@ -218,7 +224,9 @@ impl Upstream {
         let mut before = self.kept.borrow_mut();
         let mut kept = HashMap::default();
         let pools = snapshot.routes().iter().flat_map(|route| route.active.iter().chain(&route.preview));
-        for endpoint in pools.flat_map(|pool| pool.endpoints()) {
+        // One that is told whose a connection is gets a new one for each request: nobody else may use it.
+        let shared = |endpoint: &&Arc<Endpoint>| endpoint.destination().transport.proxy_protocol.is_none();
+        for endpoint in pools.flat_map(|pool| pool.endpoints()).filter(shared) {
             kept.insert(endpoint.id(), before.remove(&endpoint.id()).unwrap_or_default());
         }
         *before = kept;

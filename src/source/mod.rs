@@ -1,6 +1,11 @@
 //! Where the wanted state of the apps comes from. This version knows one source, the configuration file: `file` says when
-//! to read it again, `config` reads it, and what it wants reaches the switch whole.
+//! to read it again, `config` reads it, and what it wants reaches the switch whole. What it gives by name, `names` looks up.
 
 mod file;
+mod last_found;
+mod names;
 
-pub use self::file::FileWatch;
+pub use self::{
+    file::FileWatch,
+    names::{Resolver, look_up, system_resolver},
+};

@@ -20,7 +20,7 @@ const LONGEST_SOCKET: usize = 107;
 const MOST_REPEATED: usize = 64;
 
 /// Where an endpoint listens: `IP:PORT` or `unix:/PATH`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// A TCP port.
     Ip(SocketAddr),
@@ -29,7 +29,7 @@ pub enum Address {
 }
 
 /// Where a source says that an endpoint is: an address, or `NAME:PORT`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Whereabouts {
     /// There.
     At(Address),
@@ -38,7 +38,7 @@ pub enum Whereabouts {
 }
 
 /// A host by its name, in lower case, and a port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
     host: Arc<str>,
     port: u16,
@@ -158,6 +158,18 @@ impl fmt::Display for Whereabouts {
         }
     }
 }
+
+macro_rules! debug_as_written {
+    ($($name:ident),+) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )+};
+}
+
+debug_as_written!(Address, HostPort, Whereabouts);
 
 impl Serialize for Whereabouts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

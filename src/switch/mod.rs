@@ -56,7 +56,7 @@ pub use self::{
     names::Names,
     policy::{
         AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, KeepPrevious, Lookup, MinReady, Policy,
-        Promotion, Protocol, ProxyProtocol, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+        Promotion, Protocol, ProxyVersion, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
     preview::{

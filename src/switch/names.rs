@@ -27,7 +27,7 @@ pub struct Names(BTreeMap<HostPort, Known>);
 struct Known {
     /// The addresses it had when it was last found.
     addresses: BTreeSet<SocketAddr>,
-    found: Option<Timestamp>,
+    since: Option<Timestamp>,
     /// Why the last lookup failed, if it did.
     problem: Option<String>,
 }
@@ -48,9 +48,11 @@ impl Names {
         match found {
             Ok(addresses) => {
                 let addresses: BTreeSet<_> = addresses.into_iter().collect();
-                let news = known.problem.is_some() || known.addresses != addresses;
-                *known = Known { addresses, found: Some(now), problem: None };
-                news
+                let others = known.addresses != addresses;
+                if others {
+                    (known.addresses, known.since) = (addresses, Some(now));
+                }
+                known.problem.take().is_some() || others
             }
             Err(problem) => known.problem.replace(problem.clone()) != Some(problem),
         }
@@ -95,7 +97,7 @@ impl Names {
         let status = |(name, known): (&HostPort, &Known)| NameStatus {
             name: name.to_string(),
             addresses: known.addresses.iter().map(SocketAddr::to_string).collect(),
-            resolved_at: known.found,
+            since: known.since,
             problem: known.problem.clone(),
         };
         self.0.iter().map(status).collect()

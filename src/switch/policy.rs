@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::split::SplitPolicy;
+use super::{address::Whereabouts, split::SplitPolicy};
 
 /// Everything one app's owner can set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -147,7 +147,7 @@ pub enum Balance {
 /// Timeouts, limits and retries of one request. The data plane reads them from the snapshot it admitted the request on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traffic {
-    /// How long a connect to an endpoint may take.
+    /// How long a connect to an endpoint may take, its TLS handshake included.
     pub connect: Duration,
     /// From the end of the request to the response's head.
     pub response: Duration,
@@ -163,12 +163,10 @@ pub struct Traffic {
     pub per_try: Duration,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,
-    /// What is spoken to the endpoints.
-    pub protocol: Protocol,
 }
 
 /// What is spoken to endpoints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// HTTP/1.1.
     #[default]
@@ -190,7 +188,6 @@ impl Default for Traffic {
             attempts: 2,
             per_try: Duration::from_secs(10),
             expose_revision: false,
-            protocol: Protocol::Http1,
         }
     }
 }
@@ -199,10 +196,19 @@ impl Default for Traffic {
 /// what was opened under the one is never used under the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Transport {
+    /// What is spoken.
+    pub protocol: Protocol,
     /// TLS, and whom to trust; `None` for plain text.
     pub tls: Option<UpstreamTls>,
     /// Whether each connection begins with the client's address, and in which form.
-    pub proxy_protocol: Option<ProxyProtocol>,
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+impl Transport {
+    /// Whether an endpoint there would have no name that its certificate could be checked against.
+    pub fn lacks_name_of(&self, there: &Whereabouts) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.server_name.is_none()) && there.name().is_none()
+    }
 }
 
 /// TLS towards endpoints.
@@ -216,6 +222,18 @@ pub struct UpstreamTls {
     pub server_name: Option<String>,
     /// The oldest version we speak.
     pub min_version: TlsVersion,
+}
+
+impl UpstreamTls {
+    /// The files that are read for it.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let roots = match &self.roots {
+            Roots::System => None,
+            Roots::File(path) => Some(path),
+        };
+        let identity = self.identity.iter().flat_map(|identity| [&identity.cert, &identity.key]);
+        roots.into_iter().chain(identity)
+    }
 }
 
 /// Who may vouch for an endpoint.
@@ -249,7 +267,7 @@ pub enum TlsVersion {
 
 /// How a connection says whom it is for, before anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ProxyProtocol {
+pub enum ProxyVersion {
     /// A line of text.
     V1,
     /// In binary.

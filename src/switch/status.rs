@@ -107,10 +107,10 @@ pub struct NameStatus {
     pub name: String,
     /// The addresses it had when it was last found: an endpoint each.
     pub addresses: Vec<String>,
-    /// When it was last found; absent before the first time.
+    /// Since when it stands for these; absent before the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub resolved_at: Option<Timestamp>,
+    pub since: Option<Timestamp>,
     /// Why the last lookup failed, if it did; the addresses stay meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

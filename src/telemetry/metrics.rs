@@ -107,7 +107,17 @@ families! {
 }
 
 /// How upstreams fail. Every pool, and every app, shows these from its creation, at zero.
-const UPSTREAM_REASONS: [&str; 6] = ["connect", "connect_timeout", "protocol", "reset", "timeout", "upgrade"];
+const UPSTREAM_REASONS: [&str; 9] = [
+    "connect",
+    "connect_timeout",
+    "protocol",
+    "reset",
+    "timeout",
+    "tls_alert",
+    "tls_certificate",
+    "tls_protocol",
+    "upgrade",
+];
 
 /// All that the program measures.
 pub struct Metrics {

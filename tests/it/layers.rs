@@ -14,7 +14,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("health", &["connector", "switch"]),
     ("proxy", &["connector", "switch", "telemetry"]),
     ("admin", &["switch"]),
-    ("source", &[]),
+    ("source", &["switch"]),
     ("config", &["admin", "proxy", "switch", "telemetry"]),
     ("server", &["admin", "config", "connector", "health", "proxy", "source", "switch", "telemetry"]),
 ];

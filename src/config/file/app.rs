@@ -1,6 +1,6 @@
 //! The part of the file that is about one app.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
@@ -15,10 +15,13 @@ use crate::{
         duration::Time,
         node::{Given, Named, Placed, Text},
         not_yet::NotYet,
-        notation::{CheckPath, UrlPath, Whole},
+        notation::{CheckPath, ServerName, UrlPath, Whole},
         size::Octets,
     },
-    switch::{AutoPromotion, Balance, HostPattern, MinReady, Protocol, Revision, Streams, Weight},
+    switch::{
+        AutoPromotion, Balance, Family, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Streams,
+        TlsVersion, Weight,
+    },
 };
 
 /// One app: what is fronted and rolled out.
@@ -47,6 +50,9 @@ pub(in crate::config) struct App {
     /// How one endpoint of a pool is chosen.
     #[serde(default)]
     pub(in crate::config) balance: BalanceBlock,
+    /// How connections to endpoints are made.
+    #[serde(default)]
+    pub(in crate::config) upstream: Upstream,
     /// How endpoints are probed.
     #[serde(default)]
     pub(in crate::config) health: Health,
@@ -65,9 +71,6 @@ pub(in crate::config) struct App {
     /// How often a request is tried.
     #[serde(default)]
     pub(in crate::config) retries: Retries,
-    /// How endpoints are spoken to.
-    #[serde(default)]
-    pub(in crate::config) upstream: Upstream,
     /// What becomes of requests in flight on a pool that was replaced.
     #[serde(default)]
     pub(in crate::config) drain: DrainBlock,
@@ -153,6 +156,41 @@ pub(in crate::config) struct BalanceBlock {
     pub(in crate::config) policy: Given<Text<Balance>>,
 }
 
+/// How connections to endpoints are made.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct Upstream {
+    /// `http1`: HTTP/1.1; `h2`: HTTP/2, over plain text by prior knowledge (h2c); `auto`: over TLS what the endpoint chooses,
+    /// HTTP/2 if it can, over plain text HTTP/1.1.
+    pub(in crate::config) protocol: Given<Text<Protocol>>,
+    /// TLS towards endpoints; `{}` trusts whom the system trusts. Left out: plain text.
+    pub(in crate::config) tls: Given<UpstreamTls>,
+    /// Begin each connection with the client's address, in version `v1` or `v2` of the PROXY protocol; each is then closed
+    /// with its request.
+    #[schemars(extend("examples" = ["v2"]))]
+    pub(in crate::config) proxy_protocol: Given<Text<ProxyVersion>>,
+    /// Time between two lookups of an endpoint's name.
+    pub(in crate::config) resolve: Given<Text<Time<100>>>,
+    /// Which addresses of a name are endpoints: `any`, `ipv4` or `ipv6` alone.
+    pub(in crate::config) family: Given<Text<Family>>,
+}
+
+/// TLS towards endpoints. Files are loaded anew when they change.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct UpstreamTls {
+    /// Who may vouch for an endpoint: `system` for whom the system trusts, or the PEM file of authorities to trust alone.
+    pub(in crate::config) roots: Given<Text<Roots>>,
+    /// The file of our own certificate, for endpoints that ask for one: the chain, leaf first, in PEM.
+    pub(in crate::config) cert: Given<Text<PathBuf>>,
+    /// The file of its key, in PEM.
+    pub(in crate::config) key: Given<Text<PathBuf>>,
+    /// The name that certificates must be for, also sent as SNI; left out: the name each endpoint is given by.
+    pub(in crate::config) server_name: Given<Text<ServerName>>,
+    /// The oldest protocol version spoken: "1.2", as when left out, or "1.3".
+    pub(in crate::config) min_version: Given<Text<TlsVersion>>,
+}
+
 /// How endpoints are probed: the active, the candidate's and the previous ones.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -199,7 +237,7 @@ pub(in crate::config) struct Rollback {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct Timeouts {
-    /// How long a connect to an endpoint may take.
+    /// How long a connect to an endpoint may take, its TLS handshake included.
     pub(in crate::config) connect: Given<Text<Time<1>>>,
     /// From the end of the request to the response's head.
     pub(in crate::config) response: Given<Text<Time<1>>>,
@@ -233,15 +271,6 @@ pub(in crate::config) struct Retries {
     pub(in crate::config) per_try: Given<Text<Time<1>>>,
     #[schemars(skip)]
     pub(in crate::config) budget: NotYet,
-}
-
-/// How endpoints are spoken to.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(in crate::config) struct Upstream {
-    /// `http1`: HTTP/1.1; `h2`: HTTP/2, over plain text by prior knowledge (h2c); `auto`: over TLS what the endpoint chooses,
-    /// HTTP/2 if it can, over plain text HTTP/1.1.
-    pub(in crate::config) protocol: Given<Text<Protocol>>,
 }
 
 /// What becomes of requests in flight on a pool that was replaced.

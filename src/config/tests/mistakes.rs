@@ -49,6 +49,26 @@ const MISTAKES: &[(&str, &[&str])] = &[
             "8:15: \"verbose\" is not a log level; use one of error, warn, info, debug",
         ],
     ),
+    (
+        "    upstream: { tls: { cert: c.crt, server_name: \"a b\", min_version: 1.1 }, proxy_protocol: v3, resolve: 10ms }",
+        &[
+            "6:30: a certificate is of no use without its key, nor a key without its certificate; name both `cert` and \
+             `key`, or neither",
+            "6:50: \"a b\" is not a server's name; write the host's name alone, such as app.internal",
+            "6:70: \"1.1\" is not a TLS version we speak; did you mean `1.2`?",
+            "6:93: \"v3\" is not a version of the PROXY protocol; did you mean `v1`?",
+            "6:106: \"10ms\" is too short; use 100ms or more",
+        ],
+    ),
+    (
+        "    upstream: { tls: {} }",
+        &[
+            "5:27: 127.0.0.1:9001 has no name that its certificate could be checked against; set \
+             `upstream.tls.server_name`, or give the endpoint by its host's name",
+            "5:69: 127.0.0.1:9011 has no name that its certificate could be checked against; set \
+             `upstream.tls.server_name`, or give the endpoint by its host's name",
+        ],
+    ),
     // What is not in force.
     ("    guard: { window: 30s }", &["6:12: `guard` is not enforced by this version; remove it"]),
     (
@@ -147,7 +167,7 @@ apps:
         active: blu
         preview: purple
         revisions:
-          blue: { endpoints: [localhost:9001, 9001, { address: "127.0.0.1:0", weight: 0 }] }
+          blue: { endpoints: [http://a:9001, 9001, { address: "127.0.0.1:0", weight: 0 }] }
           green: { endpoints: ["127.0.0.1:1", { address: "127.0.0.1:1", wait: 1 }] }
 "#;
     assert_eq!(told(parsed(revisions)), ["10:73: unknown key `wait`; use one of address, weight"]);
@@ -156,11 +176,10 @@ apps:
         [
             "6:17: there is no revision `blu`; did you mean `blue`?",
             "7:18: there is no revision `purple`; use one of blue, green",
-            "9:31: \"localhost:9001\" is not an address; host names are not looked up; write IP:PORT, such as \
-             127.0.0.1:8080 or [::1]:8080",
-            "9:47: \"9001\" is not an address; write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080",
-            "9:64: \"127.0.0.1:0\" has no port to connect to",
-            "9:87: \"0\" is out of bounds; use 1 to 256",
+            "9:31: \"http://a:9001\" is not an address; write IP:PORT, NAME:PORT or unix:/PATH, such as 127.0.0.1:9001",
+            "9:46: \"9001\" is not an address; write IP:PORT, NAME:PORT or unix:/PATH, such as 127.0.0.1:9001",
+            "9:63: \"127.0.0.1:0\" is not an address; it has no port to connect to",
+            "9:86: \"0\" is out of bounds; use 1 to 256",
             "10:58: 127.0.0.1:1 is given twice in this revision; the first is in line 10; to send it more, use weights",
         ]
     );

@@ -93,7 +93,7 @@ pub(in super::super) enum Name {
 
 impl Name {
     pub(in super::super) fn of(name: &[u8]) -> Self {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let is = |known: &str| is_name(name, known.as_bytes());
         let first = name.first().map_or(0, |octet| octet | 0x20);
         match (name.len(), first) {
             (2, b't') if is("te") => Self::Te,
@@ -117,9 +117,25 @@ impl Name {
             (17, b't') if is("transfer-encoding") => Self::TransferEncoding,
             (18, b'p') if is("proxy-authenticate") => Self::ProxyCredentials,
             (19, b'p') if is("proxy-authorization") => Self::ProxyCredentials,
-            (12.., b'x') if name[..11].eq_ignore_ascii_case(b"x-tealgate-") => Self::Ours,
+            (12.., b'x') if is_name(&name[..11], b"x-tealgate-") => Self::Ours,
             _ => Self::Other,
         }
+    }
+}
+
+/// Whether a name, made of what names are made of (RFC 9110 §5.6.2), is `known`, which is as long and in lower case. Among
+/// such octets, setting one bit makes letters lower and takes nothing else for a letter, a digit or a dash; so eight are
+/// compared at a time, the last eight once more where they overlap.
+fn is_name(name: &[u8], known: &[u8]) -> bool {
+    const LOWER: u64 = 0x2020_2020_2020_2020;
+    let word = |octets: &[u8; 8]| u64::from_le_bytes(*octets);
+    match (name.first_chunk(), known.first_chunk(), name.last_chunk(), known.last_chunk()) {
+        (Some(start), Some(known_start), Some(end), Some(known_end)) => {
+            let middle =
+                || name.len() <= 16 || name.get(8..16).is_some_and(|octets| octets.eq_ignore_ascii_case(&known[8..16]));
+            word(start) | LOWER == word(known_start) && word(end) | LOWER == word(known_end) && middle()
+        }
+        _ => name.iter().zip(known).all(|(octet, known)| octet | 0x20 == *known),
     }
 }
 
@@ -129,9 +145,19 @@ pub(in super::super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// httparse takes a bare LF for a line's end; we do not: two recipients then may differ (RFC 9112 §2.2).
-pub(super) fn has_bare_line_feed(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
+/// Whether octets, which may be the start of a head, have a line that ends in a bare LF.
+pub(super) fn has_bare_line_feed(octets: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', octets).any(|at| at == 0 || octets[at - 1] != b'\r')
+}
+
+/// Whether each line of a head, whose first one begins at `first`, ends in CRLF. httparse takes a bare LF for a line's end;
+/// we do not: two recipients then may differ (RFC 9112 §2.2). It takes LFs nowhere else, so only the ends need a look.
+pub(super) fn ends_in_crlf(head: &[u8], first: usize, lines: &[Line]) -> bool {
+    let ends_at = |end: usize| end < 2 || head[end - 2] == b'\r';
+    (first == 0 || !has_bare_line_feed(&head[..first]))
+        && lines.iter().all(|line| ends_at(line.start()))
+        && ends_at(head.len() - 2)
+        && ends_at(head.len())
 }
 
 /// Digits only, and few enough not to overflow: no sign, no blank, no list.

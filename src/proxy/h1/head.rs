@@ -47,6 +47,7 @@ pub(in super::super) enum Malformed {
 #[derive(Debug)]
 pub(in super::super) struct ResponseHead {
     pub(in super::super) status: StatusCode,
+    pub(in super::super) is_http_10: bool,
     /// Where its reason phrase stands, which may be empty.
     pub(in super::super) reason: Range<usize>,
     /// How many octets it takes.
@@ -127,14 +128,14 @@ pub(in super::super) fn read_response(
         return Err(Malformed::TooLarge);
     }
     let head = &octets[..length];
-    if field::has_bare_line_feed(head) {
-        return Err(Malformed::BareLineFeed);
-    }
     let is_http_10 = parsed.version == Some(0);
     // RFC 9110 §15: there are no others.
     let code = parsed.code.filter(|code| (100..600).contains(code));
     let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
     field::place(head, parsed.headers, lines);
+    if !field::ends_in_crlf(head, 0, lines) {
+        return Err(Malformed::BareLineFeed);
+    }
     let mut said = Said::default();
     lines.iter().try_for_each(|line| said.note(line.name(), line.value_in(head)))?;
     let framing = said.framing(status, is_http_10, to)?;
@@ -147,7 +148,7 @@ pub(in super::super) fn read_response(
         }
         None => 0..0,
     };
-    Ok(Some(ResponseHead { status, reason, length, framing, keep_alive }))
+    Ok(Some(ResponseHead { status, is_http_10, reason, length, framing, keep_alive }))
 }
 
 /// Takes a head of this length off the front of `octets`, and puts its fields, which stand at `lines`, into `fields`: a map

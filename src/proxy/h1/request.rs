@@ -26,6 +26,8 @@ pub(in super::super) enum Violation {
 /// A request's head, whose lines stand in the octets it was read from.
 #[derive(Debug)]
 pub(in super::super) struct RequestHead {
+    /// Where its request line begins.
+    pub(in super::super) first: usize,
     pub(in super::super) method: Method,
     /// Where its target stands.
     pub(in super::super) target: Range<usize>,
@@ -61,12 +63,15 @@ pub(in super::super) fn read_request(
         Err(error) => return Err(why(error, octets, limit)),
     };
     let head = &octets[..length];
-    refuse_bare_line_feeds(head)?;
     if length > limit {
         within(&head[..=limit], limit)?;
     }
     *searched = 0;
     field::place(head, parsed.headers, lines);
+    let first = parsed.method.map_or(0, |method| method.as_ptr() as usize - octets.as_ptr() as usize);
+    if !field::ends_in_crlf(head, first, lines) {
+        return Err(Violation::Malformed("bare LF"));
+    }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Violation::Malformed("it does not parse"));
     };
@@ -79,6 +84,7 @@ pub(in super::super) fn read_request(
     lines.iter().try_for_each(|line| said.note(line.name(), line.value_in(head)))?;
     let is_http_10 = version == 0;
     Ok(Some(RequestHead {
+        first,
         method: Method::from_bytes(method.as_bytes()).map_err(|_| Violation::Malformed("it does not parse"))?,
         target: at..at + target.len(),
         is_http_10,

@@ -6,6 +6,7 @@
 //! The memory a request needs is a [`Desk`], which its worker lends: a connection at rest has none, not even for reading. It
 //! borrows one when octets have come, and gives it back when there were none.
 
+mod carry;
 mod desk;
 mod pump;
 mod relay;
@@ -16,7 +17,7 @@ use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 
-pub(super) use self::desk::Desk;
+pub(super) use self::{carry::Streamed, desk::Desk};
 use self::{target::LastHost, transaction::Next};
 use super::{
     client::Client,

@@ -20,7 +20,7 @@ use super::{
         stream::Stream,
         upload::{self, Upload},
     },
-    desk::Desk,
+    desk::{Buffer, Desk},
     pump::Pump,
 };
 use crate::telemetry::request_log::Outcome;
@@ -238,25 +238,39 @@ impl Relay<'_> {
 
     /// Looks whether the client is still there, when nobody else has anything to say.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
-        if !self.upload.has_ended() || self.client.is_blocked() {
+        match self.upload.has_ended() {
+            true => poll_gone(self.stream, &mut self.desk.incoming, self.half_close, self.client, cx)
+                .map(|()| Broken::Client),
+            false => Poll::Pending,
+        }
+    }
+}
+
+/// Ready when the client has left. What it sends meanwhile is the next request, and is read ahead as far as there is room.
+pub(super) fn poll_gone(
+    stream: &mut Stream,
+    incoming: &mut Buffer,
+    half_close: &mut Option<HalfClose>,
+    client: &Client,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if client.is_blocked() {
+        return Poll::Pending;
+    }
+    loop {
+        if let Some(half_close) = half_close {
+            return half_close.poll(stream, client, cx).map(drop);
+        }
+        if !incoming.has_room() {
             return Poll::Pending;
         }
-        loop {
-            if let Some(half_close) = self.half_close {
-                return half_close.poll(self.stream, self.client, cx).map(|_| Broken::Client);
+        match ready!(incoming.poll_fill(stream, cx)) {
+            Ok(0) => {
+                client.sends_no_more();
+                *half_close = Some(HalfClose::new());
             }
-            if !self.desk.incoming.has_room() {
-                // It has sent more requests than we read ahead.
-                return Poll::Pending;
-            }
-            match ready!(self.desk.incoming.poll_fill(self.stream, cx)) {
-                Ok(0) => {
-                    self.client.sends_no_more();
-                    *self.half_close = Some(HalfClose::new());
-                }
-                Ok(_) => {}
-                Err(_) => return Poll::Ready(Broken::Client),
-            }
+            Ok(_) => {}
+            Err(_) => return Poll::Ready(()),
         }
     }
 }

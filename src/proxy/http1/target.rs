@@ -9,7 +9,7 @@ use super::super::{
     error::ProxyError,
     h1::{Name, RequestHead},
     headers::{Forwarding, Head},
-    target::host_of,
+    target::{self, host_of},
 };
 
 /// The host a connection named last.
@@ -38,6 +38,13 @@ impl LastHost {
 
     pub(super) fn authority(&self) -> &[u8] {
         &self.authority
+    }
+
+    /// The same for a message of any version.
+    pub(super) fn general(&self, is_from_host: bool) -> target::Target {
+        // It was checked when it became the last.
+        let authority = HeaderValue::from_bytes(&self.authority).unwrap_or(HeaderValue::from_static(""));
+        target::Target { host: self.host.clone(), authority, is_from_host }
     }
 
     pub(super) fn forwarded(&self) -> &[u8] {

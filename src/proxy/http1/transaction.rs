@@ -26,22 +26,19 @@ use crate::{
         admit::Visitor,
         attempts::{Attempts, Cause, Failed},
         client::{Answer, Client},
-        connect::Socket,
         error::ProxyError,
         exchange::Wire,
         h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
         half_close::HalfClose,
+        handle,
         headers::{self, Added, Head, RequestId, Seen, Told},
         patience::Patience,
         tunnel,
         upload::Upload,
     },
-    switch::{Standing, Ticket, Traffic},
+    switch::{Protocol, Standing, Ticket, Traffic},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
-
-/// RFC 9110 §15.2.1.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What becomes of the connection.
 pub(super) enum Next {
@@ -56,13 +53,13 @@ pub(super) enum Next {
 }
 
 /// What became of a request that was forwarded.
-enum Forwarded {
+pub(super) enum Forwarded {
     /// It was answered, whole or not.
     Answered(Next),
     /// The client left before there was an answer.
     Left,
-    /// The 101 is written.
-    Switched(Socket, Ticket),
+    /// The 101 is written. What the upstream sent behind its own comes along.
+    Switched(Wire, Bytes, Ticket),
 }
 
 /// A request under way, beside what stands on the desk.
@@ -98,15 +95,8 @@ impl Http1 {
         match forwarded {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
-            Ok(Forwarded::Switched(upstream, ticket)) => {
-                let early = Bytes::copy_from_slice(desk.answer.rest());
-                Next::Switched(Box::new(tunnel::Opening {
-                    upstream: Wire::Socket(upstream),
-                    early,
-                    ticket,
-                    log,
-                    serving,
-                }))
+            Ok(Forwarded::Switched(upstream, early, ticket)) => {
+                Next::Switched(Box::new(tunnel::Opening { upstream, early, ticket, log, serving }))
             }
             Err(error) => self.refuse(desk, Some(&request), error, &mut log).await,
         }
@@ -143,12 +133,19 @@ impl Http1 {
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
         let mut ticket = admit(&client, desk, request, target, self.last.host(), (None, &[]), log).await?;
+        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
+            return Box::pin(self.carry(desk, request, target, ticket, log)).await;
+        }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method);
+        let mut attempts = Attempts::new(&request.method, client.origin());
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection = client.worker.upstream.http1(ticket.endpoint(), attempts.reuse(), traffic.connect).await;
+            let connection = client
+                .worker
+                .upstream
+                .http1(ticket.endpoint(), client.origin(), attempts.reuse(), traffic.connect)
+                .await;
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -216,10 +213,14 @@ impl Http1 {
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
-        outgoing.extend_from_slice(request.method.as_str().as_bytes());
-        outgoing.push(b' ');
-        outgoing.extend_from_slice(path(request, Some(target), head).as_bytes());
-        outgoing.extend_from_slice(b" HTTP/1.1\r\n");
+        // Most request lines pass as they are.
+        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        if first.is_none() {
+            let path = path(request, Some(target), head);
+            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+                outgoing.extend_from_slice(part.as_bytes());
+            }
+        }
         let added = Added {
             host: (!target.is_from_host).then(|| self.last.authority()),
             forwarded: self.last.forwarded(),
@@ -228,7 +229,7 @@ impl Http1 {
             may_upgrade: !request.is_http_10 && !has_body,
             keeps_authorization: ticket.keeps_authorization(),
         };
-        let upgrades = headers::write_request_lines(outgoing, head, &seen, &added);
+        let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
         let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
@@ -236,7 +237,7 @@ impl Http1 {
             patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
             tracker,
             upload: Pump::new(Some(request.framing), added.chunked, true),
-            interim: if waits { CONTINUE } else { b"" },
+            interim: if waits { handle::CONTINUE } else { b"" },
             upgrades,
             trailers: seen.trailers,
         })
@@ -329,7 +330,10 @@ async fn answer(
     let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
     let octets = &answer.rest()[..head.length];
     reply.clear();
-    write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
+    if first.is_none() {
+        write_status_line(reply, head.status, &octets[head.reason.clone()]);
+    }
     let told = Told {
         chunked,
         connection: match (closes, request.is_http_10) {
@@ -341,7 +345,7 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, &ticket, &told);
+    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, first, &ticket, &told);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
@@ -358,7 +362,10 @@ async fn answer(
     }
     client.answers(Answer::Otherwise);
     let broken = match rest {
-        Ok(()) if switched => return Forwarded::Switched(relay.upstream, ticket),
+        Ok(()) if switched => {
+            let early = Bytes::copy_from_slice(relay.desk.answer.rest());
+            return Forwarded::Switched(Wire::Socket(relay.upstream), early, ticket);
+        }
         Ok(()) => {
             let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
             let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
@@ -423,12 +430,12 @@ fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
 }
 
 /// The path with its query.
-fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
+pub(super) fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
     let own = || std::str::from_utf8(&head.octets[request.target.clone()]).unwrap_or("/");
     target.and_then(|target| target.path.as_deref()).unwrap_or_else(own)
 }
 
-fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
+pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         into.extend_from_slice(part);

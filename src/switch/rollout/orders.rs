@@ -48,7 +48,13 @@ impl Rollout {
     ) -> Result<FromTo, Refusal> {
         if endpoints.is_empty() {
             let detail = format!("{revision} was given no endpoint");
-            return Err(Refusal::new(RefusalCode::Invalid, detail, "name at least one endpoint as IP:PORT"));
+            return Err(Refusal::new(RefusalCode::Invalid, detail, "name at least one endpoint"));
+        }
+        let transport = &self.policy.transport;
+        if let Some(nameless) = endpoints.iter().find(|endpoint| transport.lacks_name_of(&endpoint.address)) {
+            let detail = format!("{} has no name that its certificate could be checked against", nameless.address);
+            let hint = "name the endpoint by its host, or set `upstream.tls.server_name` in the file";
+            return Err(Refusal::new(RefusalCode::Invalid, detail, hint));
         }
         self.know(revision.clone(), endpoints, Some(labels), Origin::Deployed);
         if revision != self.kept.active.revision {

@@ -491,7 +491,7 @@ async fn addresses_that_replace_all_live_ones_take_no_traffic_before_they_answer
 async fn an_endpoint_that_is_reached_in_another_way_is_another() {
     let switch = ready(None).await;
     let before = endpoints_of(&switch);
-    let transport = Transport { tls: Some(UpstreamTls::default()), proxy_protocol: None };
+    let transport = Transport { tls: Some(UpstreamTls::default()), ..Transport::default() };
     let policy = Policy { transport: Arc::new(transport), ..Policy::default() };
     switch.feed.desired(shop(policy.clone())).await.expect("it runs");
     let after = endpoints_of(&switch);
