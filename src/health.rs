@@ -7,8 +7,8 @@ use std::{collections::HashMap, fmt, io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep_until, timeout},
@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     connector::{ConnectError, Connector, Socket},
-    switch::{Address, AppName, Board, Destination, Feed, HealthCheck, Revision, Viewer},
+    switch::{Address, AppName, Board, Destination, Feed, HealthCheck, Protocol, Revision, Viewer},
 };
 
 /// How many probes may be under way at once.
@@ -207,7 +207,16 @@ async fn probe(connector: &Connector, destination: &Destination, check: &HealthC
     let asked = async {
         let stream = connector.connect(destination, None).await.map_err(Failure::Connect)?;
         match &check.path {
-            Some(path) => get(stream, host(destination), path).await,
+            Some(path) => {
+                let h2 = match destination.transport.protocol {
+                    Protocol::Http1 => false,
+                    Protocol::H2 => true,
+                    Protocol::Auto => stream.alpn() == Some(b"h2"),
+                };
+                let status =
+                    if h2 { get_h2(stream, destination, path).await } else { get(stream, destination, path).await };
+                judge(status?)
+            }
             None => Ok(()),
         }
     };
@@ -223,10 +232,18 @@ fn host(destination: &Destination) -> String {
     }
 }
 
-/// Good is a status of 2xx or 3xx. The body is left unread: the connection is not used again.
-async fn get(stream: Socket, host: String, path: &str) -> Result<(), Failure> {
+/// Good is a status of 2xx or 3xx.
+fn judge(status: StatusCode) -> Result<(), Failure> {
+    match status.is_success() || status.is_redirection() {
+        true => Ok(()),
+        false => Err(Failure::Status(status)),
+    }
+}
+
+/// The body is left unread: the connection is not used again.
+async fn get(stream: Socket, to: &Destination, path: &str) -> Result<StatusCode, Failure> {
     let request = Request::get(path)
-        .header(header::HOST, host)
+        .header(header::HOST, host(to))
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
@@ -235,11 +252,21 @@ async fn get(stream: Socket, host: String, path: &str) -> Result<(), Failure> {
     let (mut sender, connection) =
         http.max_buf_size(HEAD_SIZE).handshake(TokioIo::new(stream)).await.map_err(Failure::Http)?;
     let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
-    let answer = sender.send_request(request).await.map_err(Failure::Http)?;
-    match answer.status() {
-        status if status.is_success() || status.is_redirection() => Ok(()),
-        status => Err(Failure::Status(status)),
-    }
+    Ok(sender.send_request(request).await.map_err(Failure::Http)?.status())
+}
+
+/// The same over HTTP/2.
+async fn get_h2(stream: Socket, to: &Destination, path: &str) -> Result<StatusCode, Failure> {
+    let scheme = if to.transport.tls.is_some() { "https" } else { "http" };
+    let request = Request::get(format!("{scheme}://{}{path}", host(to)))
+        .header(header::USER_AGENT, USER_AGENT)
+        .body(Empty::<Bytes>::new())
+        .map_err(Failure::Path)?;
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.max_header_list_size(HEAD_SIZE as u32);
+    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(Failure::Http)?;
+    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
+    Ok(sender.send_request(request).await.map_err(Failure::Http)?.status())
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ impl Server {
         let access = AccessLog::start(config.log.access, config.workers, Box::new(std::io::stdout()))
             .context("the access log cannot be started")?;
 
-        let connector = Connector::default();
+        let connector = Connector::sparing(config.admin.socket.as_deref());
         connector.adopt(connector.prepare(&config.desired).await?);
         tasks.spawn(connector.clone().follow_files());
         let recorder = {

@@ -247,7 +247,11 @@ fn pools(app: &AppStatus, page: &mut Page) {
             Health::Healthy => "healthy",
             Health::Unhealthy => "unhealthy",
         };
-        let (address, revision) = (endpoint.address.clone(), pool.revision.clone());
+        let address = match &endpoint.name {
+            Some(name) => format!("{} ({name})", endpoint.address),
+            None => endpoint.address.clone(),
+        };
+        let revision = pool.revision.clone();
         [address, revision, endpoint.weight.to_string(), health.to_owned(), endpoint.in_flight.to_string()]
     };
     let rows = roles().flat_map(|(_, pool)| pool.endpoints.iter().map(move |e| endpoint(pool, e))).collect();

@@ -95,6 +95,32 @@ impl Notation for Bind {
     }
 }
 
+/// The `Host` that upstreams are sent; `None` for the client's.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SentHost(pub(super) Option<String>);
+
+impl From<SentHost> for Option<String> {
+    fn from(host: SentHost) -> Self {
+        host.0
+    }
+}
+
+impl Notation for SentHost {
+    fn read(text: &str) -> Result<Self, Wrong> {
+        if text == "pass" {
+            return Ok(Self(None));
+        }
+        let (host, port) = text.rsplit_once(':').filter(|(_, port)| !port.contains(']')).unwrap_or((text, "80"));
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_good = bare.map_or_else(|| is_host(host), |bare| bare.parse::<std::net::Ipv6Addr>().is_ok());
+        if is_good && port.parse::<u16>().is_ok_and(|port| port > 0) {
+            return Ok(Self(Some(text.to_ascii_lowercase())));
+        }
+        let wrong = Wrong::new(format!("{} is not a host", quoted(text)));
+        Err(wrong.hint("write pass for the host that the client asked for, or NAME or NAME:PORT to send instead"))
+    }
+}
+
 impl Notation for IpNet {
     fn read(text: &str) -> Result<Self, Wrong> {
         // A lone address is a network of one.
@@ -163,6 +189,15 @@ mod tests {
         assert!(hint.starts_with("host names are not looked up"), "{hint}");
         refuses::<Bind>(&["", "8080", ":8080", "127.0.0.1", "127.0.0.1:65536", "unix:", "::1:80"]);
         refuses::<Bind>(&[&format!("unix:/{}", "x".repeat(107))]);
+    }
+
+    #[test]
+    fn the_host_sent_is_the_clients_or_a_name_of_its_own() {
+        reads("pass", SentHost(None));
+        for host in ["app.internal", "app.internal:8443", "10.0.0.1:80", "[::1]", "[::1]:80"] {
+            reads(host, SentHost(Some(host.to_owned())));
+        }
+        refuses::<SentHost>(&["", "a b", "a:", "a:0", "a:x", "::1", "[a]:1", "http://a", "a/b", "a\r\nb: c"]);
     }
 
     #[test]

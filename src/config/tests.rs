@@ -190,6 +190,7 @@ fn every_key_reaches_its_place() {
       tls: { roots: roots.pem, cert: c.crt, key: /keys/c.key, server_name: App.internal, min_version: 1.3 }
       protocol: h2
       proxy_protocol: v1
+      host: App.internal:8443
       resolve: 1m
       family: ipv6
     health: { path: /healthz?deep, interval: 5s, timeout: 250ms, rise: 4, fall: 5 }
@@ -223,7 +224,7 @@ fn every_key_reaches_its_place() {
         "drain: Drain { timeout: 0ns",
         r#"path: Some("/healthz?deep"), interval: 5s, timeout: 250ms, rise: 4, fall: 5"#,
         "connect: 3s, response: 60s, upgrade_idle: 7200s, request: Some(300s), body_size: Some(10485760)",
-        "attempts: 1, per_try: 3s, expose_revision: true",
+        r#"attempts: 1, per_try: 3s, expose_revision: true, host: Some("app.internal:8443")"#,
         r#"roots: File("/etc/tealgate/roots.pem"), identity: Some(ClientIdentity { cert: "/etc/tealgate/c.crt""#,
         r#"key: "/keys/c.key" }), server_name: Some("app.internal"), min_version: Tls13 }), proxy_protocol: Some(V1)"#,
         "lookup: Lookup { interval: 60s, family: Ipv6 }",

@@ -215,6 +215,7 @@ impl Pass<'_> {
         self.set(&mut policy.balance, &app.balance.policy);
 
         policy.transport = Arc::new(self.transport(&app.upstream));
+        self.set(&mut policy.traffic.host, &app.upstream.host);
         self.set(&mut policy.lookup.interval, &app.upstream.resolve);
         self.set(&mut policy.lookup.family, &app.upstream.family);
 

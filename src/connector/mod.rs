@@ -6,7 +6,7 @@ mod proxy_header;
 mod socket;
 mod trust;
 
-use std::{io, sync::Arc};
+use std::{io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use rustls::{AlertDescription, pki_types::ServerName};
 use thiserror::Error;
@@ -45,9 +45,17 @@ pub(crate) enum ConnectError {
 #[derive(Clone, Default)]
 pub struct Connector {
     trust: Arc<Trust>,
+    /// A socket that nobody gets to through us.
+    private: Option<Arc<Path>>,
 }
 
 impl Connector {
+    /// One that never connects to this socket: whoever may name endpoints, or is a client, has no business with our own
+    /// admin API, and there we would pass for its owner.
+    pub fn sparing(private: Option<&Path>) -> Self {
+        Self { private: private.map(Arc::from), ..Self::default() }
+    }
+
     /// Reads whatever reaching the endpoints of these apps takes, certificates and keys, or says what is wrong with it.
     pub async fn prepare(&self, desired: &Desired) -> Result<Prepared, TrustError> {
         self.trust.prepare(desired).await
@@ -66,6 +74,21 @@ impl Connector {
     /// Opens a connection, ready for the first octet of a request from `origin`; `None` is our own, as of a probe. There is
     /// no deadline in here.
     pub(crate) async fn connect(&self, to: &Destination, origin: Option<Origin>) -> Result<Socket, ConnectError> {
+        self.open(to, origin, None).await
+    }
+
+    /// The same for a request that is written for HTTP/1 already: the endpoint may choose nothing else.
+    pub(crate) async fn connect_http1(&self, to: &Destination, origin: Option<Origin>) -> Result<Socket, ConnectError> {
+        self.open(to, origin, Some(b"http/1.1")).await
+    }
+
+    /// Opens a connection, on which TLS offers to speak what its transport wants, or `only` this.
+    async fn open(
+        &self,
+        to: &Destination,
+        origin: Option<Origin>,
+        only: Option<&[u8]>,
+    ) -> Result<Socket, ConnectError> {
         let greeting = to.transport.proxy_protocol.map(|version| proxy_header::write(version, origin));
         match &to.address {
             Address::Ip(address) => {
@@ -74,29 +97,43 @@ impl Connector {
                 greet(&mut socket, greeting).await?;
                 match &to.transport.tls {
                     None => Ok(Socket::Tcp(socket)),
-                    Some(tls) => Ok(Socket::Tls(Box::new(self.secure(socket, to, tls).await?))),
+                    Some(tls) => Ok(Socket::Tls(Box::new(self.secure(socket, to, tls, only).await?))),
                 }
             }
             Address::Unix(path) => {
+                if self.private.as_ref().is_some_and(|private| is_same_file(private, path)) {
+                    let kind = io::ErrorKind::PermissionDenied;
+                    return Err(io::Error::new(kind, "this is the socket of our own admin API").into());
+                }
                 let mut socket = UnixStream::connect(path).await?;
                 greet(&mut socket, greeting).await?;
                 match &to.transport.tls {
                     None => Ok(Socket::Unix(socket)),
-                    Some(tls) => Ok(Socket::TlsUnix(Box::new(self.secure(socket, to, tls).await?))),
+                    Some(tls) => Ok(Socket::TlsUnix(Box::new(self.secure(socket, to, tls, only).await?))),
                 }
             }
         }
     }
 
-    async fn secure<IO>(&self, io: IO, to: &Destination, tls: &UpstreamTls) -> Result<TlsStream<IO>, ConnectError>
+    async fn secure<IO>(
+        &self,
+        io: IO,
+        to: &Destination,
+        tls: &UpstreamTls,
+        only: Option<&[u8]>,
+    ) -> Result<TlsStream<IO>, ConnectError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let unprepared = ConnectError::Unprepared("its app's TLS settings have not been read");
-        let settings = self.trust.settings(&to.transport).ok_or(unprepared)?;
+        let settings = self.trust.settings(&to.transport, &to.address).ok_or(unprepared)?;
         let name = server_name(to, tls)
             .ok_or(ConnectError::Unprepared("no name to check it against; set `upstream.tls.server_name`"))?;
-        TlsConnector::from(settings).connect(name, io).await.map_err(why)
+        let connector = TlsConnector::from(settings);
+        match only {
+            None => connector.connect(name, io).await.map_err(why),
+            Some(only) => connector.with_alpn(vec![only.to_vec()]).connect(name, io).await.map_err(why),
+        }
     }
 }
 
@@ -105,6 +142,12 @@ async fn greet(socket: &mut (impl AsyncWrite + Unpin), greeting: Option<Vec<u8>>
         Some(greeting) => socket.write_all(&greeting).await,
         None => Ok(()),
     }
+}
+
+/// Whether both lead to one file, by whatever names.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let facts = |path| std::fs::metadata(path).map(|facts| (facts.dev(), facts.ino())).ok();
+    facts(one).is_some_and(|one| facts(other) == Some(one))
 }
 
 /// The name a certificate must be for: the one set, or the one that the endpoint is given by, or its address.

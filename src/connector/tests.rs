@@ -162,6 +162,23 @@ async fn one_that_speaks_no_tls_is_told_from_one_that_refuses() {
     assert!(matches!(failed, Err(ConnectError::Handshake(_))));
 }
 
+#[tokio::test]
+async fn nobody_gets_to_our_own_admin_socket_by_whatever_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name| dir.path().join(name);
+    let _admin = UnixListener::bind(path("admin.sock")).unwrap();
+    let _app = UnixListener::bind(path("app.sock")).unwrap();
+    std::os::unix::fs::symlink(path("admin.sock"), path("link.sock")).unwrap();
+    std::fs::hard_link(path("admin.sock"), path("twin.sock")).unwrap();
+    let connector = Connector::sparing(Some(&path("admin.sock")));
+    let to = |name| Destination { address: Address::Unix(path(name).into()), name: None, transport: Arc::default() };
+    for name in ["admin.sock", "link.sock", "twin.sock"] {
+        let refused = connector.connect(&to(name), None).await;
+        assert!(matches!(refused, Err(ConnectError::Io(e)) if e.kind() == io::ErrorKind::PermissionDenied), "{name}");
+    }
+    assert!(connector.connect(&to("app.sock"), None).await.is_ok());
+}
+
 #[test]
 fn the_name_is_the_one_set_or_the_one_given_or_the_address() {
     let name = |address: &str, set: Option<&str>| {

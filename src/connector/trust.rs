@@ -9,16 +9,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use rustls::{ClientConfig, RootCertStore, client::Resumption, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls_platform_verifier::BuilderVerifierExt;
 use thiserror::Error;
 use tokio::{task::spawn_blocking, time::interval};
 
-use crate::switch::{Desired, Protocol, Roots, TlsVersion, Transport, UpstreamTls};
+use crate::switch::{Address, Desired, Protocol, Roots, TlsVersion, Transport, UpstreamTls};
 
 /// How often the files are looked at for changes.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// The most addresses whose sessions are kept; where addresses come and go, all are then forgotten.
+const MOST_ADDRESSES: usize = 4096;
+/// The names whose sessions are kept for one address: there is one, unless it is set anew.
+const SESSIONS: usize = 2;
 
 /// Why endpoints cannot be reached over TLS as they should.
 #[derive(Debug, Error)]
@@ -61,7 +65,14 @@ pub(super) struct Trust {
     in_service: RwLock<ByTransport>,
 }
 
-type ByTransport = HashMap<Arc<Transport>, Arc<Settings>>;
+type ByTransport = HashMap<Arc<Transport>, InService>;
+
+#[derive(Clone)]
+struct InService {
+    settings: Arc<Settings>,
+    /// The last state does not ask for it any more, only the one before. Requests may still be on their way by that one.
+    is_old: bool,
+}
 
 /// What reaching the endpoints of a state takes, all of it read and not in service yet.
 pub struct Prepared(ByTransport);
@@ -70,11 +81,16 @@ pub struct Prepared(ByTransport);
 struct Settings {
     tls: UpstreamTls,
     alpn: Vec<Vec<u8>>,
-    current: RwLock<Arc<ClientConfig>>,
+    current: RwLock<Current>,
     /// The files as they were when they were last looked at; what is broken is reported once.
     seen: Mutex<Vec<FileState>>,
-    /// Whether the state before this one asked for it as well. Requests may still be on their way by that one.
-    is_old: bool,
+}
+
+/// What is in service: the settings, and a copy of them for each address. rustls keeps sessions by the server's name, which
+/// all endpoints of an app may share, and a session of one is worth nothing to another.
+struct Current {
+    settings: ClientConfig,
+    by_address: HashMap<Address, Arc<ClientConfig>>,
 }
 
 /// When a file was changed last, and how long it is.
@@ -94,15 +110,15 @@ impl Trust {
                 }
                 let settings = match before.get(&transport) {
                     Some(same) => {
-                        same.refresh()?;
-                        same.at_age(false)
+                        same.settings.refresh()?;
+                        Arc::clone(&same.settings)
                     }
-                    None => Settings::load(&transport)?,
+                    None => Arc::new(Settings::load(&transport)?),
                 };
-                next.insert(transport, Arc::new(settings));
+                next.insert(transport, InService { settings, is_old: false });
             }
-            for (transport, settings) in before.iter().filter(|(_, settings)| !settings.is_old) {
-                next.entry(Arc::clone(transport)).or_insert_with(|| Arc::new(settings.at_age(true)));
+            for (transport, last) in before.into_iter().filter(|(_, last)| !last.is_old) {
+                next.entry(transport).or_insert(InService { is_old: true, ..last });
             }
             Ok(Prepared(next))
         });
@@ -115,10 +131,10 @@ impl Trust {
         *self.in_service.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
-    /// The settings for reaching endpoints in this way, if they have been made ready.
-    pub(super) fn settings(&self, transport: &Arc<Transport>) -> Option<Arc<ClientConfig>> {
+    /// The settings for reaching this address in this way, if they have been made ready.
+    pub(super) fn settings(&self, transport: &Arc<Transport>, address: &Address) -> Option<Arc<ClientConfig>> {
         let in_service = self.in_service.read().unwrap_or_else(PoisonError::into_inner);
-        in_service.get(transport).map(|settings| settings.current())
+        in_service.get(transport).map(|ready| ready.settings.of(address))
     }
 
     /// Puts changed files in service as they change, for ever.
@@ -126,8 +142,13 @@ impl Trust {
         let mut looks = interval(INTERVAL);
         loop {
             looks.tick().await;
-            let all: Vec<_> =
-                self.in_service.read().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
+            let all: Vec<_> = self
+                .in_service
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .map(|ready| Arc::clone(&ready.settings))
+                .collect();
             for settings in all {
                 match spawn_blocking(move || settings.refresh()).await {
                     Ok(Ok(true)) => tracing::info!("new files for TLS towards endpoints are in service"),
@@ -144,18 +165,14 @@ impl Settings {
         let tls = transport.tls.clone().unwrap_or_default();
         let alpn = alpn(transport);
         let seen = state_of(&tls);
-        let current = RwLock::new(Arc::new(build(&tls, &alpn)?));
-        Ok(Self { tls, alpn, current, seen: Mutex::new(seen), is_old: false })
+        let current = RwLock::new(Current::new(build(&tls, &alpn)?));
+        Ok(Self { tls, alpn, current, seen: Mutex::new(seen) })
     }
 
-    fn current(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn at_age(&self, is_old: bool) -> Self {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (tls, alpn) = (self.tls.clone(), self.alpn.clone());
-        Self { tls, alpn, current: RwLock::new(self.current()), seen: Mutex::new(seen), is_old }
+    fn of(&self, address: &Address) -> Arc<ClientConfig> {
+        let known = |current: &Current| current.by_address.get(address).map(Arc::clone);
+        let found = known(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        found.unwrap_or_else(|| self.current.write().unwrap_or_else(PoisonError::into_inner).of(address))
     }
 
     /// Reads the files anew if one has changed, and puts them in service. Whether it did; on error, what is in service
@@ -167,9 +184,27 @@ impl Settings {
             return Ok(false);
         }
         *seen = state;
-        let built = Arc::new(build(&self.tls, &self.alpn)?);
+        let built = Current::new(build(&self.tls, &self.alpn)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = built;
         Ok(true)
+    }
+}
+
+impl Current {
+    fn new(settings: ClientConfig) -> Self {
+        Self { settings, by_address: HashMap::new() }
+    }
+
+    fn of(&mut self, address: &Address) -> Arc<ClientConfig> {
+        if self.by_address.len() >= MOST_ADDRESSES {
+            self.by_address.clear();
+        }
+        let copy = || {
+            let mut copy = self.settings.clone();
+            copy.resumption = Resumption::in_memory_sessions(SESSIONS);
+            Arc::new(copy)
+        };
+        Arc::clone(self.by_address.entry(address.clone()).or_insert_with(copy))
     }
 }
 
@@ -243,6 +278,10 @@ mod tests {
     use super::*;
     use crate::switch::{ClientIdentity, Matching, Policy, Wanted};
 
+    fn address() -> Address {
+        Address::Ip("10.0.0.1:443".parse().unwrap())
+    }
+
     struct Files {
         dir: TempDir,
     }
@@ -298,20 +337,23 @@ mod tests {
     async fn the_settings_stay_the_same_from_one_state_to_the_next() {
         let (files, trust) = (Files::new(), Trust::default());
         prepare(&trust, &[files.transport()]).await.unwrap();
-        let before = trust.settings(&files.transport()).unwrap();
+        let before = trust.settings(&files.transport(), &address()).unwrap();
         prepare(&trust, &[files.transport(), files.transport()]).await.unwrap();
-        assert!(Arc::ptr_eq(&before, &trust.settings(&files.transport()).unwrap()), "or no session is resumed");
+        assert!(
+            Arc::ptr_eq(&before, &trust.settings(&files.transport(), &address()).unwrap()),
+            "or no session is resumed"
+        );
         prepare(&trust, &[]).await.unwrap();
-        assert!(trust.settings(&files.transport()).is_some(), "requests may still be on their way");
+        assert!(trust.settings(&files.transport(), &address()).is_some(), "requests may still be on their way");
         prepare(&trust, &[]).await.unwrap();
-        assert!(trust.settings(&files.transport()).is_none());
+        assert!(trust.settings(&files.transport(), &address()).is_none());
     }
 
     #[tokio::test]
     async fn changed_files_are_put_in_service_and_broken_ones_are_not() {
         let (files, trust) = (Files::new(), Trust::default());
         prepare(&trust, &[files.transport()]).await.unwrap();
-        let settings = || trust.settings(&files.transport()).unwrap();
+        let settings = || trust.settings(&files.transport(), &address()).unwrap();
         let before = settings();
         for (file, text) in [("roots.crt", "no PEM"), ("client.key", "no key"), ("client.crt", "")] {
             let sound = std::fs::read(files.path(file)).unwrap();

@@ -99,9 +99,9 @@ impl Attempts {
             Ok(Err(kind)) => (kind, None),
             Err(whose) => (FailureKind::Closed { answering: false }, Some(whose)),
         };
-        let Failure { kind, sent, request } = exchange.fail(kind);
+        let Failure { kind, sent, is_well, request } = exchange.fail(kind);
         let cause = whose.map_or(Cause::Exchange(kind), Cause::Impatience);
-        Err(Failed { cause, sent, reused, newest: upstream.newest(), request })
+        Err(Failed { cause, sent, reused: reused && !is_well, newest: upstream.newest(), request })
     }
 
     /// How long this attempt may take: less, if another is allowed after it was sent. A body that has begun is not sent

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
 use super::error::ProxyError;
 pub(super) use crate::connector::{Connector, Origin, Socket};
@@ -16,7 +16,20 @@ pub(super) async fn connect(
     origin: Option<Origin>,
     within: Duration,
 ) -> Result<Socket, ProxyError> {
-    let opened = timeout(within, connector.connect(endpoint.destination(), origin)).await;
+    outcome(timeout(within, connector.connect(endpoint.destination(), origin)).await)
+}
+
+/// The same for a request that is written for HTTP/1 already.
+pub(super) async fn connect_http1(
+    connector: &Connector,
+    endpoint: &Endpoint,
+    origin: Option<Origin>,
+    within: Duration,
+) -> Result<Socket, ProxyError> {
+    outcome(timeout(within, connector.connect_http1(endpoint.destination(), origin)).await)
+}
+
+fn outcome(opened: Result<Result<Socket, ConnectError>, Elapsed>) -> Result<Socket, ProxyError> {
     opened.map_err(|_| ProxyError::ConnectionTimeout)?.map_err(|error| match error {
         ConnectError::Io(error) => error.into(),
         ConnectError::Certificate(error) => ProxyError::TlsCertificateError(error),

@@ -31,6 +31,8 @@ pub(super) struct Failure {
     pub(super) kind: FailureKind,
     /// Whether anybody may have acted on the request.
     pub(super) sent: bool,
+    /// Whether the connection is well for all that can be told.
+    pub(super) is_well: bool,
     /// The request, if it can be sent once more.
     pub(super) request: Option<Outgoing>,
 }
@@ -93,11 +95,11 @@ impl Exchange {
         match self {
             Self::H1(exchange) => {
                 let h1::Failure { kind, sent, request } = exchange.fail(kind);
-                Failure { kind, sent, request: request.map(Outgoing::H1) }
+                Failure { kind, sent, is_well: false, request: request.map(Outgoing::H1) }
             }
             Self::H2(exchange) => {
-                let h2::Failure { kind, sent, message } = exchange.fail(kind);
-                Failure { kind, sent, request: message.map(Outgoing::Any) }
+                let h2::Failure { kind, sent, reset, message } = exchange.fail(kind);
+                Failure { kind, sent, is_well: reset, request: message.map(Outgoing::Any) }
             }
         }
     }

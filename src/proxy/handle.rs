@@ -29,7 +29,7 @@ use super::{
     websocket::Ask,
 };
 use crate::{
-    switch::{Standing, Ticket, Traffic},
+    switch::{Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
 
@@ -57,7 +57,7 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let target = target(&client, &parts);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
     let forwarded = match target {
-        Ok(target) => match visitor(&client, &target, &parts, arrived, None).admit(&[], &mut log).await {
+        Ok(target) => match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
             Ok(ticket) => {
                 forward(&client, &target, parts, Inflow::Http2(incoming), timer, arrived, ticket, &mut log).await
             }
@@ -145,19 +145,14 @@ pub(super) async fn forward(
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        let standing = Some(ticket.standing());
-        ticket = visitor(client, target, &parts, arrived, standing).admit(attempts.tried(), log).await?;
+        let (fields, standing) = (request.fields(), Some(ticket.standing()));
+        let visitor = Visitor { client, host: &target.host, path: path(&parts), fields, arrived, standing };
+        ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }
 
-fn visitor<'a>(
-    client: &'a Client,
-    target: &'a Target,
-    parts: &'a Parts,
-    arrived: Instant,
-    standing: Option<Standing>,
-) -> Visitor<'a> {
-    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived, standing }
+fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
+    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived, standing: None }
 }
 
 /// Makes the client's request the upstream's.
@@ -181,6 +176,10 @@ fn prepare(
     let bodyless = incoming.is_end_stream();
     let Going { forwarded, request_id, trace, has_length } =
         headers::to_upstream(parts, target, &client.forwarding, bodyless);
+    let authority = match &ticket.policy().traffic.host {
+        Some(host) => headers::rewrite_host(&mut parts.headers, host),
+        None => target.authority.clone(),
+    };
     if log.is_written() {
         let trace = trace.as_ref().and_then(|trace| trace.to_str().ok()?.split('-').nth(1));
         let id = request_id.as_ref().map_or_else(|| headers::request_id(&parts.headers), RequestId::as_str);
@@ -209,7 +208,7 @@ fn prepare(
     let message = Message {
         method: parts.method.clone(),
         uri: parts.uri.clone(),
-        authority: target.authority.clone(),
+        authority,
         fields: std::mem::take(&mut parts.headers),
         lines: Lines { forwarded, request_id },
         framing,

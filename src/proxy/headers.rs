@@ -9,7 +9,7 @@ use super::{
     admit::Fields,
     cookie::cookie,
     door::append_lines,
-    h1::{Line, Name, members},
+    h1::{Line, Lines, Name, Names, members},
     target::Target,
 };
 use crate::switch::Ticket;
@@ -44,77 +44,56 @@ pub(super) struct Going {
 /// What is in a head that something must be done about.
 #[derive(Default)]
 pub(super) struct Seen {
-    connection: bool,
+    names: Names,
     /// A `Connection` line names other fields than it usually does.
     nominates: bool,
     /// A `Connection` line asks for another protocol.
     asks_to_upgrade: bool,
-    proxy_connection: bool,
-    keep_alive: bool,
-    te: bool,
     /// Trailers are welcome.
     pub(super) trailers: bool,
-    transfer_encoding: bool,
-    upgrade: bool,
-    content_length: bool,
-    proxy_credentials: bool,
-    pub(super) expect: bool,
-    http2_settings: bool,
-    cookies: u32,
-    request_id: bool,
-    forwarding: bool,
-    ours: bool,
 }
 
 impl Seen {
     fn of(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
         for (name, value) in headers {
-            seen.note(Name::of(name.as_str().as_bytes()), value.as_bytes());
+            let name = Name::of(name.as_str().as_bytes());
+            seen.names.note(name);
+            match name {
+                Name::Connection => seen.connection(value.as_bytes()),
+                Name::Te => seen.te(value.as_bytes()),
+                _ => {}
+            }
         }
         seen
     }
 
-    /// Of a head whose lines these are.
-    pub(super) fn of_lines(head: &[u8], lines: &[Line]) -> Self {
-        let mut seen = Self::default();
-        lines.iter().for_each(|line| seen.note(line.name(), line.value_in(head)));
+    pub(super) fn of_lines(head: Head<'_>) -> Self {
+        let mut seen = Self { names: head.lines.names(), ..Self::default() };
+        head.values(Name::Connection).for_each(|value| seen.connection(value));
+        head.values(Name::Te).for_each(|value| seen.te(value));
         seen
     }
 
-    fn note(&mut self, name: Name, value: &[u8]) {
-        match name {
-            Name::Connection => {
-                self.connection = true;
-                for option in members(value) {
-                    let is = |known: &str| option.eq_ignore_ascii_case(known.as_bytes());
-                    match option.len() {
-                        10 if is("keep-alive") => {}
-                        5 if is("close") => {}
-                        7 if is("upgrade") => self.asks_to_upgrade = true,
-                        2 if is("te") => {}
-                        _ => self.nominates = true,
-                    }
-                }
+    pub(super) fn has(&self, name: Name) -> bool {
+        self.names.has(name)
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in members(value) {
+            let is = |known: &str| option.eq_ignore_ascii_case(known.as_bytes());
+            match option.len() {
+                10 if is("keep-alive") => {}
+                5 if is("close") => {}
+                7 if is("upgrade") => self.asks_to_upgrade = true,
+                2 if is("te") => {}
+                _ => self.nominates = true,
             }
-            Name::ContentLength => self.content_length = true,
-            Name::Cookie => self.cookies += 1,
-            Name::Expect => self.expect = true,
-            Name::Forwarding => self.forwarding = true,
-            Name::Http2Settings => self.http2_settings = true,
-            Name::KeepAlive => self.keep_alive = true,
-            Name::Ours => self.ours = true,
-            Name::ProxyConnection => self.proxy_connection = true,
-            Name::ProxyCredentials => self.proxy_credentials = true,
-            Name::RequestId => self.request_id = true,
-            Name::Te => {
-                self.te = true;
-                self.trailers |= members(value).any(|member| member.eq_ignore_ascii_case(b"trailers"));
-            }
-            Name::TransferEncoding => self.transfer_encoding = true,
-            Name::Upgrade => self.upgrade = true,
-            Name::Host | Name::Referer | Name::TraceParent | Name::UserAgent | Name::Other => {}
         }
+    }
+
+    fn te(&mut self, value: &[u8]) {
+        self.trailers |= members(value).any(|member| member.eq_ignore_ascii_case(b"trailers"));
     }
 
     /// Takes out what is for this hop alone (RFC 9110 §7.6.1), whatever its `Connection` lines name included.
@@ -122,23 +101,19 @@ impl Seen {
         if self.nominates {
             remove_nominated(headers);
         }
-        if self.connection {
-            headers.remove(header::CONNECTION);
-        }
-        for (there, name) in [
-            (self.proxy_connection, PROXY_CONNECTION),
-            (self.keep_alive, KEEP_ALIVE),
-            (self.te, header::TE),
-            (self.transfer_encoding, header::TRANSFER_ENCODING),
-            (self.upgrade, header::UPGRADE),
+        for (known, name) in [
+            (Name::Connection, header::CONNECTION),
+            (Name::ProxyConnection, PROXY_CONNECTION),
+            (Name::KeepAlive, KEEP_ALIVE),
+            (Name::Te, header::TE),
+            (Name::TransferEncoding, header::TRANSFER_ENCODING),
+            (Name::Upgrade, header::UPGRADE),
+            (Name::ProxyCredentials, header::PROXY_AUTHENTICATE),
+            (Name::ProxyCredentials, header::PROXY_AUTHORIZATION),
         ] {
-            if there {
+            if self.has(known) {
                 headers.remove(name);
             }
-        }
-        if self.proxy_credentials {
-            headers.remove(header::PROXY_AUTHENTICATE);
-            headers.remove(header::PROXY_AUTHORIZATION);
         }
     }
 }
@@ -167,13 +142,13 @@ pub(super) fn to_upstream(
     let headers = &mut parts.headers;
     let seen = Seen::of(headers);
     let is_h1 = parts.version == Version::HTTP_11;
-    let upgrade = if seen.upgrade && is_h1 && bodyless && seen.asks_to_upgrade {
+    let upgrade = if seen.has(Name::Upgrade) && is_h1 && bodyless && seen.asks_to_upgrade {
         headers.get(header::UPGRADE).filter(|wanted| may_be_asked_for(wanted.as_bytes())).cloned()
     } else {
         None
     };
     seen.remove_hop_by_hop(headers);
-    if seen.http2_settings {
+    if seen.has(Name::Http2Settings) {
         headers.remove(HTTP2_SETTINGS);
     }
     if seen.trailers {
@@ -185,17 +160,17 @@ pub(super) fn to_upstream(
         headers.insert(header::UPGRADE, wanted);
         headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if seen.expect {
+    if seen.has(Name::Expect) {
         // The body follows at once; the client is told to go on as soon as somebody reads it (RFC 9110 §10.1.1).
         headers.remove(header::EXPECT);
     }
-    if seen.cookies > 1 {
+    if seen.names.repeats(Name::Cookie) {
         join_cookies(headers);
     }
-    if seen.ours {
+    if seen.has(Name::Ours) {
         remove_ours(headers);
     }
-    if seen.forwarding {
+    if seen.has(Name::Forwarding) {
         // There is no list of proxies to trust, so what a client says of others before it is not passed on.
         for name in FORWARDING {
             headers.remove(name);
@@ -206,10 +181,18 @@ pub(super) fn to_upstream(
     }
     Going {
         forwarded: forwarding.lines(&target.authority),
-        request_id: (!seen.request_id).then(RequestId::new),
+        request_id: (!seen.has(Name::RequestId)).then(RequestId::new),
         trace: headers.get(TRACEPARENT).cloned(),
-        has_length: seen.content_length,
+        has_length: seen.has(Name::ContentLength),
     }
+}
+
+/// Names the app's own host instead of the client's, which `X-Forwarded-Host` and `Forwarded` still tell.
+pub(super) fn rewrite_host(headers: &mut HeaderMap, host: &str) -> HeaderValue {
+    // A host as the file takes it is always a field value.
+    let host = HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static(""));
+    headers.insert(header::HOST, host.clone());
+    host
 }
 
 /// Whether a client's `Upgrade` may pass. RFC 9113 §3.1 took h2c by Upgrade out of HTTP/2; to pass it on would let a client
@@ -273,7 +256,7 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
         headers.insert(header::UPGRADE, protocol);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    if seen.ours {
+    if seen.has(Name::Ours) {
         remove_ours(headers);
     }
     append_lines(headers, ticket.answer_lines());
@@ -288,19 +271,19 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
     pub(super) octets: &'a [u8],
-    pub(super) lines: &'a [Line],
+    pub(super) lines: &'a Lines,
 }
 
 impl<'a> Head<'a> {
     /// The values of the lines of this name, in their order.
     pub(super) fn values(self, name: Name) -> impl Iterator<Item = &'a [u8]> {
-        self.lines.iter().filter(move |line| line.name() == name).map(move |line| line.value_in(self.octets))
+        self.lines.called(name).map(move |line| line.value_in(self.octets))
     }
 
     /// The lines as a map.
     pub(super) fn to_map(self) -> Result<HeaderMap, http::Error> {
         let mut map = HeaderMap::with_capacity(self.lines.len());
-        for line in self.lines {
+        for line in self.lines.iter() {
             let name = HeaderName::from_bytes(line.name_in(self.octets))?;
             map.try_append(name, HeaderValue::from_bytes(line.value_in(self.octets))?)?;
         }
@@ -310,7 +293,7 @@ impl<'a> Head<'a> {
     /// Copies the lines that pass, those that follow each other in one piece. `from` is where the first line begins, if
     /// that passes as it is.
     fn copy(self, into: &mut Vec<u8>, mut from: Option<usize>, passes: impl Fn(Line) -> bool) {
-        for line in self.lines {
+        for line in self.lines.iter() {
             match (passes(*line), from) {
                 (true, None) => from = Some(line.start()),
                 (false, Some(start)) => {
@@ -371,7 +354,7 @@ pub(super) fn write_request_lines(
             Connection | ProxyConnection | KeepAlive | Te | TransferEncoding | Upgrade | ProxyCredentials | Expect
             | Http2Settings | Ours | Forwarding => false,
             Host => added.host.is_none(),
-            Cookie => seen.cookies == 1,
+            Cookie => !seen.names.repeats(Cookie),
             ContentLength | RequestId => true,
             _ if added.keeps_authorization && line.name_in(head.octets).eq_ignore_ascii_case(b"authorization") => false,
             Referer | TraceParent | UserAgent | Other => named.is_empty() || !is_named(),
@@ -385,7 +368,7 @@ pub(super) fn write_request_lines(
     if let Some(host) = added.host {
         line(b"host: ", host);
     }
-    if seen.cookies > 1 {
+    if seen.names.repeats(Name::Cookie) {
         line(b"cookie: ", &head.values(Name::Cookie).collect::<Vec<_>>().join(&b"; "[..]));
     }
     if seen.trailers {
@@ -396,7 +379,7 @@ pub(super) fn write_request_lines(
     let upgrade = head
         .values(Name::Upgrade)
         .next()
-        .filter(|wanted| added.may_upgrade && seen.upgrade && seen.asks_to_upgrade && may_be_asked_for(wanted));
+        .filter(|wanted| added.may_upgrade && seen.asks_to_upgrade && may_be_asked_for(wanted));
     if let Some(wanted) = upgrade {
         line(b"upgrade: ", wanted);
         line(b"connection: ", b"upgrade");
@@ -409,7 +392,7 @@ pub(super) fn write_request_lines(
 
 /// Whether a request ID is to be made.
 pub(super) fn wants_request_id(seen: &Seen) -> Option<RequestId> {
-    (!seen.request_id).then(RequestId::new)
+    (!seen.has(Name::RequestId)).then(RequestId::new)
 }
 
 /// What an answer's lines are made of beside those the upstream sent.
@@ -465,7 +448,7 @@ pub(super) fn write_answer_lines(
 }
 
 /// Writes the lines of a trailer section that may go on, whichever way they go.
-pub(super) fn write_trailers(into: &mut Vec<u8>, section: &[u8], lines: &[Line]) {
+pub(super) fn write_trailers(into: &mut Vec<u8>, section: &[u8], lines: &Lines) {
     let fit = |line: Line| HeaderName::from_bytes(line.name_in(section)).is_ok_and(|name| !is_for_heads(&name));
     Head { octets: section, lines }.copy(into, None, fit);
 }

@@ -46,6 +46,14 @@ pub(super) struct Lines {
 }
 
 impl Outgoing {
+    /// Its fields, as the upstream is told them.
+    pub(super) fn fields(&self) -> &HeaderMap {
+        match self {
+            Self::Any(message) => &message.fields,
+            Self::H1(request) => request.fields(),
+        }
+    }
+
     /// Whether no body goes with it.
     pub(super) fn is_bodyless(&self) -> bool {
         match self {

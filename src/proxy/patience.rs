@@ -11,7 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    clock::{Alarm, TICK, Timer, TimerKey},
+    clock::{Alarm, TICK, Timer},
     upload::{State, Upload},
 };
 use crate::switch::Tenure;
@@ -57,10 +57,6 @@ impl Patience {
 
     pub(super) fn upload(&self) -> Option<&Upload> {
         self.upload.as_deref()
-    }
-
-    pub(super) fn timer(&self) -> TimerKey {
-        self.timer.key()
     }
 
     /// Ends when this tenure is cut.
@@ -125,7 +121,7 @@ impl Patience {
     /// Sets the timer for what is due next. While a body is on its way, whose turn it is changes in between.
     fn look_again(&self, due: Instant) {
         let due = match self.upload {
-            Some(_) => due.min(self.timer.clock().now() + self.send + TICK),
+            Some(_) => due.min(self.timer.clock().now() + self.take.min(self.send) + TICK),
             None => due,
         };
         self.timer.set(Some(due));

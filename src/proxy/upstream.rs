@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     clock::Clock,
-    connect::{Connector, Origin, Socket, connect},
+    connect::{Connector, Origin, Socket, connect, connect_http1},
     error::ProxyError,
     exchange::Exchange,
     h1, h2,
@@ -132,7 +132,7 @@ impl Upstream {
             return Ok((idle, true));
         }
         // On the heap, so that a request that has a connection already does not carry the room for opening one.
-        let socket = Box::pin(connect(&self.connector, endpoint, origin, within)).await?;
+        let socket = Box::pin(connect_http1(&self.connector, endpoint, origin, within)).await?;
         Ok((Connection::new(socket), false))
     }
 

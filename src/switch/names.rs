@@ -92,6 +92,11 @@ impl Names {
         self.0.keys()
     }
 
+    /// Each name, and whether it was found when it was looked up last.
+    pub fn found(&self) -> impl Iterator<Item = (&HostPort, bool)> {
+        self.0.iter().map(|(name, known)| (name, known.since.is_some() && known.problem.is_none()))
+    }
+
     /// For the status, in the order of the names.
     pub(super) fn status(&self) -> Vec<NameStatus> {
         let status = |(name, known): (&HostPort, &Known)| NameStatus {

@@ -163,6 +163,8 @@ pub struct Traffic {
     pub per_try: Duration,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,
+    /// The `Host` that endpoints are sent, with its port if there is one; `None` for the one the client sent.
+    pub host: Option<String>,
 }
 
 /// What is spoken to endpoints.
@@ -188,6 +190,7 @@ impl Default for Traffic {
             attempts: 2,
             per_try: Duration::from_secs(10),
             expose_revision: false,
+            host: None,
         }
     }
 }

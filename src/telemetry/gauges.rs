@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{
     metrics::{
-        APP_GENERATION, ENDPOINT_UP, GATE_STATE, POOL_ENDPOINTS, POOL_INFO, ROLLBACK_READY, ROLLBACK_WINDOW,
-        SOURCE_LAST_EVENT, SOURCE_STALE, WEIGHT,
+        APP_GENERATION, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, POOL_ENDPOINTS, POOL_INFO, ROLLBACK_READY,
+        ROLLBACK_WINDOW, SOURCE_LAST_EVENT, SOURCE_STALE, WEIGHT,
     },
     sheet::Sheet,
 };
@@ -27,6 +27,9 @@ fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
         }
     }
     sheet.gauge(&WEIGHT, &[app], rollout.weight().percent().into());
+    for (name, found) in state.names.found() {
+        sheet.gauge(&ENDPOINT_NAME_UP, &[app, &name.to_string()], found.into());
+    }
     for (role, revision) in roles(state) {
         sheet.gauge(&POOL_INFO, &[app, role, revision.as_str()], 1.0);
         if let Some(pool) = state.pools.get(revision) {

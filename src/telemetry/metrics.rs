@@ -78,6 +78,8 @@ families! {
         "From the retirement of a pool until it was empty, or cut at its deadline.";
     ENDPOINT_UP: GAUGE "endpoint_up" ["app" "revision" "endpoint"]
         "1 if its probes succeed, 0 if not, or not yet.";
+    ENDPOINT_NAME_UP: GAUGE "endpoint_name_up" ["app" "name"]
+        "1 if the last lookup of the name of an endpoint found it, 0 if it failed and what was found before stays.";
     POOL_ENDPOINTS: GAUGE "pool_endpoints" ["app" "pool" "state"]
         "Endpoints of a pool by what their probes say.";
     POOL_INFO: GAUGE "pool_info" ["app" "pool" "revision"]

@@ -21,8 +21,18 @@ const FLIPS: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_and_none_comes_late_while_traffic_flips_two_hundred_times() {
+    flip_under_load("http1", FLIPS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_any_while_it_flips_between_upstreams_of_http2() {
+    flip_under_load("h2", FLIPS / 4).await;
+}
+
+async fn flip_under_load(protocol: &str, flips: usize) {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let mut setup = Setup::between(&blue, &green);
+    setup.app()["upstream"] = json!({ "protocol": protocol });
     // Streams without end stay where they are, however slow the machine: not one may break.
     setup.app()["drain"] = json!({ "timeout": "1h", "streams": "keep" });
     let proxy = Proxy::start(setup).await;
@@ -33,7 +43,7 @@ async fn no_request_fails_and_none_comes_late_while_traffic_flips_two_hundred_ti
     // When each flip was asked for and answered, and the pool it left.
     let mut answered = Vec::new();
     let (mut h1, mut h2) = (proxy.client(Protocol::H1).await, proxy.client(Protocol::H2).await);
-    for flip in 0..FLIPS {
+    for flip in 0..flips {
         let asked = Instant::now();
         let (receipt, left, joined) = match flip % 2 {
             0 => (proxy.promote().await, &blue, &green),
@@ -60,7 +70,7 @@ async fn no_request_fails_and_none_comes_late_while_traffic_flips_two_hundred_ti
         assert!(late.is_empty(), "flip {i} was answered, yet these started on {}: {late:?}", left.colour());
     }
     assert_eq!(proxy.metric("tealgate_flip_late_starts_total", &[]).await, 0.0);
-    ledger_equals_the_clients_count(&proxy, report.sent() + 2 * FLIPS as u64).await;
+    ledger_equals_the_clients_count(&proxy, report.sent() + 2 * flips as u64).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

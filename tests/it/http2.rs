@@ -12,7 +12,11 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{
     backend::Backend,
-    client::{Protocol, Raw, at_once},
+    client::{Protocol, at_once},
+    frames::{
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS,
+        WINDOW_UPDATE, frame, literal,
+    },
     full,
     proxy::Proxy,
     raw_backend::{ByHand, closed},
@@ -72,106 +76,6 @@ async fn what_http2_may_split_or_leave_out_is_whole_for_the_upstream() {
     assert!(!seen.headers.contains_key(header::TRANSFER_ENCODING));
 }
 
-/// A client that speaks in frames (RFC 9113 §4.1).
-struct Frames {
-    raw: Raw,
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-#[derive(Debug)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-impl Frames {
-    async fn connect(proxy: &Proxy) -> Self {
-        let mut raw = Raw::connect(proxy.live).await;
-        raw.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        let mut frames = Self { raw };
-        frames.send(SETTINGS, 0, 0, &[]).await;
-        frames
-    }
-
-    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        assert!(self.try_send(&frame(kind, flags, stream, payload)).await, "the connection is closed");
-    }
-
-    /// Whether it was taken.
-    async fn try_send(&mut self, octets: &[u8]) -> bool {
-        within("octets to be taken", self.raw.stream.write_all(octets)).await.is_ok()
-    }
-
-    async fn request(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) {
-        let pseudo = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "shop.test")];
-        let pseudo = pseudo.iter().filter(|(name, _)| fields.iter().all(|(given, _)| given != name));
-        // Pseudo-fields come first; an empty value leaves one out.
-        let (own, rest): (Vec<&(&str, &str)>, Vec<_>) = fields.iter().partition(|(name, _)| name.starts_with(':'));
-        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
-        let block: Vec<u8> = pseudo.chain(own).chain(rest).flat_map(|(name, value)| literal(name, value)).collect();
-        self.send(HEADERS, END_HEADERS | flags, stream, &block).await;
-    }
-
-    /// `None` at the end of the connection.
-    async fn next(&mut self) -> Option<Frame> {
-        use tokio::io::AsyncReadExt;
-        let mut head = [0; 9];
-        within("a frame", self.raw.stream.read_exact(&mut head)).await.ok()?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let mut payload = vec![0; length];
-        within("a payload", self.raw.stream.read_exact(&mut payload)).await.ok()?;
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        Some(Frame { kind: head[3], flags: head[4], stream, payload })
-    }
-
-    /// The first frame of one of these kinds; `None` if the connection ends before.
-    async fn first(&mut self, kinds: &[u8]) -> Option<Frame> {
-        loop {
-            let frame = self.next().await?;
-            if kinds.contains(&frame.kind) {
-                return Some(frame);
-            }
-        }
-    }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// RFC 7541 §6.2.2: a field as it is, without an index.
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let string = |text: &str| match u8::try_from(text.len()) {
-        Ok(short @ ..127) => [&[short], text.as_bytes()].concat(),
-        _ => {
-            let mut octets = vec![127];
-            let mut rest = text.len() - 127;
-            while rest >= 128 {
-                octets.push((rest % 128) as u8 | 128);
-                rest /= 128;
-            }
-            octets.push(rest as u8);
-            [&octets, text.as_bytes()].concat()
-        }
-    };
-    [vec![0], string(name), string(value)].concat()
-}
-
 /// RFC 7541 Appendix A: the status codes of the static table, which is what the proxy's encoder uses; others follow
 /// index 8 as three literal digits or as Huffman code.
 fn is_refusal(frame: &Frame) -> bool {
@@ -227,7 +131,7 @@ async fn what_would_read_otherwise_in_http1_is_refused_and_the_other_streams_go_
         &[("content-length", "0, 0")],
         &[("content-length", "0"), ("content-length", "5")],
     ] {
-        let mut frames = Frames::connect(&proxy).await;
+        let mut frames = Frames::connect(proxy.live).await;
         frames.request(1, END_STREAM, fields).await;
         let refusal = frames.first(&[HEADERS, RST_STREAM, GOAWAY]).await;
         let refused = refusal.as_ref().is_none_or(|frame| frame.kind == GOAWAY || is_refusal(frame));
@@ -254,7 +158,7 @@ async fn host_and_authority_may_stand_for_each_other_where_they_agree() {
         &[(":authority", ""), ("host", "shop.test")],
         &[(":authority", "shop.test:8080"), ("host", "shop.test:8080")],
     ] {
-        let mut frames = Frames::connect(&proxy).await;
+        let mut frames = Frames::connect(proxy.live).await;
         frames.request(1, END_STREAM, fields).await;
         let answer = frames.first(&[HEADERS, RST_STREAM, GOAWAY]).await.expect("an answer");
         assert_eq!((answer.kind, answer.payload.first()), (HEADERS, Some(&0x88)), "{fields:?}: {answer:?}");
@@ -268,7 +172,7 @@ async fn host_and_authority_may_stand_for_each_other_where_they_agree() {
 async fn a_drain_says_goaway_and_lets_the_streams_there_are_finish() {
     let upstream = ByHand::listen().await;
     let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
-    let mut frames = Frames::connect(&proxy).await;
+    let mut frames = Frames::connect(proxy.live).await;
     frames.request(1, END_STREAM, &[]).await;
     let (mut connection, _) = upstream.request().await;
     let draining = tokio::spawn(proxy.shutdown(Duration::from_secs(10)));
@@ -289,7 +193,7 @@ async fn a_body_that_is_not_as_long_as_it_says_never_ends_well_at_the_upstream()
     let upstream = ByHand::listen().await;
     let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
     for (length, body, flags) in [("10", "hello", END_STREAM), ("3", "hello", END_STREAM), ("3", "hello", 0)] {
-        let mut frames = Frames::connect(&proxy).await;
+        let mut frames = Frames::connect(proxy.live).await;
         frames.request(1, 0, &[(":method", "POST"), ("content-length", length)]).await;
         let (mut connection, _) = upstream.request().await;
         frames.send(DATA, flags, 1, body.as_bytes()).await;
@@ -336,7 +240,7 @@ async fn floods_end_the_connection_and_nothing_else() {
         ("window updates", opened, &|_| frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 0])),
     ];
     for (name, begin, nth) in floods {
-        let mut frames = Frames::connect(&proxy).await;
+        let mut frames = Frames::connect(proxy.live).await;
         assert!(frames.try_send(&begin).await);
         let flooding = async {
             let mut n = 0;
@@ -363,7 +267,7 @@ async fn floods_end_the_connection_and_nothing_else() {
 async fn more_streams_than_allowed_are_refused() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let proxy = Proxy::between(&blue, &green).await;
-    let mut frames = Frames::connect(&proxy).await;
+    let mut frames = Frames::connect(proxy.live).await;
     let settings = frames.first(&[SETTINGS]).await.expect("settings").payload;
     let most = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).expect("a limit of streams");
     assert_eq!(most[2..], [0, 0, 0, 128]);
@@ -383,7 +287,7 @@ async fn streams_that_do_not_get_on_end_at_the_limit() {
     let proxy = Proxy::start(setup).await;
     proxy.is_ready_to_promote().await;
     // An upload that stalls is told so, or reset.
-    let mut frames = Frames::connect(&proxy).await;
+    let mut frames = Frames::connect(proxy.live).await;
     frames.request(1, 0, &[(":method", "POST"), (":path", "/echo"), ("content-length", "10")]).await;
     frames.send(DATA, 0, 1, b"half").await;
     let mut end = frames.first(&[HEADERS, RST_STREAM]).await.expect("an end");
@@ -393,7 +297,7 @@ async fn streams_that_do_not_get_on_end_at_the_limit() {
     }
     assert_eq!(end.stream, 1);
     // So is a download whose window stays shut; the connection itself is well.
-    let mut frames = Frames::connect(&proxy).await;
+    let mut frames = Frames::connect(proxy.live).await;
     frames.request(1, END_STREAM, &[(":path", "/bytes/1000000")]).await;
     let end = frames.first(&[RST_STREAM]).await.expect("an end");
     assert_eq!((end.stream, end.flags), (1, 0));

@@ -24,11 +24,20 @@ mod http1;
 // HTTP/2 from clients: streams, bodies, translation for HTTP/1.1, and floods.
 mod http2;
 
+// HTTP/2 towards upstreams: connections and streams, what is sent again, and every shape of body between all versions.
+mod h2_upstream;
+
+// gRPC calls of every kind.
+mod grpc;
+
 // WebSockets and other upgrades.
 mod websocket;
 
 // TLS towards clients, and its certificates.
 mod tls;
+
+// Upstreams over TLS, at Unix sockets and by name, and what they are told of clients.
+mod upstreams;
 
 // What becomes of fields on their way, both ways.
 mod headers;

@@ -11,7 +11,7 @@ use serde::{
 use super::audience::{Ab, Preview};
 use crate::{
     config::{
-        address::EndpointAddress,
+        address::{EndpointAddress, SentHost},
         duration::Time,
         node::{Given, Named, Placed, Text},
         not_yet::NotYet,
@@ -169,6 +169,8 @@ pub(in crate::config) struct Upstream {
     /// with its request.
     #[schemars(extend("examples" = ["v2"]))]
     pub(in crate::config) proxy_protocol: Given<Text<ProxyVersion>>,
+    /// The `Host` that endpoints are sent: `pass` for the one the client asked for, or a NAME or NAME:PORT of its own.
+    pub(in crate::config) host: Given<Text<SentHost>>,
     /// Time between two lookups of an endpoint's name.
     pub(in crate::config) resolve: Given<Text<Time<100>>>,
     /// Which addresses of a name are endpoints: `any`, `ipv4` or `ipv6` alone.

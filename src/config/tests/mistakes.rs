@@ -50,7 +50,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "    upstream: { tls: { cert: c.crt, server_name: \"a b\", min_version: 1.1 }, proxy_protocol: v3, resolve: 10ms }",
+        "    upstream: { tls: { cert: c.crt, server_name: \"a b\", min_version: 1.1 }, proxy_protocol: v3, resolve: 10ms, host: a/b }",
         &[
             "6:30: a certificate is of no use without its key, nor a key without its certificate; name both `cert` and \
              `key`, or neither",
@@ -58,6 +58,8 @@ const MISTAKES: &[(&str, &[&str])] = &[
             "6:70: \"1.1\" is not a TLS version we speak; did you mean `1.2`?",
             "6:93: \"v3\" is not a version of the PROXY protocol; did you mean `v1`?",
             "6:106: \"10ms\" is too short; use 100ms or more",
+            "6:118: \"a/b\" is not a host; write pass for the host that the client asked for, or NAME or NAME:PORT to send \
+             instead",
         ],
     ),
     (

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Line,
+    Lines,
     body::{Decoder, Piece},
     read_request, read_response,
 };
@@ -22,7 +22,7 @@ use super::{
 /// A message: what stands in its first line, its fields in lower case, and its body.
 type Message = (String, Vec<(String, Vec<u8>)>, Vec<u8>);
 
-fn fields(head: &[u8], lines: &[Line]) -> Vec<(String, Vec<u8>)> {
+fn fields(head: &[u8], lines: &Lines) -> Vec<(String, Vec<u8>)> {
     let text = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
     lines.iter().map(|line| (text(line.name_in(head)), line.value_in(head).to_vec())).collect()
 }
@@ -46,7 +46,7 @@ fn body(mut decoder: Decoder, octets: &[u8]) -> Option<Vec<u8>> {
 
 /// The request that `octets` begin with, if we take it.
 fn our_request(octets: &[u8]) -> Option<Message> {
-    let mut lines = Vec::new();
+    let mut lines = Lines::default();
     let head = read_request(octets, &mut 0, 4096, &mut lines).ok()??;
     let content = body(Decoder::new(Some(head.framing)), &octets[head.length..])?;
     let target = String::from_utf8_lossy(&octets[head.target]).into_owned();
@@ -75,7 +75,7 @@ async fn hypers_request(octets: &[u8]) -> Option<Message> {
 
 /// The answer that `octets` begin with, if we take it.
 fn our_answer(octets: &[u8]) -> Option<Message> {
-    let mut lines = Vec::new();
+    let mut lines = Lines::default();
     let head = read_response(octets, &Method::GET, &mut lines).ok()??;
     if head.status.is_informational() {
         return None;

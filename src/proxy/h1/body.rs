@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
 use super::{
-    field::Line,
+    field::Lines,
     head::{self, Malformed},
 };
 
@@ -91,7 +91,7 @@ impl Decoder {
 
     /// What `octets` begin with, or `None` while more of them are needed. They are to be shown once, and then passed by.
     /// The lines of a trailer section go into `lines`.
-    pub(in super::super) fn token(&mut self, octets: &[u8], lines: &mut Vec<Line>) -> Result<Option<Token>, Malformed> {
+    pub(in super::super) fn token(&mut self, octets: &[u8], lines: &mut Lines) -> Result<Option<Token>, Malformed> {
         match self {
             Self::Ended => Ok(Some(Token::End)),
             Self::UntilClose => Ok((!octets.is_empty()).then_some(Token::Content(octets.len()))),
@@ -128,7 +128,7 @@ impl Decoder {
 
     /// The next piece, or `None` while more octets are needed.
     pub(super) fn decode(&mut self, octets: &mut BytesMut) -> Result<Option<Piece>, Malformed> {
-        let mut lines = Vec::new();
+        let mut lines = Lines::default();
         loop {
             match self.token(octets, &mut lines)? {
                 None => return Ok(None),

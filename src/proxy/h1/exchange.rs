@@ -88,6 +88,11 @@ impl<B> Outgoing<B> {
         Self { method, upgrade, head, framing, body, begun: false, fields }
     }
 
+    /// Its fields, until an answer's took their place.
+    pub(in super::super) fn fields(&self) -> &HeaderMap {
+        &self.fields
+    }
+
     /// Whether no body goes with it: then it can be sent again, however much of it was sent.
     pub(in super::super) fn is_bodyless(&self) -> bool {
         matches!(self.framing, Framing::Empty | Framing::Length(0))
@@ -203,7 +208,7 @@ where
 
     /// The final head, if it is there; interim ones are skipped.
     fn read_head(&mut self) -> Result<Option<(StatusCode, HeaderMap)>, Malformed> {
-        let mut lines = Vec::new();
+        let mut lines = super::Lines::default();
         loop {
             let received = &mut self.connection.received;
             let Some(head) = head::read_response(received, &self.request.method, &mut lines)? else { return Ok(None) };

@@ -46,21 +46,79 @@ impl Line {
     }
 }
 
-/// Takes down where these fields of `head` stand, in place of what `lines` held. A head is shorter than 4 GiB.
-pub(super) fn place(head: &[u8], fields: &[httparse::Header<'_>], lines: &mut Vec<Line>) {
-    let origin = head.as_ptr() as usize;
-    let at = |part: &[u8]| (part.as_ptr() as usize - origin) as u32;
-    lines.clear();
-    lines.extend(fields.iter().map(|field| {
-        let (start, value_start) = (at(field.name.as_bytes()), at(field.value));
-        Line {
-            start,
-            name_end: start + field.name.len() as u32,
-            value_start,
-            value_end: value_start + field.value.len() as u32,
-            name: Name::of(field.name.as_bytes()),
+/// The field lines of a head, and which of the known ones are among them.
+#[derive(Debug, Default)]
+pub(in super::super) struct Lines {
+    lines: Vec<Line>,
+    names: Names,
+}
+
+impl Lines {
+    /// None, with room for as many as are usual.
+    pub(in super::super) fn roomy() -> Self {
+        Self { lines: Vec::with_capacity(32), names: Names::default() }
+    }
+
+    pub(in super::super) fn names(&self) -> Names {
+        self.names
+    }
+
+    /// Those of this name, in their order. Costs nothing where there are none.
+    pub(in super::super) fn called(&self, name: Name) -> impl Iterator<Item = &Line> {
+        let among = if self.names.has(name) { &self.lines[..] } else { &[] };
+        among.iter().filter(move |line| line.name() == name)
+    }
+
+    /// Takes down where these fields of `head` stand, in place of what was there. A head is shorter than 4 GiB.
+    pub(super) fn place(&mut self, head: &[u8], fields: &[httparse::Header<'_>]) {
+        let origin = head.as_ptr() as usize;
+        let at = |part: &[u8]| (part.as_ptr() as usize - origin) as u32;
+        self.lines.clear();
+        self.names = Names::default();
+        for field in fields {
+            let (start, value_start) = (at(field.name.as_bytes()), at(field.value));
+            let name = Name::of(field.name.as_bytes());
+            self.names.note(name);
+            self.lines.push(Line {
+                start,
+                name_end: start + field.name.len() as u32,
+                value_start,
+                value_end: value_start + field.value.len() as u32,
+                name,
+            });
         }
-    }));
+    }
+}
+
+impl std::ops::Deref for Lines {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        &self.lines
+    }
+}
+
+/// Which of the known fields a head has, and which of them more than once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in super::super) struct Names {
+    there: u32,
+    again: u32,
+}
+
+impl Names {
+    pub(in super::super) fn note(&mut self, name: Name) {
+        let bit = 1 << name as u32;
+        self.again |= self.there & bit;
+        self.there |= bit;
+    }
+
+    pub(in super::super) fn has(self, name: Name) -> bool {
+        self.there & 1 << name as u32 != 0
+    }
+
+    pub(in super::super) fn repeats(self, name: Name) -> bool {
+        self.again & 1 << name as u32 != 0
+    }
 }
 
 /// The fields something is done about, on either side.

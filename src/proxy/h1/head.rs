@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{
     body::Framing,
-    field::{self, Line, MAX_FIELDS, Name},
+    field::{self, Lines, MAX_FIELDS, Name},
 };
 
 /// The largest head accepted of an upstream, in octets; trailers have the same limit.
@@ -110,7 +110,7 @@ fn write_decimal(into: &mut Vec<u8>, number: u64) {
 pub(in super::super) fn read_response(
     octets: &[u8],
     to: &Method,
-    lines: &mut Vec<Line>,
+    lines: &mut Lines,
 ) -> Result<Option<ResponseHead>, Malformed> {
     if octets.is_empty() {
         return Ok(None);
@@ -132,12 +132,14 @@ pub(in super::super) fn read_response(
     // RFC 9110 §15: there are no others.
     let code = parsed.code.filter(|code| (100..600).contains(code));
     let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
-    field::place(head, parsed.headers, lines);
+    lines.place(head, parsed.headers);
     if !field::ends_in_crlf(head, 0, lines) {
         return Err(Malformed::BareLineFeed);
     }
     let mut said = Said::default();
-    lines.iter().try_for_each(|line| said.note(line.name(), line.value_in(head)))?;
+    for name in [Name::ContentLength, Name::TransferEncoding, Name::Connection] {
+        lines.called(name).try_for_each(|line| said.note(name, line.value_in(head)))?;
+    }
     let framing = said.framing(status, is_http_10, to)?;
     let keep_alive = said.keeps_alive(is_http_10) && framing.is_some() && !said.is_doubtful(status);
     // "HTTP/1.1 200 ", or without a reason and the blank before it.
@@ -156,12 +158,12 @@ pub(in super::super) fn read_response(
 pub(super) fn take_fields(
     octets: &mut BytesMut,
     length: usize,
-    lines: &[Line],
+    lines: &Lines,
     fields: &mut HeaderMap,
 ) -> Result<(), Malformed> {
     let head = octets.split_to(length).freeze();
     fields.clear();
-    for line in lines {
+    for line in lines.iter() {
         let name = HeaderName::from_bytes(line.name_in(&head));
         let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value_in(&head)));
         match (name, value) {
@@ -174,7 +176,7 @@ pub(super) fn take_fields(
 
 /// Reads the trailer section that `octets` begin with, its final empty line included, and says how long it is, or `None`
 /// while it is not whole. Its lines go into `lines`.
-pub(in super::super) fn read_trailers(octets: &[u8], lines: &mut Vec<Line>) -> Result<Option<usize>, Malformed> {
+pub(in super::super) fn read_trailers(octets: &[u8], lines: &mut Lines) -> Result<Option<usize>, Malformed> {
     let mut slots = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let (length, fields) = match httparse::parse_headers(octets, &mut slots) {
         Ok(httparse::Status::Complete((length, _))) if length > MAX_HEAD => return Err(Malformed::TooLarge),
@@ -187,7 +189,7 @@ pub(in super::super) fn read_trailers(octets: &[u8], lines: &mut Vec<Line>) -> R
     if field::has_bare_line_feed(section) {
         return Err(Malformed::BareLineFeed);
     }
-    field::place(section, fields, lines);
+    lines.place(section, fields);
     Ok(Some(length))
 }
 
@@ -266,7 +268,7 @@ mod tests {
     use super::*;
 
     fn read(octets: &[u8], to: Method) -> Result<Option<ResponseHead>, Malformed> {
-        read_response(octets, &to, &mut Vec::new())
+        read_response(octets, &to, &mut Lines::default())
     }
 
     #[test]
@@ -338,7 +340,7 @@ mod tests {
         for cut in 0..head.len() {
             assert!(matches!(read(&head[..cut], Method::GET), Ok(None)), "{cut}");
         }
-        let (mut octets, mut lines) = (BytesMut::from(&[&head[..], b"abc"].concat()[..]), Vec::new());
+        let (mut octets, mut lines) = (BytesMut::from(&[&head[..], b"abc"].concat()[..]), Lines::default());
         let read = read_response(&octets, &Method::GET, &mut lines).expect("well-formed").expect("whole");
         assert_eq!((&octets[read.reason], read.length), (&b"OK"[..], head.len()));
         let mut fields = HeaderMap::new();

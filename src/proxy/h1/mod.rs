@@ -24,7 +24,7 @@ pub(super) fn switches<'a>(asked: Option<&[u8]>, to: impl Iterator<Item = &'a [u
 pub(super) use self::{
     body::{CHUNK_END, Decoder, Framing, Token, write_chunk_line},
     exchange::{Connection, Exchange, Failure, FailureKind, Outgoing},
-    field::{Line, Name, members},
+    field::{Line, Lines, Name, Names, members},
     head::{Malformed, ResponseHead, read_response},
     request::{RequestHead, Violation, read_request},
 };

@@ -7,7 +7,7 @@ use http::Method;
 
 use super::{
     body::Framing,
-    field::{self, Line, Name},
+    field::{self, Lines, Name},
 };
 
 /// What a request was refused for.
@@ -46,7 +46,7 @@ pub(in super::super) fn read_request(
     octets: &[u8],
     searched: &mut usize,
     limit: usize,
-    lines: &mut Vec<Line>,
+    lines: &mut Lines,
 ) -> Result<Option<RequestHead>, Violation> {
     if *searched > 0 && !ends_within(octets, searched.saturating_sub(3)) {
         *searched = octets.len();
@@ -67,7 +67,7 @@ pub(in super::super) fn read_request(
         within(&head[..=limit], limit)?;
     }
     *searched = 0;
-    field::place(head, parsed.headers, lines);
+    lines.place(head, parsed.headers);
     let first = parsed.method.map_or(0, |method| method.as_ptr() as usize - octets.as_ptr() as usize);
     if !field::ends_in_crlf(head, first, lines) {
         return Err(Violation::Malformed("bare LF"));
@@ -81,7 +81,9 @@ pub(in super::super) fn read_request(
     }
     let at = target.as_ptr() as usize - octets.as_ptr() as usize;
     let mut said = Said::default();
-    lines.iter().try_for_each(|line| said.note(line.name(), line.value_in(head)))?;
+    for name in [Name::ContentLength, Name::TransferEncoding, Name::Connection] {
+        lines.called(name).try_for_each(|line| said.note(name, line.value_in(head)))?;
+    }
     let is_http_10 = version == 0;
     Ok(Some(RequestHead {
         first,
@@ -189,7 +191,7 @@ mod tests {
     use super::*;
 
     fn read(octets: &[u8]) -> Result<Option<RequestHead>, Violation> {
-        read_request(octets, &mut 0, 1024, &mut Vec::new())
+        read_request(octets, &mut 0, 1024, &mut Lines::default())
     }
 
     #[test]
@@ -284,7 +286,7 @@ mod tests {
             step in 1..40_usize,
         ) {
             let at_once = read(request.as_bytes());
-            let (mut searched, mut lines, mut to) = (0, Vec::new(), 0);
+            let (mut searched, mut lines, mut to) = (0, Lines::default(), 0);
             let in_pieces = loop {
                 to = (to + step).min(request.len());
                 match read_request(&request.as_bytes()[..to], &mut searched, 1024, &mut lines) {

@@ -39,6 +39,8 @@ pub(in super::super) struct Exchange<B> {
     interim: u8,
     /// Nobody has acted on the request, and nobody will.
     untouched: bool,
+    /// The upstream has reset the stream.
+    reset: bool,
     /// Given up last, with the stream.
     place: Place,
 }
@@ -66,6 +68,8 @@ enum Answer {
         owed: usize,
         /// How much is still to come, where that is known.
         left: Option<u64>,
+        /// There is none, whatever the upstream sends: so it is by method and status.
+        bodiless: bool,
     },
 }
 
@@ -74,6 +78,8 @@ pub(in super::super) struct Failure<B> {
     pub(in super::super) kind: FailureKind,
     /// Whether somebody may have acted on the request.
     pub(in super::super) sent: bool,
+    /// Whether the upstream has looked at the request and reset its stream: then all is well with the connection.
+    pub(in super::super) reset: bool,
     /// The request, if it can be sent once more.
     pub(in super::super) message: Option<Box<Message<Replay<B>>>>,
 }
@@ -102,7 +108,17 @@ where
                 (Answer::Never(Some(error)), None)
             }
         };
-        Self { message, upload, sender, waiting: Bytes::new(), answer, interim: 0, untouched: false, place }
+        Self {
+            message,
+            upload,
+            sender,
+            waiting: Bytes::new(),
+            answer,
+            interim: 0,
+            untouched: false,
+            reset: false,
+            place,
+        }
     }
 
     /// Sends, and waits for the final answer's head.
@@ -138,7 +154,7 @@ where
         }
         let bodiless = self.message.method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304);
         self.message.body.forget();
-        self.answer = Answer::Coming { body, owed: 0, left: length.filter(|_| !bodiless) };
+        self.answer = Answer::Coming { body, owed: 0, left: length, bodiless };
         Ok((parts.status, parts.headers))
     }
 
@@ -226,7 +242,7 @@ where
         if let Poll::Ready(Err(failure)) = self.poll_upload(cx) {
             return Poll::Ready(Some(Err(failure)));
         }
-        let Answer::Coming { body, owed, left } = &mut self.answer else { return Poll::Ready(None) };
+        let Answer::Coming { body, owed, left, bodiless: false } = &mut self.answer else { return Poll::Ready(None) };
         // Whoever asks for more has taken what there was. It fails only where the stream has gone.
         body.flow_control().release_capacity(std::mem::take(owed)).ok();
         loop {
@@ -249,7 +265,7 @@ where
 
     /// Whether the answer is whole.
     pub(in super::super) fn has_ended(&self) -> bool {
-        matches!(&self.answer, Answer::Coming { body, .. } if body.is_end_stream())
+        matches!(&self.answer, Answer::Coming { body, bodiless, .. } if *bodiless || body.is_end_stream())
     }
 
     /// What is known of the length of what is still to come.
@@ -270,13 +286,15 @@ where
     /// Gives up, with the request if it can be sent once more.
     pub(in super::super) fn fail(mut self, kind: FailureKind) -> Failure<B> {
         let again = self.message.body.rewind();
-        Failure { kind, sent: !self.untouched, message: again.then_some(self.message) }
+        let reset = self.reset && !self.untouched;
+        Failure { kind, sent: !self.untouched, reset, message: again.then_some(self.message) }
     }
 
     fn judge(&mut self, error: Ended) -> FailureKind {
         match error {
             Ended::Stream(error) => {
                 self.untouched = is_untouched(&error);
+                self.reset = error.is_reset();
                 failed(&error, false)
             }
             Ended::Other(kind) => kind,

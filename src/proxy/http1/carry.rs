@@ -20,14 +20,14 @@ use super::{
     desk::{Buffer, Desk},
     relay::poll_gone,
     target::Target,
-    transaction::{Forwarded, Next, path, write_status_line},
+    transaction::{Forwarded, Next, write_status_line},
 };
 use crate::{
     proxy::{
         body::{BodyError, Download},
         client::{Answer, Client},
         error::ProxyError,
-        h1::{self, Decoder, Framing, Line, RequestHead, Token},
+        h1::{self, Decoder, Framing, Lines, Name, RequestHead, Token},
         half_close::HalfClose,
         handle::{self, Reply},
         headers::{Head, Seen},
@@ -53,7 +53,7 @@ struct Side {
 pub(in super::super) struct Streamed {
     side: Rc<RefCell<Side>>,
     decoder: Decoder,
-    lines: Vec<Line>,
+    lines: Lines,
 }
 
 impl Http1 {
@@ -68,11 +68,11 @@ impl Http1 {
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let seen = Seen::of_lines(head.octets, head.lines);
-        let parts = self.parts(request, target, head)?;
+        let seen = Seen::of_lines(head);
+        let parts = self.parts(request, head)?;
         let general = self.last.general(target.is_from_host);
         let has_body = !matches!(request.framing, Framing::Empty | Framing::Length(0));
-        let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
+        let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         let side = Rc::new(RefCell::new(Side {
             stream: std::mem::replace(&mut self.stream, Stream::Taken(empty())),
             incoming: std::mem::replace(&mut desk.incoming, Buffer::new()),
@@ -85,7 +85,7 @@ impl Http1 {
             framing => Inflow::Http1(Streamed {
                 side: Rc::clone(&side),
                 decoder: Decoder::new(Some(framing)),
-                lines: Vec::new(),
+                lines: Lines::default(),
             }),
         };
         let (timer, arrived) = (client.clock().timer(), log.began());
@@ -111,16 +111,11 @@ impl Http1 {
     }
 
     /// The request's head as a message of any version.
-    fn parts(
-        &self,
-        request: &RequestHead,
-        target: &Target,
-        head: Head<'_>,
-    ) -> Result<http::request::Parts, ProxyError> {
+    fn parts(&self, request: &RequestHead, head: Head<'_>) -> Result<http::request::Parts, ProxyError> {
         let malformed = |_: http::Error| ProxyError::BadRequest("it does not parse");
         let (mut parts, ()) = http::Request::new(()).into_parts();
         parts.method = request.method.clone();
-        let uri = Uri::try_from(path(request, Some(target), head));
+        let uri = Uri::try_from(self.last.path());
         parts.uri = uri.map_err(|error| malformed(error.into()))?;
         parts.version = if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 };
         parts.headers = head.to_map().map_err(malformed)?;

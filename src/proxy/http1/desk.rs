@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::super::h1::Line;
+use super::super::h1::Lines;
 
 /// What a buffer holds, in octets: a 16 KiB body with its head, and room to spare, in one read.
 const ROOM: usize = 32 * 1024;
@@ -21,10 +21,10 @@ pub(in super::super) struct Desk {
     /// From the upstream.
     pub(super) answer: Buffer,
     /// Where the lines of the request's head stand.
-    pub(super) lines: Vec<Line>,
+    pub(super) lines: Lines,
     /// Where those of the answer's stand, and of a request's trailers.
-    pub(super) answer_lines: Vec<Line>,
-    pub(super) trailer_lines: Vec<Line>,
+    pub(super) answer_lines: Lines,
+    pub(super) trailer_lines: Lines,
     /// Framed for the upstream, and for the client.
     pub(super) outgoing: Vec<u8>,
     pub(super) reply: Vec<u8>,
@@ -35,9 +35,9 @@ impl Desk {
         Box::new(Self {
             incoming: Buffer::new(),
             answer: Buffer::new(),
-            lines: Vec::with_capacity(32),
-            answer_lines: Vec::with_capacity(32),
-            trailer_lines: Vec::new(),
+            lines: Lines::roomy(),
+            answer_lines: Lines::roomy(),
+            trailer_lines: Lines::default(),
             outgoing: Vec::with_capacity(2048),
             reply: Vec::with_capacity(2048),
         })

@@ -18,7 +18,7 @@ use std::{future::poll_fn, rc::Rc, task::Poll};
 use bytes::Bytes;
 
 pub(super) use self::{carry::Streamed, desk::Desk};
-use self::{target::LastHost, transaction::Next};
+use self::{target::Last, transaction::Next};
 use super::{
     client::Client,
     h1::{self, RequestHead, Violation},
@@ -31,7 +31,7 @@ use super::{
 pub(super) struct Http1 {
     client: Rc<Client>,
     stream: Stream,
-    last: LastHost,
+    last: Last,
     /// The client has closed its direction, while it waits for its answer.
     half_close: Option<HalfClose>,
 }
@@ -49,7 +49,7 @@ enum Brought {
 /// client can read all that was sent.
 pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<Box<Desk>>) -> Option<Stream> {
     let client = Rc::clone(client);
-    let mut http1 = Http1 { client, stream, last: LastHost::default(), half_close: None };
+    let mut http1 = Http1 { client, stream, last: Last::default(), half_close: None };
     loop {
         let brought = http1.next(&mut desk).await;
         let Some(lent) = &mut desk else { return Some(http1.stream) };

@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 
 use super::{
     super::{
-        h1::{self, Decoder, Framing, Line, Malformed, Token},
+        h1::{self, Decoder, Framing, Lines, Malformed, Token},
         headers,
     },
     desk::Buffer,
@@ -107,7 +107,7 @@ impl Pump {
         &mut self,
         source: &mut Buffer,
         framed: &mut Vec<u8>,
-        lines: &mut Vec<Line>,
+        lines: &mut Lines,
     ) -> Result<(), Malformed> {
         while !self.ended && self.content == 0 && self.tail.is_empty() {
             let Some(token) = self.decoder.token(source.rest(), lines)? else { return Ok(()) };

@@ -12,9 +12,11 @@ use super::super::{
     target::{self, host_of},
 };
 
-/// The host a connection named last.
+/// What a connection named last.
 #[derive(Default)]
-pub(super) struct LastHost {
+pub(super) struct Last {
+    /// The path with its query.
+    path: String,
     /// Host and port as the client gave them.
     authority: Vec<u8>,
     /// In lower case, without port.
@@ -25,13 +27,17 @@ pub(super) struct LastHost {
 
 /// What a request is for.
 pub(super) struct Target {
-    /// The path with its query, if it is not the target itself.
-    pub(super) path: Option<String>,
+    /// Whether it named a host itself (RFC 9112 §3.2.2).
+    pub(super) is_absolute: bool,
     /// Whether the host is what the request's own `Host` says.
     pub(super) is_from_host: bool,
 }
 
-impl LastHost {
+impl Last {
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     pub(super) fn host(&self) -> &str {
         &self.host
     }
@@ -71,12 +77,14 @@ impl LastHost {
         match target {
             [b'/', ..] => {
                 self.is(host.unwrap_or_default(), forwarding)?;
+                self.is_at(target);
                 // HTTP/1.0 knows no Host; RFC 9112 §3.2 has it sent on, empty.
-                Ok(Target { path: None, is_from_host: host.is_some() })
+                Ok(Target { is_absolute: false, is_from_host: host.is_some() })
             }
             b"*" if request.method == Method::OPTIONS => {
                 self.is(host.unwrap_or_default(), forwarding)?;
-                Ok(Target { path: None, is_from_host: host.is_some() })
+                self.is_at(target);
+                Ok(Target { is_absolute: false, is_from_host: host.is_some() })
             }
             b"*" => Err(ProxyError::BadRequest("the target * is for OPTIONS")),
             _ => {
@@ -87,9 +95,17 @@ impl LastHost {
                     return Err(ProxyError::BadRequest("the target and Host disagree"));
                 }
                 self.is(authority, forwarding)?;
-                Ok(Target { path: Some(path), is_from_host: false })
+                self.path.clear();
+                self.path.push_str(if path.starts_with(b"/") { "" } else { "/" });
+                self.path.push_str(text(path));
+                Ok(Target { is_absolute: true, is_from_host: false })
             }
         }
+    }
+
+    fn is_at(&mut self, path: &[u8]) {
+        self.path.clear();
+        self.path.push_str(text(path));
     }
 
     fn is(&mut self, authority: &[u8], forwarding: &Forwarding) -> Result<(), ProxyError> {
@@ -109,8 +125,13 @@ impl LastHost {
     }
 }
 
+/// A target was checked to be visible ASCII.
+fn text(target: &[u8]) -> &str {
+    std::str::from_utf8(target).unwrap_or_default()
+}
+
 /// The authority and the path of a target in absolute form (RFC 9112 §3.2.2).
-fn absolute(target: &[u8]) -> Result<(&[u8], String), ProxyError> {
+fn absolute(target: &[u8]) -> Result<(&[u8], &[u8]), ProxyError> {
     let colon = memchr::memchr(b':', target).filter(|at| target[at + 1..].starts_with(b"//"));
     let colon = colon.ok_or(ProxyError::BadRequest("the target is not a path"))?;
     let (scheme, rest) = (&target[..colon], &target[colon + 3..]);
@@ -122,37 +143,35 @@ fn absolute(target: &[u8]) -> Result<(&[u8], String), ProxyError> {
     if authority.is_empty() {
         return Err(ProxyError::BadRequest("the target names no host"));
     }
-    // The target was checked to be visible ASCII.
-    let path = String::from_utf8_lossy(path);
-    Ok((authority, if path.starts_with('/') { path.into_owned() } else { format!("/{path}") }))
+    Ok((authority, path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::super::h1, *};
 
-    fn read(request: &str) -> Result<(String, Option<String>, bool), ProxyError> {
-        let mut lines = Vec::new();
+    fn read(request: &str) -> Result<(String, String, bool), ProxyError> {
+        let mut lines = h1::Lines::default();
         let head = h1::read_request(request.as_bytes(), &mut 0, 4096, &mut lines).expect("well-formed").expect("whole");
-        let mut last = LastHost::default();
+        let mut last = Last::default();
         let target =
             last.read(&head, Head { octets: request.as_bytes(), lines: &lines }, &Forwarding::new(None, false))?;
-        Ok((last.host().to_owned(), target.path, target.is_from_host))
+        Ok((last.host().to_owned(), last.path().to_owned(), target.is_from_host))
     }
 
     #[test]
     fn the_host_is_read_in_lower_case_and_without_port() {
         for (request, host, path, is_from_host) in [
-            ("GET / HTTP/1.1\r\nHost: Shop.Test:8080\r\n\r\n", "shop.test", None, true),
-            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "[::1]", None, true),
-            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "", None, true),
-            ("GET / HTTP/1.0\r\n\r\n", "", None, false),
-            ("GET http://shop.test/a?b HTTP/1.1\r\nHost: SHOP.test\r\n\r\n", "shop.test", Some("/a?b"), false),
-            ("GET HTTP://shop.test?b HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", Some("/?b"), false),
-            ("GET http://shop.test HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", Some("/"), false),
-            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "a", None, true),
+            ("GET / HTTP/1.1\r\nHost: Shop.Test:8080\r\n\r\n", "shop.test", "/", true),
+            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "[::1]", "/", true),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "", "/", true),
+            ("GET / HTTP/1.0\r\n\r\n", "", "/", false),
+            ("GET http://shop.test/a?b HTTP/1.1\r\nHost: SHOP.test\r\n\r\n", "shop.test", "/a?b", false),
+            ("GET HTTP://shop.test?b HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", "/?b", false),
+            ("GET http://shop.test HTTP/1.1\r\nHost: shop.test\r\n\r\n", "shop.test", "/", false),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "a", "*", true),
         ] {
-            let expected = (host.to_owned(), path.map(str::to_owned), is_from_host);
+            let expected = (host.to_owned(), path.to_owned(), is_from_host);
             assert_eq!(read(request).expect(request), expected, "{request:?}");
         }
     }

@@ -19,7 +19,7 @@ use super::{
     desk::{Buffer, Desk},
     pump::Pump,
     relay::{Before, Broken, Relay},
-    target::Target,
+    target::{Last, Target},
 };
 use crate::{
     proxy::{
@@ -86,8 +86,8 @@ impl Http1 {
             true => Err(ProxyError::ConnectionLimitReached),
             false => self.last.read(&request, head, &client.forwarding),
         };
-        let host = if target.is_ok() { self.last.host() } else { "" };
-        let mut log = open(&client, &request, target.as_ref().ok(), head, host);
+        let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
+        let mut log = open(&client, &request, head, host, path);
         let forwarded = match target {
             Ok(target) => self.forward(desk, &request, &target, &mut log).await,
             Err(error) => Err(error),
@@ -132,7 +132,7 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let mut ticket = admit(&client, desk, request, target, self.last.host(), (None, &[]), log).await?;
+        let mut ticket = admit(&client, desk, &self.last, None, &[], log).await?;
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
@@ -185,8 +185,8 @@ impl Http1 {
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
             desk.answer.clear();
-            let before = (Some(ticket.standing()), attempts.tried());
-            ticket = admit(&client, desk, request, target, self.last.host(), before, log).await?;
+            let standing = Some(ticket.standing());
+            ticket = admit(&client, desk, &self.last, standing, attempts.tried(), log).await?;
         }
     }
 
@@ -208,21 +208,26 @@ impl Http1 {
             return Err(ProxyError::BodyTooLarge);
         }
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let seen = Seen::of_lines(head.octets, head.lines);
+        let seen = Seen::of_lines(head);
         let request_id = headers::wants_request_id(&seen);
         identify(log, head, request_id.as_ref());
         let outgoing = &mut desk.outgoing;
         outgoing.clear();
         // Most request lines pass as they are.
-        let first = Some(request.first).filter(|_| target.path.is_none() && !request.is_http_10);
+        let first = Some(request.first).filter(|_| !target.is_absolute && !request.is_http_10);
         if first.is_none() {
-            let path = path(request, Some(target), head);
-            for part in [request.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+            for part in [request.method.as_str(), " ", self.last.path(), " HTTP/1.1\r\n"] {
                 outgoing.extend_from_slice(part.as_bytes());
             }
         }
         let added = Added {
-            host: (!target.is_from_host).then(|| self.last.authority()),
+            host: ticket
+                .policy()
+                .traffic
+                .host
+                .as_deref()
+                .map(str::as_bytes)
+                .or_else(|| (!target.is_from_host).then(|| self.last.authority())),
             forwarded: self.last.forwarded(),
             request_id: request_id.as_ref(),
             chunked: request.framing == Framing::Chunked,
@@ -231,7 +236,7 @@ impl Http1 {
         };
         let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
-        let waits = seen.expect && has_body && desk.incoming.is_empty() && !request.is_http_10;
+        let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
             request,
             patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
@@ -389,29 +394,22 @@ async fn answer(
 async fn admit(
     client: &Client,
     desk: &Desk,
-    request: &RequestHead,
-    target: &Target,
-    host: &str,
-    (standing, tried): (Option<Standing>, &[u64]),
+    last: &Last,
+    standing: Option<Standing>,
+    tried: &[u64],
     log: &mut RequestLog,
 ) -> Result<Ticket, ProxyError> {
     let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-    let visitor = Visitor {
-        client,
-        host,
-        path: path(request, Some(target), head),
-        fields: &head,
-        arrived: log.began(),
-        standing,
-    };
+    let arrived = log.began();
+    let visitor = Visitor { client, host: last.host(), path: last.path(), fields: &head, arrived, standing };
     visitor.admit(tried, log).await
 }
 
-fn open(client: &Client, request: &RequestHead, target: Option<&Target>, head: Head<'_>, host: &str) -> RequestLog {
+fn open(client: &Client, request: &RequestHead, head: Head<'_>, host: &str, path: &str) -> RequestLog {
     let mut log = client.worker.recorder.open(request_log::Head {
         method: &request.method,
         host,
-        path: path(request, target, head),
+        path,
         version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
         client: client.peer.map(|peer| peer.ip()),
     });
@@ -429,12 +427,6 @@ fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
     }
 }
 
-/// The path with its query.
-pub(super) fn path<'a>(request: &RequestHead, target: Option<&'a Target>, head: Head<'a>) -> &'a str {
-    let own = || std::str::from_utf8(&head.octets[request.target.clone()]).unwrap_or("/");
-    target.and_then(|target| target.path.as_deref()).unwrap_or_else(own)
-}
-
 pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
     let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
@@ -444,7 +436,7 @@ pub(super) fn write_status_line(into: &mut Vec<u8>, status: StatusCode, reason: 
 
 /// Passes by a body of a request that nobody wants, as far as it has come. Whether that is to its end.
 fn pass_by_body(incoming: &mut Buffer, framing: Framing) -> bool {
-    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), Vec::new());
+    let (mut decoder, mut lines) = (Decoder::new(Some(framing)), h1::Lines::default());
     loop {
         match decoder.token(incoming.rest(), &mut lines) {
             Ok(Some(Token::Framing(octets) | Token::Content(octets) | Token::Trailers(octets))) => {

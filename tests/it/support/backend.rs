@@ -156,7 +156,7 @@ async fn connection(stream: TcpStream, state: Arc<State>) {
     let preface = matches!(stream.peek(&mut first).await, Ok(3)) && first == *b"PRI";
     let io = TokioIo::new(stream);
     if preface {
-        http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await.ok();
+        http2::Builder::new(TokioExecutor::new()).enable_connect_protocol().serve_connection(io, service).await.ok();
     } else {
         http1::Builder::new().serve_connection(io, service).with_upgrades().await.ok();
     }
@@ -258,10 +258,17 @@ fn echo(request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-/// Takes the connection over, and sends back whatever comes.
+/// Takes the connection over, or the stream of an extended CONNECT (RFC 8441), and sends back whatever comes.
 fn web_socket(mut request: Request<Incoming>) -> Response<Body> {
-    let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else { return status(400) };
-    let accept = derive_accept_key(key.as_bytes());
+    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let response = match (request.method() == Method::CONNECT, key) {
+        (true, None) => status(200),
+        (false, Some(accept)) => {
+            let response = with(status(101), header::CONNECTION, "upgrade");
+            with(with(response, header::UPGRADE, "websocket"), header::SEC_WEBSOCKET_ACCEPT, &accept)
+        }
+        (true, Some(_)) | (false, None) => return status(400),
+    };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
@@ -269,6 +276,5 @@ fn web_socket(mut request: Request<Incoming>) -> Response<Body> {
         let (sink, source) = socket.split();
         source.try_filter(|message| future::ready(message.is_text() || message.is_binary())).forward(sink).await.ok();
     });
-    let response = with(status(101), header::CONNECTION, "upgrade");
-    with(with(response, header::UPGRADE, "websocket"), header::SEC_WEBSOCKET_ACCEPT, &accept)
+    response
 }

@@ -3,7 +3,12 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::aws_lc_rs};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -18,6 +23,37 @@ pub struct Authority {
 pub struct Leaf {
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+impl Leaf {
+    /// A server's settings with this certificate.
+    pub fn server(&self) -> ServerConfig {
+        self.serve(None)
+    }
+
+    /// The same, for clients of this authority alone.
+    pub fn server_for(&self, clients: &Authority) -> ServerConfig {
+        self.serve(Some(clients))
+    }
+
+    fn serve(&self, clients: Option<&Authority>) -> ServerConfig {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = match clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(clients) => {
+                WebPkiClientVerifier::builder_with_provider(Arc::new(clients.store()), Arc::clone(&provider))
+                    .build()
+                    .expect("roots")
+            }
+        };
+        let chain = vec![CertificateDer::from_pem_file(&self.cert).expect("a certificate")];
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(&self.key).expect("a key"))
+            .expect("a key of its certificate")
+    }
 }
 
 impl Authority {
@@ -45,6 +81,15 @@ impl Authority {
         leaf
     }
 
+    /// Its own certificate, as a PEM file.
+    pub fn roots(&self) -> PathBuf {
+        let file = self.dir.path().join("roots.pem");
+        if !file.exists() {
+            fs::write(&file, self.issuer.pem()).expect("a file");
+        }
+        file
+    }
+
     /// A client's settings that trust this authority and no other.
     pub fn trusted(&self) -> ClientConfig {
         self.trusted_in(rustls::DEFAULT_VERSIONS)
@@ -52,12 +97,16 @@ impl Authority {
 
     /// The same, for these versions of TLS alone.
     pub fn trusted_in(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).expect("a root");
         ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .expect("versions")
-            .with_root_certificates(roots)
+            .with_root_certificates(self.store())
             .with_no_client_auth()
+    }
+
+    fn store(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("a root");
+        roots
     }
 }

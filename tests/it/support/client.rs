@@ -146,7 +146,8 @@ impl Client {
 }
 
 impl Answer {
-    async fn read(response: Response<Incoming>) -> Result<Self, BoxError> {
+    /// Reads the whole of it.
+    pub async fn read(response: Response<Incoming>) -> Result<Self, BoxError> {
         let (head, body) = response.into_parts();
         let body = body.collect().await?;
         Ok(Self {
