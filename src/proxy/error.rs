@@ -77,7 +77,7 @@ pub(super) enum ProxyError {
         app: AppName,
     },
     /// There is no candidate to preview.
-    #[error("no candidate: {app} has none to preview just now")]
+    #[error("{app} has no candidate to preview just now")]
     NoCandidate {
         /// The app.
         app: AppName,
