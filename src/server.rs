@@ -21,7 +21,7 @@ use crate::{
     admin::{self, AdminServer, Api, HealthServer, Readiness, ReloadError, Tokens},
     config::{Config, ConfigErrors},
     connector::{Connector, TrustError},
-    health,
+    health, lookout,
     proxy::{DataPlane, ListenError},
     source::{self, FileWatch},
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
@@ -125,6 +125,7 @@ impl Server {
             .context("the workers cannot be started")?;
         switch.feed.desired(config.desired.clone()).await.context("the switch ended while it was started")?;
         let bound = data_plane.apply(config.listeners.clone()).await?;
+        metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
         let looking_up = source::look_up(
             switch.viewer.clone(),
             switch.feed.clone(),
@@ -133,6 +134,7 @@ impl Server {
         );
         tasks.spawn(looking_up);
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector.clone()));
+        tasks.spawn(lookout::run(switch.viewer.clone(), switch.feed.clone()));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());
@@ -150,6 +152,7 @@ impl Server {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
+            mirrors: metrics.mirrors(),
             reload: reload_call(&running),
             tokens,
             version: admin::api::Version::of_this_build(),
@@ -292,7 +295,8 @@ impl Running {
             tokens.reload()?;
         }
         let prepared = self.connector.prepare(&config.desired).await?;
-        self.data_plane.apply(config.listeners.clone()).await?;
+        let bound = self.data_plane.apply(config.listeners.clone()).await?;
+        self.metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
         self.connector.adopt(prepared);
         let applied = self.feed.desired(config.desired.clone()).await.ok_or(NotReloaded::Stopping)?;
         if let Some(log) = self.log.get() {

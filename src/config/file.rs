@@ -3,13 +3,16 @@
 
 mod app;
 mod audience;
+mod limits;
+mod mirror;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::{app::*, audience::*};
+pub(super) use self::{app::*, audience::*, limits::*, mirror::*};
 use super::{
     address::SocketPath,
     duration::Time,
@@ -18,7 +21,7 @@ use super::{
     size::Octets,
 };
 use crate::{
-    proxy::{Bind, ListenerRole, TlsVersion},
+    proxy::{Alpn, Bind, ClientAuthMode, ForwardingField, ListenerRole, TlsVersion},
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -80,6 +83,18 @@ pub(super) struct Listener {
     /// TLS; left out: plain HTTP.
     #[serde(default)]
     pub(super) tls: Given<Tls>,
+    /// The PROXY protocol, versions 1 and 2, of a load balancer before us; left out: clients come by themselves.
+    #[serde(default)]
+    pub(super) proxy_protocol: Given<ProxyProtocol>,
+    /// Networks of the HTTP proxies before us whose word about clients counts; left out: nobody's.
+    #[serde(default)]
+    pub(super) trusted_proxies: Given<Vec<Placed<Text<IpNet>>>>,
+    /// The field they tell in whom they speak for: `x-forwarded-for`, or `forwarded` (RFC 7239).
+    #[serde(default)]
+    pub(super) trusted_field: Given<Text<ForwardingField>>,
+    /// Settings of its TCP sockets.
+    #[serde(default)]
+    pub(super) tcp: Tcp,
     /// How long a client may take.
     #[serde(default)]
     pub(super) timeouts: ListenerTimeouts,
@@ -101,6 +116,51 @@ pub(super) struct Tls {
     /// The oldest protocol version accepted: "1.2", as when left out, or "1.3".
     #[serde(default)]
     pub(super) min_version: Given<Text<TlsVersion>>,
+    /// The protocols offered in the handshake, the best first: `h2` and `http/1.1`, as when left out, or one of them.
+    #[serde(default)]
+    pub(super) alpn: Given<Vec<Placed<Text<Alpn>>>>,
+    /// Client certificates; left out: none are asked for.
+    #[serde(default)]
+    pub(super) client_auth: Given<ClientAuth>,
+}
+
+/// Client certificates. Upstreams are told of one in `X-Forwarded-Client-Cert`: `Hash=<SHA-256>;Subject="<RFC 2253>"`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientAuth {
+    /// The PEM file of the authorities that sign them.
+    pub(super) roots: Placed<Text<PathBuf>>,
+    /// Whether a client must have one: `required`, as when left out, or `optional`.
+    #[serde(default)]
+    pub(super) mode: Given<Text<ClientAuthMode>>,
+    /// The PEM file of what those authorities have revoked: a list by each that signs, intermediate ones included.
+    #[serde(default)]
+    pub(super) crl: Given<Text<PathBuf>>,
+}
+
+/// The PROXY protocol.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProxyProtocol {
+    /// Networks of the load balancers. Each connection from them must begin with a PROXY header; any other is closed. On a
+    /// Unix socket it is left out: whoever may open that is trusted.
+    #[serde(default)]
+    pub(super) trusted: Given<Vec<Placed<Text<IpNet>>>>,
+    /// How long the header may take to come; left out: as long as a handshake.
+    #[serde(default)]
+    pub(super) timeout: Given<Text<Time<1>>>,
+}
+
+/// Settings of a listener's TCP sockets.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tcp {
+    /// Silence before the system asks whether the client is still there; 0s: it does not.
+    pub(super) keepalive: Given<Text<Time<0>>>,
+    /// How long octets sent may stay unacknowledged; 0s: as long as the system likes.
+    pub(super) user_timeout: Given<Text<Time<0>>>,
+    /// Connections that may wait to be accepted by one worker.
+    pub(super) backlog: Given<Text<Whole<1, 65_535>>>,
 }
 
 /// A certificate and its key, as PEM files.
@@ -117,7 +177,7 @@ pub(super) struct Certificate {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ListenerTimeouts {
-    /// From accept to the end of the TLS handshake.
+    /// From accept, or the end of a PROXY header, to the end of the TLS handshake.
     pub(super) handshake: Given<Text<Time<1>>>,
     /// From the first octet of a request's head to its end.
     pub(super) head: Given<Text<Time<1>>>,
@@ -135,8 +195,10 @@ pub(super) struct ListenerLimits {
     pub(super) head_size: Given<Text<Octets<1_024, 1_048_576>>>,
     /// Connections at once on this listener; 0 for no limit.
     pub(super) connections: Given<Text<Whole<0, { u32::MAX }>>>,
-    /// Connections at once from one client address; 0 for no limit.
+    /// Connections at once from one client address, of IPv6 from one /64 network; 0 for no limit.
     pub(super) connections_per_client: Given<Text<Whole<0, { u32::MAX }>>>,
+    /// TLS handshakes and PROXY headers awaited at once by one worker; the oldest gives way. 0 for no limit.
+    pub(super) handshakes: Given<Text<Whole<0, { u32::MAX }>>>,
 }
 
 /// The admin API.

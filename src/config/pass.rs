@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 use serde_saphyr::Location;
 
 use super::{
@@ -19,6 +19,9 @@ use super::{
 
 /// The largest file that is read, in octets: the configuration, a certificate, a key, a token file.
 pub(super) const LARGEST_FILE: usize = 1 << 20;
+
+/// The largest page that stands for an error, in octets.
+const LARGEST_PAGE: usize = 256 << 10;
 
 /// The pass, with what it found wrong so far.
 pub(super) struct Pass<'a> {
@@ -36,7 +39,10 @@ pub(super) struct Pass<'a> {
 pub(super) enum FileKind {
     Certificate,
     Key,
+    RevocationList,
     Tokens,
+    /// Of an error; [`LARGEST_PAGE`] at most.
+    Page,
 }
 
 impl Pass<'_> {
@@ -85,6 +91,17 @@ impl Pass<'_> {
         self.document.file.parent().unwrap_or(Path::new("")).join(path)
     }
 
+    /// A page that answers are made of, with its path; empty where files are not opened.
+    pub(super) fn page(&mut self, written: &Placed<Text<PathBuf>>) -> Option<(PathBuf, Vec<u8>)> {
+        let path = self.file(written, FileKind::Page)?;
+        if !self.open_files {
+            return Some((path, Vec::new()));
+        }
+        // It was just looked at; what is wrong with it has been said.
+        let octets = read_file(&path).ok()?;
+        Some((path, octets))
+    }
+
     /// The path of a file that must be there.
     pub(super) fn file(&mut self, written: &Placed<Text<PathBuf>>, kind: FileKind) -> Option<PathBuf> {
         let path = self.read(written)?;
@@ -114,7 +131,15 @@ impl FileKind {
                 Some(Err(_)) | None => Err(lacking("certificate")),
             },
             Self::Key => PrivateKeyDer::from_pem_slice(&octets).map(|_| ()).map_err(|_| lacking("private key")),
+            Self::RevocationList => match CertificateRevocationListDer::pem_slice_iter(&octets).next() {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(_)) | None => Err(lacking("revocation list")),
+            },
             Self::Tokens => Ok(()),
+            Self::Page if octets.len() <= LARGEST_PAGE => Ok(()),
+            Self::Page => {
+                Err(Wrong::new(format!("{shown} is larger than 256KiB")).hint("such pages are kept in memory"))
+            }
         }
     }
 }

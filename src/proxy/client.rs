@@ -2,8 +2,8 @@
 //! whether it is to end. All of it lives on one thread.
 
 use std::{
-    cell::{Cell, RefCell},
-    net::SocketAddr,
+    cell::{Cell, OnceCell, RefCell},
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
@@ -16,7 +16,7 @@ use super::{
     Bind, ListenerOptions, ListenerRole,
     clock::{Clock, TimerKey},
     connect::Origin,
-    headers::Forwarding,
+    forwarding::Forwarding,
     worker::Worker,
 };
 
@@ -30,10 +30,9 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     /// The listener's options when the connection was accepted.
     pub(super) options: Arc<ListenerOptions>,
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) forwarding: Forwarding,
-    /// What its requests are told because it came in over a limit.
-    pub(super) over_limit: bool,
+    /// Who it is: known when it has arrived.
+    forwarding: OnceCell<Forwarding>,
+    over_limit: Cell<bool>,
     /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
     pub(super) spawning: Cell<Option<TimerKey>>,
     pub(super) task: RefCell<Option<AbortHandle>>,
@@ -65,18 +64,12 @@ pub(super) enum Answer {
 }
 
 impl Client {
-    pub(super) fn new(
-        worker: &Rc<Worker>,
-        options: Arc<ListenerOptions>,
-        peer: Option<SocketAddr>,
-        over_limit: bool,
-    ) -> Rc<Self> {
+    pub(super) fn new(worker: &Rc<Worker>, options: Arc<ListenerOptions>) -> Rc<Self> {
         Rc::new(Self {
-            forwarding: Forwarding::new(peer.map(|peer| peer.ip()), options.tls.is_some()),
             worker: Rc::clone(worker),
             options,
-            peer,
-            over_limit,
+            forwarding: OnceCell::new(),
+            over_limit: Cell::new(false),
             spawning: Cell::new(None),
             task: RefCell::default(),
             in_flight: Cell::new(0),
@@ -95,12 +88,29 @@ impl Client {
         &self.worker.clock
     }
 
-    /// Whose its requests are, for endpoints that are told; `None` on a Unix socket. The listener is named as it is bound.
-    pub(super) fn origin(&self) -> Option<Origin> {
-        match (self.peer, &self.options.bind) {
-            (Some(client), Bind::Tcp(listener)) => Some(Origin { client, listener: *listener }),
-            (Some(_) | None, _) => None,
-        }
+    /// Says who it is, once, before its first request; `over_limit`: it came in over a limit, and is to be told so.
+    pub(super) fn introduce(&self, forwarding: Forwarding, over_limit: bool) {
+        self.forwarding.set(forwarding).ok();
+        self.over_limit.set(over_limit);
+    }
+
+    pub(super) fn forwarding(&self) -> &Forwarding {
+        self.forwarding.get_or_init(Forwarding::unknown)
+    }
+
+    /// Whether its requests are refused because it came in over a limit.
+    pub(super) fn is_over_limit(&self) -> bool {
+        self.over_limit.get()
+    }
+
+    /// Whose a request is, for endpoints that are told; `None` where addresses mean nothing. `asker` is its client's address,
+    /// as [`Forwarding`] makes it out. The listener is named as it is bound.
+    pub(super) fn origin(&self, asker: Option<IpAddr>) -> Option<Origin> {
+        let Bind::Tcp(listener) = self.options.bind else { return None };
+        let peer = self.forwarding().peer().filter(|peer| asker == Some(peer.ip()));
+        // Of a client behind a trusted proxy no port is known.
+        let client = peer.or_else(|| asker.map(|asker| SocketAddr::new(asker, 0)))?;
+        Some(Origin { client, listener })
     }
 
     /// Whether only previews are shown here.

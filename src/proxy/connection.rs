@@ -1,5 +1,5 @@
-//! One client connection, from accept to close: TLS, which protocol, the engine for it (ours for HTTP/1, hyper's server for
-//! HTTP/2), and a close that lets the client read our last answer.
+//! One client connection, from accept to close: its [arrival](super::arrival), which protocol, the engine for it (ours for
+//! HTTP/1, hyper's server for HTTP/2), and a close that lets the client read our last answer.
 
 use std::{cell::RefCell, io, rc::Rc, task::Poll, time::Duration};
 
@@ -9,9 +9,9 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::TlsAcceptor;
 
 use super::{
+    arrival::{Arrival, Arrived},
     client::Client,
     clock::{Alarm, Timer},
     gate::Gate,
@@ -39,11 +39,11 @@ pub(super) enum Socket {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(client: Rc<Client>, socket: Socket, tls: Option<TlsAcceptor>) {
+pub(super) async fn serve(client: Rc<Client>, arrival: Box<Arrival>) {
     let timer = client.clock().timer();
-    timer.set_within(client.options.timeouts.handshake);
     // What is large and short-lived, or rare, is on the heap: a connection at rest is what this future is.
-    let Ok(Ok((mut stream, is_h2))) = timer.guard(Box::pin(secure(socket, tls))).await else { return };
+    let Some(arrived) = Box::pin(arrival.complete(&client, &timer)).await else { return };
+    let Arrived { mut stream, is_h2, admitted: _admitted } = arrived;
     let (is_h2, desk) = match is_h2 {
         Some(is_h2) => (is_h2, None),
         None => match sniff(&client, &mut stream, &timer).await {
@@ -60,25 +60,6 @@ pub(super) async fn serve(client: Rc<Client>, socket: Socket, tls: Option<TlsAcc
         timer.set_within(LINGER);
         drop(timer.guard(Box::pin(linger(stream, may_come))).await);
     }
-}
-
-/// The stream to talk on, and whether ALPN (RFC 7301) has settled for HTTP/2; `None` without TLS.
-async fn secure(socket: Socket, tls: Option<TlsAcceptor>) -> io::Result<(Stream, Option<bool>)> {
-    let is_h2 = |connection: &rustls::ServerConnection| Some(connection.alpn_protocol() == Some(b"h2"));
-    Ok(match (socket, tls) {
-        (Socket::Tcp(socket), None) => (Stream::Tcp(socket), None),
-        (Socket::Unix(socket), None) => (Stream::Unix(socket), None),
-        (Socket::Tcp(socket), Some(tls)) => {
-            let stream = tls.accept(socket).await?;
-            let is_h2 = is_h2(stream.get_ref().1);
-            (Stream::Tls(Box::new(stream)), is_h2)
-        }
-        (Socket::Unix(socket), Some(tls)) => {
-            let stream = tls.accept(socket).await?;
-            let is_h2 = is_h2(stream.get_ref().1);
-            (Stream::TlsUnix(Box::new(stream)), is_h2)
-        }
-    })
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2 with prior knowledge (RFC 9113 §3.3). `None` if it leaves, or
@@ -107,7 +88,7 @@ async fn sniff(client: &Rc<Client>, stream: &mut Stream, timer: &Timer) -> Optio
             }
             Ok(Ok(more)) if more > 0 => timer.set_within(client.options.timeouts.head),
             // A preface that does not get on is nothing anybody could be answered to.
-            Ok(_) | Err(Alarm::Due | Alarm::Cut) => {
+            Ok(_) | Err(Alarm::Due | Alarm::Cut | Alarm::Retired) => {
                 client.worker.put_back(desk);
                 return None;
             }

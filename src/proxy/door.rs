@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use form_urlencoded::parse;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use http::{HeaderMap, HeaderValue, StatusCode, header, response};
 use jiff::Timestamp;
 
-use super::error::ProxyError;
+use super::{error::ProxyError, headers::append_lines};
 use crate::switch::{Door, NoPass, PreviewCookie, RequestKey, SetCookie};
 
 /// An answer of the proxy's own.
@@ -40,10 +40,8 @@ pub(super) fn answer(door: &Door, visitor: &impl RequestKey) -> ProxyError {
     let back = asked("return").filter(|path| is_own_path(path));
     let back = back.as_deref().or(door.matching.paths.first().map(String::as_str)).unwrap_or("/");
     let leads_on = |value: &str, keep, text| {
-        let set = SetCookie { name: &cookie.name, value, keep, secure: visitor.is_secure() };
-        let mut lines = String::new();
-        set.write(&door.matching.paths, &mut lines);
-        redirect(back, &lines, text)
+        let set = SetCookie { name: &cookie.name, value, keep: Some(keep), secure: visitor.is_secure() };
+        redirect(back, &set.lines(&door.matching.paths), text)
     };
     if asked("off").is_some() {
         return leads_on("", Duration::ZERO, format!("you see {} as everybody does\n", door.app));
@@ -86,15 +84,6 @@ fn redirect(to: &str, lines: &str, text: String) -> ProxyError {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     ProxyError::Own(Box::new(Answer { status: StatusCode::SEE_OTHER, headers, text }))
-}
-
-/// Puts field lines into a head.
-pub(super) fn append_lines(headers: &mut HeaderMap, lines: &str) {
-    for (name, value) in lines.split_terminator("\r\n").filter_map(|line| line.split_once(": ")) {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
-            headers.append(name, value);
-        }
-    }
 }
 
 #[cfg(test)]

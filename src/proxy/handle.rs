@@ -1,6 +1,6 @@
 //! One request of HTTP/2, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
 
-use std::{convert::Infallible, rc::Rc};
+use std::{convert::Infallible, net::IpAddr, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -17,9 +17,11 @@ use super::{
     clock::Timer,
     error::ProxyError,
     exchange::Exchange,
+    forwarding::Asker,
     grpc,
     h1::Framing,
     headers::{self, Going, RequestId},
+    mirror::{self, Copied, Sampled},
     outgoing::{Lines, Message, Outgoing},
     patience::Patience,
     replay::Replay,
@@ -29,7 +31,7 @@ use super::{
     websocket::Ask,
 };
 use crate::{
-    switch::{Ticket, Traffic},
+    switch::{Policy, Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
 
@@ -54,44 +56,57 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let (mut parts, incoming) = request.into_parts();
     let is_grpc = grpc::is_request(&parts.headers);
     let stream = parts.extensions.remove::<OnUpgrade>();
-    let target = target(&client, &parts);
-    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host));
+    let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    let asker = client.forwarding().asker(fields);
+    let target = target(&client, &parts, &asker);
+    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host), asker.address);
+    let is_head = parts.method == Method::HEAD;
+    let mut policy = None;
     let forwarded = match target {
-        Ok(target) => match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
-            Ok(ticket) => {
-                forward(&client, &target, parts, Inflow::Http2(incoming), timer, arrived, ticket, &mut log).await
+        Ok(target) => {
+            let forwarded = match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
+                Ok(ticket) => {
+                    let incoming = Inflow::Http2(incoming);
+                    let asked = Asked { client: &client, target: &target, parts: &mut parts, incoming, timer, arrived };
+                    forward(asked, ticket, &mut log).await
+                }
+                Err(error) => Err(error),
+            };
+            if forwarded.is_err() {
+                policy = client.worker.reader.policy(&visitor(&client, &target, &parts, arrived));
             }
-            Err(error) => Err(error),
-        },
+            forwarded
+        }
         Err(error) => Err(error),
     };
     match forwarded {
-        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
+        Ok(reply) if reply.switched => switch(reply, stream, log, serving),
         Ok(reply) => {
             log.answered(reply.status);
-            let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
+            let Reply { exchange, ticket, patience, sampled, .. } = reply;
+            let download = Download { exchange, ticket, patience, sampled };
             let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, is_grpc, Record { log, serving }),
+        Err(error) => refuse(error, policy.as_deref(), is_grpc, is_head, Record { log, serving }),
     }
 }
 
 /// What the request is for, unless it was refused before it came here.
-fn target(client: &Client, parts: &Parts) -> Result<Target, ProxyError> {
-    if client.over_limit {
+fn target(client: &Client, parts: &Parts, asker: &Asker) -> Result<Target, ProxyError> {
+    if client.is_over_limit() {
         return Err(ProxyError::ConnectionLimitReached);
     }
-    Target::of(parts)
+    Target::of(parts, client.forwarding(), asker)
 }
 
-fn open(client: &Client, parts: &Parts, host: &str) -> RequestLog {
+fn open(client: &Client, parts: &Parts, host: &str, asker: Option<IpAddr>) -> RequestLog {
     let mut log = client.worker.recorder.open(Head {
         method: &parts.method,
         host,
         path: path(parts),
         version: parts.version,
-        client: client.peer.map(|peer| peer.ip()),
+        client: asker,
     });
     if log.is_written() {
         let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
@@ -104,6 +119,18 @@ fn path(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
+/// A request as it came.
+pub(super) struct Asked<'a> {
+    pub(super) client: &'a Client,
+    pub(super) target: &'a Target,
+    pub(super) parts: &'a mut Parts,
+    pub(super) incoming: Inflow,
+    /// On HTTP/2, the one that its task is aborted by.
+    pub(super) timer: Timer,
+    /// When its head was whole.
+    pub(super) arrived: Instant,
+}
+
 /// An upstream's answer, from its head on.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -113,24 +140,21 @@ pub(super) struct Reply {
     pub(super) exchange: Box<Exchange>,
     pub(super) ticket: Ticket,
     pub(super) patience: Patience,
+    /// Hears of it, where a copy of the request was sent as well.
+    pub(super) sampled: Option<Box<Sampled>>,
 }
 
 /// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
 /// retry reads the current snapshot.
-pub(super) async fn forward(
-    client: &Client,
-    target: &Target,
-    mut parts: Parts,
-    incoming: Inflow,
-    timer: Timer,
-    arrived: Instant,
-    mut ticket: Ticket,
-    log: &mut RequestLog,
-) -> Result<Reply, ProxyError> {
-    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut RequestLog) -> Result<Reply, ProxyError> {
+    let Asked { client, target, parts, incoming, timer, arrived } = asked;
+    let (message, patience) = prepare(client, target, parts, incoming, timer, &ticket, log)?;
     let ask = message.ask.clone();
+    let safe = patience.upload().is_none() && ask.is_none();
+    let copy = || Some(Copied::of_message(&message));
+    let mut sampled = safe.then(|| mirror::sample(&client.worker, &ticket, &message.method, copy)).flatten();
     let mut request = Outgoing::Any(Box::new(message));
-    let mut attempts = Attempts::new(&parts.method, client.origin());
+    let mut attempts = Attempts::new(&parts.method, client.origin(target.client));
     loop {
         let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
             Ok((exchange, status, mut headers)) => {
@@ -139,20 +163,26 @@ pub(super) async fn forward(
                     None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
                 };
                 let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
+                if let Some(sampled) = &mut sampled {
+                    sampled.answer_head(status, headers.clone());
+                }
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience, sampled });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
-        let (fields, standing) = (request.fields(), Some(ticket.standing()));
-        let visitor = Visitor { client, host: &target.host, path: path(&parts), fields, arrived, standing };
+        // Whatever it may have to wait for, it waits for it outside of its pool.
+        let whose = Some(ticket.whose());
+        drop(ticket);
+        let visitor = Visitor { fields: request.fields(), whose, ..visitor(client, target, parts, arrived) };
         ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }
 
 fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
-    Visitor { client, host: &target.host, path: path(parts), fields: &parts.headers, arrived, standing: None }
+    let (host, path) = (&target.host, path(parts));
+    Visitor { client, address: target.client, host, path, fields: &parts.headers, arrived, whose: None }
 }
 
 /// Makes the client's request the upstream's.
@@ -174,8 +204,7 @@ fn prepare(
         parts.headers.remove(header::AUTHORIZATION);
     }
     let bodyless = incoming.is_end_stream();
-    let Going { forwarded, request_id, trace, has_length } =
-        headers::to_upstream(parts, target, &client.forwarding, bodyless);
+    let Going { forwarded, request_id, trace, has_length } = headers::to_upstream(parts, target, bodyless);
     let authority = match &ticket.policy().traffic.host {
         Some(host) => headers::rewrite_host(&mut parts.headers, host),
         None => target.authority.clone(),
@@ -223,10 +252,11 @@ fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving:
     let Reply { status, headers, exchange, ticket, .. } = reply;
     let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
         let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
-        return refuse(error, false, Record { log, serving });
+        return refuse(error, None, false, false, Record { log, serving });
     };
     log.answered(status);
-    let opening = tunnel::Opening { upstream, early, ticket, log, serving };
+    // An extended CONNECT is for nothing else (see `target`).
+    let opening = tunnel::Opening { upstream, early, is_websocket: true, ticket, log, serving };
     tokio::task::spawn_local(async move {
         // If it comes to nothing, the client has gone, and the log says so.
         if let Ok(stream) = stream.await {
@@ -243,14 +273,21 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
     response
 }
 
-/// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
+/// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
+fn refuse(
+    error: ProxyError,
+    policy: Option<&Policy>,
+    is_grpc: bool,
+    is_head: bool,
+    mut record: Record,
+) -> Response<TrackedBody> {
     record.log.ended(error.outcome(), error.label());
     // Whatever words it is told in, this is what it is counted as.
     record.log.answered(error.status());
     let (parts, text) = match is_grpc {
         true => grpc::refusal(error),
-        false => error.into_parts(),
+        false => error.into_parts(policy),
     };
+    let text = if is_head { Bytes::new() } else { text };
     Response::from_parts(parts, TrackedBody::text(text, record))
 }

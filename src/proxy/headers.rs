@@ -1,14 +1,13 @@
 //! What is changed in a head on its way: hop-by-hop fields go, and each side is told who the other is. A head is gone over
 //! once, to see what is there, and touched only where something is.
 
-use std::{cell::RefCell, net::IpAddr, rc::Rc};
+use std::rc::Rc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
 use super::{
     admit::Fields,
     cookie::cookie,
-    door::append_lines,
     h1::{Line, Lines, Name, Names, members},
     target::Target,
 };
@@ -17,7 +16,8 @@ use crate::switch::Ticket;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const FORWARDING: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+const FORWARDING: [&str; 5] =
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-client-cert"];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
@@ -126,6 +126,15 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether an answer with this `Content-Type` is a stream of events, which may never end (HTML, server-sent events).
+pub(super) fn is_event_stream(content_type: Option<&[u8]>) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    let Some((essence, rest)) = content_type.and_then(|value| value.split_at_checked(EVENT_STREAM.len())) else {
+        return false;
+    };
+    essence.eq_ignore_ascii_case(EVENT_STREAM) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
+}
+
 /// The fields that these `Connection` lines name, but those that nobody may take out.
 fn nominated<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<HeaderName> {
     let names = lines.flat_map(members).filter_map(|member| HeaderName::from_bytes(member).ok());
@@ -133,12 +142,7 @@ fn nominated<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<HeaderName> {
 }
 
 /// Makes a client's head one for the upstream. `bodyless` says that no body follows it.
-pub(super) fn to_upstream(
-    parts: &mut request::Parts,
-    target: &Target,
-    forwarding: &Forwarding,
-    bodyless: bool,
-) -> Going {
+pub(super) fn to_upstream(parts: &mut request::Parts, target: &Target, bodyless: bool) -> Going {
     let headers = &mut parts.headers;
     let seen = Seen::of(headers);
     let is_h1 = parts.version == Version::HTTP_11;
@@ -171,7 +175,7 @@ pub(super) fn to_upstream(
         remove_ours(headers);
     }
     if seen.has(Name::Forwarding) {
-        // There is no list of proxies to trust, so what a client says of others before it is not passed on.
+        // What a trusted proxy says of those before it is told anew; what anybody else does is not passed on.
         for name in FORWARDING {
             headers.remove(name);
         }
@@ -180,7 +184,7 @@ pub(super) fn to_upstream(
         headers.insert(header::HOST, target.authority.clone());
     }
     Going {
-        forwarded: forwarding.lines(&target.authority),
+        forwarded: Rc::clone(&target.forwarded),
         request_id: (!seen.has(Name::RequestId)).then(RequestId::new),
         trace: headers.get(TRACEPARENT).cloned(),
         has_length: seen.has(Name::ContentLength),
@@ -267,6 +271,15 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
     }
 }
 
+/// Puts field lines into a head.
+pub(super) fn append_lines(headers: &mut HeaderMap, lines: &str) {
+    for (name, value) in lines.split_terminator("\r\n").filter_map(|line| line.split_once(": ")) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
+    }
+}
+
 /// A head in the octets it came in.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
@@ -278,6 +291,11 @@ impl<'a> Head<'a> {
     /// The values of the lines of this name, in their order.
     pub(super) fn values(self, name: Name) -> impl Iterator<Item = &'a [u8]> {
         self.lines.called(name).map(move |line| line.value_in(self.octets))
+    }
+
+    /// Name and value of each line, in their order.
+    pub(super) fn fields(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.lines.iter().map(move |line| (line.name_in(self.octets), line.value_in(self.octets)))
     }
 
     /// The lines as a map.
@@ -316,8 +334,14 @@ impl Fields for Head<'_> {
         self.lines.iter().find(is_it).map(|line| line.value_in(self.octets))
     }
 
+    fn octets(&self) -> usize {
+        self.octets.len()
+    }
+
+    /// Some clients send several lines, though RFC 6265 §5.4 allows one.
     fn cookie(&self, name: &str) -> Option<&[u8]> {
-        self.values(Name::Cookie).find_map(|line| cookie(line, name))
+        let is_one = |line: &&Line| line.name_in(self.octets).eq_ignore_ascii_case(b"cookie");
+        self.lines.iter().filter(is_one).find_map(|line| cookie(line.value_in(self.octets), name))
     }
 }
 
@@ -433,12 +457,12 @@ pub(super) fn write_answer_lines(
     if told.switched {
         into.extend_from_slice(b"connection: upgrade\r\n");
     }
-    into.extend_from_slice(ticket.answer_lines().as_bytes());
     if ticket.tells_revision() {
         into.extend_from_slice(b"x-tealgate-revision: ");
         into.extend_from_slice(ticket.revision().as_str().as_bytes());
         into.extend_from_slice(format!("\r\nx-tealgate-generation: {}\r\n", ticket.generation().0).as_bytes());
     }
+    into.extend_from_slice(ticket.answer_lines().as_bytes());
     if let Some(connection) = told.connection {
         into.extend_from_slice(b"connection: ");
         into.extend_from_slice(connection.as_bytes());
@@ -505,54 +529,14 @@ fn is_for_heads(name: &HeaderName) -> bool {
     UNFIT.contains(name) || text == "forwarded" || text.starts_with("x-forwarded-") || text.starts_with(OURS)
 }
 
-/// What upstreams are told about a client, made once for its connection.
-pub(super) struct Forwarding {
-    client: Option<IpAddr>,
-    proto: &'static str,
-    /// The last authority, and the lines for it: it rarely changes on a connection.
-    last: RefCell<Option<(HeaderValue, Rc<[u8]>)>>,
-}
-
-impl Forwarding {
-    pub(super) fn new(client: Option<IpAddr>, tls: bool) -> Self {
-        let proto = if tls { "https" } else { "http" };
-        Self { client: client.map(|client| client.to_canonical()), proto, last: RefCell::new(None) }
-    }
-
-    /// `X-Forwarded-*` and `Forwarded` (RFC 7239), as lines.
-    pub(super) fn lines(&self, authority: &HeaderValue) -> Rc<[u8]> {
-        let mut last = self.last.borrow_mut();
-        if let Some((_, lines)) = last.as_ref().filter(|(last, _)| last == authority) {
-            return Rc::clone(lines);
-        }
-        let lines: Rc<[u8]> = self.write(authority.to_str().unwrap_or_default()).into_bytes().into();
-        *last = Some((authority.clone(), Rc::clone(&lines)));
-        lines
-    }
-
-    fn write(&self, authority: &str) -> String {
-        let proto = self.proto;
-        let node = match self.client {
-            Some(IpAddr::V4(v4)) => v4.to_string(),
-            // RFC 7239 §6: brackets, and therefore quotes.
-            Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
-            None => "unknown".to_owned(),
-        };
-        // A checked authority has neither quotes nor backslashes; a port or a literal needs the quotes (RFC 7239 §4).
-        let quote = if authority.contains([':', '[']) || authority.is_empty() { "\"" } else { "" };
-        let address = self.client.map(|client| format!("x-forwarded-for: {client}\r\n")).unwrap_or_default();
-        format!(
-            "{address}x-forwarded-proto: {proto}\r\nx-forwarded-host: {authority}\r\n\
-             forwarded: for={node};proto={proto};host={quote}{authority}{quote}\r\n"
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proxy::{Bind, ListenerOptions, forwarding::Forwarding};
 
     fn sent(version: Version, fields: &[(&str, &str)]) -> (HeaderMap, Going) {
         let mut request = http::Request::builder().version(version).uri("/a?b").header("host", "shop.test:8080");
@@ -560,9 +544,11 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut parts = request.body(()).expect("a request").into_parts().0;
-        let target = Target::of(&parts).expect("a target");
-        let forwarding = Forwarding::new(Some("2001:db8::1".parse().expect("an address")), true);
-        let going = to_upstream(&mut parts, &target, &forwarding, true);
+        let options = ListenerOptions::new("live", Bind::Tcp(([127, 0, 0, 1], 0).into()));
+        let client = "[2001:db8::1]:4711".parse().expect("an address");
+        let forwarding = Forwarding::new(&Arc::new(options), Some(client), String::new());
+        let target = Target::of(&parts, &forwarding, &forwarding.asker([])).expect("a target");
+        let going = to_upstream(&mut parts, &target, true);
         let id = going.request_id.as_ref().map_or(&b""[..], RequestId::line);
         let lines = String::from_utf8([&going.forwarded, id].concat()).expect("text");
         for line in lines.split_terminator("\r\n") {
@@ -575,13 +561,19 @@ mod tests {
 
     #[test]
     fn the_upstream_is_told_who_asks_and_how() {
-        let spoofed = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-forwarded-proto", "gopher")];
+        let spoofed = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-proto", "gopher"),
+            ("x-forwarded-client-cert", "Hash=00"),
+        ];
         let (headers, _) = sent(Version::HTTP_11, &spoofed);
         assert_eq!(headers["host"], "shop.test:8080");
         assert_eq!(headers["x-forwarded-for"], "2001:db8::1");
-        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "shop.test:8080");
-        assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=https;host=\"shop.test:8080\"");
+        assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=http;host=\"shop.test:8080\"");
+        assert!(!headers.contains_key("x-forwarded-client-cert"));
         assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
     }
 

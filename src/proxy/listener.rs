@@ -2,24 +2,23 @@
 //! must know of a listener: how many connections it has.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
-use super::{Bind, ListenerLimits, ListenerOptions, tls::CertificateError};
-
-/// How many connections may wait to be accepted by one worker.
-const BACKLOG: i32 = 4096;
+use super::{Bind, ListenerLimits, ListenerOptions, TcpOptions, rate::network, tls::CertificateError};
 
 /// A listener as it was bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,14 +79,14 @@ pub(super) enum Listening {
 /// Binds a socket for each worker, and says where.
 pub(super) fn bind(options: &ListenerOptions, workers: usize) -> Result<(Vec<Listening>, Bind), ListenError> {
     let bound = match &options.bind {
-        Bind::Tcp(address) => bind_tcp(*address, workers),
+        Bind::Tcp(address) => bind_tcp(*address, &options.tcp, workers),
         Bind::Unix(path) => bind_unix(path, workers),
     };
     let (name, bind) = (options.name.clone(), options.bind.clone());
     bound.map_err(|source| ListenError::Bind { name, bind, source })
 }
 
-fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<(Vec<Listening>, Bind)> {
+fn bind_tcp(address: SocketAddr, options: &TcpOptions, workers: usize) -> io::Result<(Vec<Listening>, Bind)> {
     // SO_REUSEPORT would let us share an address with any other process of this user, unasked and unnoticed: a socket
     // without it finds out whether the address is free.
     let probe = tcp_socket(address, false)?;
@@ -96,7 +95,7 @@ fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<(Vec<Listening>, 
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
         let socket = tcp_socket(address, true)?;
-        socket.listen(BACKLOG)?;
+        listen(SockRef::from(&socket), options)?;
         sockets.push(Listening::Tcp(socket.into()));
     }
     Ok((sockets, Bind::Tcp(address)))
@@ -113,6 +112,22 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// Listens with these options; again, with others, on a socket that listens already. Accepted sockets inherit them.
+pub(super) fn listen(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()> {
+    match options.keepalive {
+        Some(silence) => {
+            // The system counts in seconds: three more questions, ten seconds apart, and the connection is dead.
+            let silence = Duration::from_secs(silence.as_secs_f64().ceil() as u64);
+            let asking = TcpKeepalive::new().with_time(silence).with_interval(Duration::from_secs(10)).with_retries(3);
+            socket.set_tcp_keepalive(&asking)?;
+        }
+        None => socket.set_keepalive(false)?,
+    }
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(options.user_timeout)?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))
 }
 
 fn bind_unix(path: &Path, workers: usize) -> io::Result<(Vec<Listening>, Bind)> {
@@ -141,58 +156,71 @@ fn is_stale(path: &Path) -> bool {
 #[derive(Default)]
 pub(super) struct Crowd {
     all: AtomicUsize,
-    by_client: Mutex<HashMap<IpAddr, usize>>,
+    /// By the network that stands for a client.
+    by_client: Mutex<HashMap<u128, usize>>,
 }
 
-/// What to do with a connection.
-pub(super) enum Entry {
+/// Whether there is room for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Room {
     /// Serve it.
-    Welcome(Admitted),
+    Enough,
     /// Tell it that there are too many.
-    Crowded(Admitted),
+    Crowded,
     /// There are too many even of those who are told so.
     Shut,
+}
+
+impl Room {
+    fn of(count: usize, limit: usize) -> Self {
+        match limit {
+            0 => Self::Enough,
+            // Turning a client away politely takes a connection too; an eighth more may be turned away at a time.
+            _ if count > limit + limit / 8 + 16 => Self::Shut,
+            _ if count > limit => Self::Crowded,
+            _ => Self::Enough,
+        }
+    }
 }
 
 /// A connection counted in, until dropped.
 pub(super) struct Admitted {
     crowd: Arc<Crowd>,
-    client: Option<IpAddr>,
+    client: Cell<Option<u128>>,
 }
 
 impl Crowd {
-    /// Counts a connection in. `client` is its address, `None` on a Unix socket.
-    pub(super) fn enter(self: &Arc<Self>, limits: &ListenerLimits, client: Option<IpAddr>) -> Entry {
-        let client = client.filter(|_| limits.connections_per_client > 0);
+    /// Counts a connection in, whoever it is from.
+    pub(super) fn enter(self: &Arc<Self>, limits: &ListenerLimits) -> (Admitted, Room) {
         let all = self.all.fetch_add(1, Ordering::Relaxed) + 1;
-        let of_client = client.map_or(0, |client| {
-            let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = by_client.entry(client).or_insert(0);
-            *count += 1;
-            *count
-        });
-        let admitted = Admitted { crowd: Arc::clone(self), client };
-        let over = |count: usize, limit: usize| limit > 0 && count > limit;
-        // Turning a client away politely takes a connection too; an eighth more may be turned away at a time.
-        let shut = |count: usize, limit: usize| limit > 0 && count > limit + limit / 8 + 16;
-        let exceeds = |is_over: &dyn Fn(usize, usize) -> bool| {
-            is_over(all, limits.connections) || is_over(of_client, limits.connections_per_client)
-        };
-        if exceeds(&shut) {
-            Entry::Shut
-        } else if exceeds(&over) {
-            Entry::Crowded(admitted)
-        } else {
-            Entry::Welcome(admitted)
+        (Admitted { crowd: Arc::clone(self), client: Cell::new(None) }, Room::of(all, limits.connections))
+    }
+
+    fn by_client(&self) -> MutexGuard<'_, HashMap<u128, usize>> {
+        self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admitted {
+    /// Counts it as its client's, once that is known. Not to be called twice.
+    pub(super) fn is_from(&self, client: IpAddr, limits: &ListenerLimits) -> Room {
+        if limits.connections_per_client == 0 {
+            return Room::Enough;
         }
+        let client = network(client);
+        self.client.set(Some(client));
+        let mut by_client = self.crowd.by_client();
+        let count = by_client.entry(client).or_insert(0);
+        *count += 1;
+        Room::of(*count, limits.connections_per_client)
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.crowd.all.fetch_sub(1, Ordering::Relaxed);
-        let Some(client) = self.client else { return };
-        let mut by_client = self.crowd.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(client) = self.client.get() else { return };
+        let mut by_client = self.crowd.by_client();
         if let Some(count) = by_client.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
@@ -207,15 +235,7 @@ mod tests {
     use super::*;
 
     fn options(bind: Bind) -> ListenerOptions {
-        ListenerOptions {
-            name: "live".to_owned(),
-            bind,
-            role: Default::default(),
-            tls: None,
-            timeouts: Default::default(),
-            limits: Default::default(),
-            unknown_host: 421,
-        }
+        ListenerOptions::new("live", bind)
     }
 
     fn anywhere() -> Bind {
@@ -244,19 +264,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_of_tcp_holds_for_the_connections_accepted() {
+        let tcp = TcpOptions {
+            keepalive: Some(Duration::from_millis(59_500)),
+            user_timeout: Some(Duration::from_secs(7)),
+            backlog: 1,
+        };
+        let (sockets, Bind::Tcp(address)) = bind(&ListenerOptions { tcp, ..options(anywhere()) }, 1).expect("a port")
+        else {
+            panic!("an address")
+        };
+        let Listening::Tcp(listener) = &sockets[0] else { panic!("a TCP socket") };
+        listener.set_nonblocking(false).expect("a socket option");
+        let _client = std::net::TcpStream::connect(address).expect("a connection");
+        let (accepted, _) = listener.accept().expect("a connection");
+        let accepted = SockRef::from(&accepted);
+        assert_eq!(accepted.tcp_keepalive_time().expect("a time"), Duration::from_secs(60));
+        assert_eq!(accepted.tcp_user_timeout().expect("a time"), Some(Duration::from_secs(7)));
+
+        listen(SockRef::from(listener), &TcpOptions::default()).expect("it listens still");
+        let _client = std::net::TcpStream::connect(address).expect("a connection");
+        let (accepted, _) = listener.accept().expect("a connection");
+        assert!(!SockRef::from(&accepted).keepalive().expect("an option"));
+    }
+
+    #[test]
     fn the_crowd_is_limited_in_all_and_by_client_and_forgets_who_left() {
         let crowd = Arc::new(Crowd::default());
         let limits = ListenerLimits { connections: 3, connections_per_client: 2, ..Default::default() };
-        let [one, two] = [1, 2].map(|host| Some(IpAddr::from([127, 0, 0, host])));
-        let first = crowd.enter(&limits, one);
-        let second = crowd.enter(&limits, one);
-        assert!(matches!((&first, &second), (Entry::Welcome(_), Entry::Welcome(_))));
-        let third = crowd.enter(&limits, one);
-        assert!(matches!(third, Entry::Crowded(_)));
+        let [one, two] = [1, 2].map(|host| IpAddr::from([127, 0, 0, host]));
+        let enter = |client| {
+            let (admitted, room) = crowd.enter(&limits);
+            let room = room.max(admitted.is_from(client, &limits));
+            (admitted, room)
+        };
+        let (first, second, third) = (enter(one), enter(one), enter(one));
+        assert_eq!([first.1, second.1, third.1], [Room::Enough, Room::Enough, Room::Crowded]);
         drop((first, third));
-        let other = crowd.enter(&limits, two);
-        assert!(matches!(other, Entry::Welcome(_)));
-        drop((second, other));
+        let other = enter(two);
+        assert_eq!(other.1, Room::Enough);
+        let many: Vec<_> = (0..19).map(|_| enter(two)).collect();
+        assert_eq!((many[0].1, many[1].1, many[18].1), (Room::Enough, Room::Crowded, Room::Shut));
+        drop((second, other, many));
         assert_eq!(crowd.all.load(Ordering::Relaxed), 0);
         assert!(crowd.by_client.lock().expect("not poisoned").is_empty());
     }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::server::ProducesTickets;
 use tokio::{
     sync::{Mutex, oneshot},
     task::{AbortHandle, spawn_blocking},
@@ -16,7 +17,8 @@ use tokio::{
 use super::{
     Bind, ListenerOptions,
     listener::{self, Bound, ListenError, Listening},
-    tls::{CertificateFacts, Certificates, Names},
+    rate::Rates,
+    tls::{self, CertificateFacts, Certificates, Loaded},
     worker::{self, Order, Running, Terms},
 };
 use crate::{connector::Connector, switch::Readers, telemetry::request_log::Recorder};
@@ -32,6 +34,8 @@ pub struct DataPlane {
     /// Taken by the drain, which waits for them.
     threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
     installed: Mutex<Installed>,
+    /// What listeners encrypt their session tickets by.
+    tickets: Arc<dyn ProducesTickets>,
 }
 
 #[derive(Default)]
@@ -47,7 +51,6 @@ struct Listener {
     key: u64,
     bound: Bind,
     terms: Terms,
-    certificates: Option<Arc<Certificates>>,
 }
 
 /// What installing a listener takes, all of it at hand.
@@ -55,8 +58,8 @@ struct Planned {
     listener: Listener,
     /// For a new one, a socket for each worker.
     sockets: Vec<Listening>,
-    /// The certificates to be put in service.
-    names: Option<Names>,
+    /// The certificates to be put in service, if those that are will not do.
+    loaded: Option<Loaded>,
 }
 
 impl DataPlane {
@@ -68,10 +71,15 @@ impl DataPlane {
         recorder: impl Fn(usize) -> Rc<Recorder> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync> = Arc::new(recorder);
-        let start = |index| worker::start(index, readers.clone(), connector.clone(), Arc::clone(&recorder));
+        let rates: Arc<Rates> = Arc::default();
+        let start = |index| {
+            let (recorder, rates) = (Arc::clone(&recorder), Arc::clone(&rates));
+            worker::start(index, readers.clone(), connector.clone(), recorder, rates)
+        };
         let started = (0..workers).map(start).collect::<io::Result<Vec<_>>>()?;
         let (workers, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
-        Ok(Self { workers, threads: threads.into(), installed: Mutex::default() })
+        let tickets = tls::shared_tickets().map_err(io::Error::other)?;
+        Ok(Self { workers, threads: threads.into(), installed: Mutex::default(), tickets })
     }
 
     /// Makes these the listeners: binds what is new, closes what is gone (its connections finish), and changes the rest in
@@ -101,17 +109,22 @@ impl DataPlane {
         key: u64,
     ) -> Result<Planned, ListenError> {
         let broken = |source| ListenError::Certificate { name: options.name.clone(), source: Box::new(source) };
-        let (mut tls, mut certificates, mut names) = (None, None, None);
+        let (mut certificates, mut loaded) = (None, None);
         if let Some(wanted) = options.tls.clone() {
-            let files = wanted.certificates.clone();
-            let read = spawn_blocking(move || Names::load(files)).await.map_err(|_| ListenError::Ended)?;
-            let serving = match old.and_then(|old| old.certificates.clone()) {
-                Some(serving) => serving,
-                None => Certificates::new().map_err(broken)?,
+            let serving = old.and_then(|old| old.terms.tls.clone());
+            let (tickets, in_service) = (Arc::clone(&self.tickets), serving.clone());
+            let load = move || match in_service.is_some_and(|it| it.is_made_of(&wanted)) {
+                true => Ok(None),
+                false => Loaded::load(wanted, &tickets).map(Some),
             };
-            names = Some(read.map_err(broken)?);
-            tls = Some(serving.settings(wanted.min_version).map_err(broken)?);
-            certificates = Some(serving);
+            loaded = spawn_blocking(load).await.map_err(|_| ListenError::Ended)?.map_err(broken)?;
+            certificates = match (serving, loaded.take()) {
+                (None, Some(first)) => Some(Certificates::new(first, Arc::clone(&self.tickets))),
+                (serving, next) => {
+                    loaded = next;
+                    serving
+                }
+            };
         }
         let crowd = old.map(|old| Arc::clone(&old.terms.crowd)).unwrap_or_default();
         let (sockets, bound, key) = match old {
@@ -121,15 +134,15 @@ impl DataPlane {
                 (sockets, bound, key)
             }
         };
-        let listener = Listener { key, bound, terms: Terms { options, tls, crowd }, certificates };
-        Ok(Planned { listener, sockets, names })
+        let listener = Listener { key, bound, terms: Terms { options, tls: certificates, crowd } };
+        Ok(Planned { listener, sockets, loaded })
     }
 
     fn install(&self, installed: &mut Installed, planned: Vec<Planned>) -> Vec<Bound> {
         let before = std::mem::take(&mut installed.listeners);
-        for Planned { listener, sockets, names } in planned {
-            if let (Some(certificates), Some(names)) = (&listener.certificates, names) {
-                certificates.put(names);
+        for Planned { listener, sockets, loaded } in planned {
+            if let (Some(certificates), Some(loaded)) = (&listener.terms.tls, loaded) {
+                certificates.put(loaded);
             }
             if sockets.is_empty() {
                 self.tell(|| Order::Change { key: listener.key, terms: listener.terms.clone() });
@@ -146,7 +159,7 @@ impl DataPlane {
         let watched = installed
             .listeners
             .iter()
-            .filter_map(|listener| Some((listener.terms.options.name.clone(), listener.certificates.clone()?)));
+            .filter_map(|listener| Some((listener.terms.options.name.clone(), listener.terms.tls.clone()?)));
         let watch = tokio::spawn(watch(watched.collect())).abort_handle();
         if let Some(old) = installed.watch.replace(watch) {
             old.abort();
@@ -163,7 +176,7 @@ impl DataPlane {
     /// The certificates in service, of all listeners: as files change, so does this.
     pub async fn certificates(&self) -> Vec<CertificateFacts> {
         let installed = self.installed.lock().await;
-        let tls = installed.listeners.iter().filter_map(|it| Some((&it.terms.options.name, it.certificates.as_ref()?)));
+        let tls = installed.listeners.iter().filter_map(|it| Some((&it.terms.options.name, it.terms.tls.as_ref()?)));
         tls.flat_map(|(name, certificates)| certificates.facts(name)).collect()
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::ServerConnection;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Empty, ReadBuf},
@@ -37,6 +38,24 @@ macro_rules! each {
 }
 
 impl Stream {
+    /// Ready when there may be something to read. To find that there is not costs less than to try.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Self::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// The TLS session, if there is one.
+    pub(super) fn tls(&self) -> Option<&ServerConnection> {
+        match self {
+            Self::Tls(stream) => Some(stream.get_ref().1),
+            Self::TlsUnix(stream) => Some(stream.get_ref().1),
+            Self::Tcp(_) | Self::Unix(_) | Self::Taken(_) => None,
+        }
+    }
+
     /// What has befallen the socket since it was last asked.
     pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {

@@ -1,15 +1,20 @@
 //! What a request is for: the host and path it is routed by, and the checks that there is only one way to read them.
 
+use std::{net::IpAddr, rc::Rc};
+
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
 
 use hyper::ext::Protocol;
 
-use super::error::ProxyError;
+use super::{
+    error::ProxyError,
+    forwarding::{Asker, Forwarding},
+};
 
 /// The one `:protocol` (RFC 8441 §4) we serve.
 const WEBSOCKET: &str = "websocket";
 
-/// What a request is for.
+/// What a request is for, and whose it is.
 #[derive(Debug)]
 pub(super) struct Target {
     /// The host in lower case, without port.
@@ -18,11 +23,15 @@ pub(super) struct Target {
     pub(super) authority: HeaderValue,
     /// It is the value of the request's own `Host`.
     pub(super) is_from_host: bool,
+    /// The client's address (see [`Asker`]).
+    pub(super) client: Option<IpAddr>,
+    /// What the upstream is told of the client: whole lines.
+    pub(super) forwarded: Rc<[u8]>,
 }
 
 impl Target {
     /// Reads and checks it (RFC 9112 §3.2, RFC 9113 §8.3.1).
-    pub(super) fn of(request: &Parts) -> Result<Self, ProxyError> {
+    pub(super) fn of(request: &Parts, forwarding: &Forwarding, asker: &Asker) -> Result<Self, ProxyError> {
         if request.method == Method::CONNECT {
             match request.extensions.get::<Protocol>().map(Protocol::as_str) {
                 None => return Err(ProxyError::Connect),
@@ -54,7 +63,9 @@ impl Target {
         let is_from_host = is_from_host && authority.is_some();
         let authority = authority.unwrap_or(HeaderValue::from_static(""));
         let host = host_of(authority.as_bytes()).ok_or(ProxyError::BadRequest("malformed Host"))?;
-        Ok(Self { host: host.to_ascii_lowercase(), authority, is_from_host })
+        let host = host.to_ascii_lowercase();
+        let forwarded = forwarding.lines(asker, authority.as_bytes());
+        Ok(Self { host, authority, is_from_host, client: asker.address, forwarded })
     }
 }
 
@@ -131,7 +142,9 @@ mod tests {
         for host in hosts {
             request = request.header("host", *host);
         }
-        Target::of(&request.body(()).expect("a request").into_parts().0)
+        let forwarding = Forwarding::unknown();
+        let parts = request.body(()).expect("a request").into_parts().0;
+        Target::of(&parts, &forwarding, &forwarding.asker([]))
     }
 
     #[test]

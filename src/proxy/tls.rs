@@ -1,10 +1,17 @@
-//! TLS towards clients: which certificate for which name, and replacing them while serving. Files are read and keys are
-//! parsed off the workers; what is served is replaced whole, and only by what is sound: a broken new certificate leaves the
-//! old one in service.
+//! TLS towards clients: which certificate for which name, which certificates clients must show, and replacing all of that
+//! while serving. Files are read and keys are parsed off the workers; what is served is replaced whole, and only by what is
+//! sound: a broken new file leaves the old ones in service.
+//!
+//! **Session tickets** need no store: they are encrypted by keys made at random, shared by all workers and listeners of the
+//! process, and replaced every 6 hours; a ticket is good for 12 at most. Another process, or the next one, takes none of
+//! them: its clients shake hands in full once. What a resumed session never does is to look at the client's certificate
+//! again, or to ask for one. So a listener that wants certificates has ticket keys of its own, made anew whenever its files
+//! or settings change: no ticket of another listener opens it, nor one from before a revocation. 0-RTT is off.
 
 use std::{
     collections::HashMap,
     fmt,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::SystemTime,
@@ -12,16 +19,19 @@ use std::{
 
 use jiff::Timestamp;
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{ClientHello, ProducesTickets, ResolvesServerCert},
+    server::{
+        ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, VerifierBuilderError,
+        WebPkiClientVerifier, danger::ClientCertVerifier,
+    },
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{CertificateFiles, TlsVersion};
+use super::{CertificateFiles, ClientAuth, ClientAuthMode, TlsOptions, TlsVersion};
 
 /// Why a certificate cannot be used.
 #[derive(Debug, Error)]
@@ -35,7 +45,7 @@ pub enum CertificateError {
         source: rustls_pki_types::pem::Error,
     },
     /// The file holds no certificate.
-    #[error("{} holds no certificate; give the chain, leaf first", path.display())]
+    #[error("{} holds no certificate; give PEM, of a chain the leaf first", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
@@ -56,6 +66,23 @@ pub enum CertificateError {
         /// The file.
         path: PathBuf,
     },
+    /// An authority for client certificates cannot be used.
+    #[error("{} holds a certificate that cannot be an authority: {source}; give the roots of the clients' certificates", path.display())]
+    NoAuthority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The file holds no list of revoked certificates.
+    #[error("{} holds no revocation list in PEM; give each authority's own, or leave `crl` out", path.display())]
+    NoList {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The lists of revoked client certificates cannot be used.
+    #[error("client certificates cannot be verified: {0}; give each authority's own list, signed by it")]
+    ClientAuth(#[from] VerifierBuilderError),
     /// The protocol cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Setup(#[from] rustls::Error),
@@ -72,55 +99,71 @@ pub struct CertificateFacts {
     pub ends: Timestamp,
 }
 
-/// The certificates of one listener, in service; replaced whole.
+/// The TLS of one listener, in service; replaced whole.
 pub(super) struct Certificates {
-    current: RwLock<Arc<Names>>,
-    ticketer: Arc<dyn ProducesTickets>,
+    current: RwLock<Arc<Loaded>>,
+    tickets: Arc<dyn ProducesTickets>,
     /// Files that were found broken, as they were: they are reported once.
     broken: Mutex<Vec<FileState>>,
 }
 
-/// Which certificate for which name.
-#[derive(Default)]
-pub(super) struct Names {
-    files: Vec<CertificateFiles>,
-    /// When the certificate of each ends.
-    ends: Vec<Timestamp>,
+/// All that the options and their files make.
+pub(super) struct Loaded {
+    options: TlsOptions,
     /// As the files were when they were read.
     state: Vec<FileState>,
+    names: Arc<Names>,
+    settings: Arc<ServerConfig>,
+}
+
+/// Which certificate for which name.
+#[derive(Debug, Default)]
+struct Names {
+    /// When the certificate of each pair of files ends, in the order of the options.
+    ends: Vec<Timestamp>,
     exact: HashMap<String, Arc<CertifiedKey>>,
     /// By what follows the first label, with its dot.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     default: Option<Arc<CertifiedKey>>,
 }
 
-/// When a file was changed last, and how long it is.
-type FileState = Option<(SystemTime, u64)>;
+/// Which file it is, when it was changed last, and how long it is.
+type FileState = Option<(u64, SystemTime, u64)>;
+
+/// What tickets are encrypted by where nothing else is said: made once for a process.
+pub(super) fn shared_tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    aws_lc_rs::Ticketer::new()
+}
 
 impl Certificates {
-    /// None yet; tickets are told from others by keys made now.
-    pub(super) fn new() -> Result<Arc<Self>, CertificateError> {
-        let ticketer = aws_lc_rs::Ticketer::new()?;
-        Ok(Arc::new(Self { current: RwLock::default(), ticketer, broken: Mutex::default() }))
+    /// With this in service; `tickets` is what all listeners share.
+    pub(super) fn new(loaded: Loaded, tickets: Arc<dyn ProducesTickets>) -> Arc<Self> {
+        Arc::new(Self { current: RwLock::new(Arc::new(loaded)), tickets, broken: Mutex::default() })
     }
 
-    /// Puts these in service.
-    pub(super) fn put(&self, names: Names) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+    /// Puts this in service.
+    pub(super) fn put(&self, loaded: Loaded) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+    }
+
+    /// Whether what is in service is what these options and their files would make. To be called where one may block.
+    pub(super) fn is_made_of(&self, options: &TlsOptions) -> bool {
+        let current = self.current();
+        current.options == *options && current.state == state_of(options)
     }
 
     /// Reads the files anew if one has changed, and puts them in service. Whether it did; on error, what is in service
     /// stays. To be called where one may block.
     pub(super) fn refresh(&self) -> Result<bool, CertificateError> {
-        let names = self.names();
-        let state = state_of(&names.files);
+        let current = self.current();
+        let state = state_of(&current.options);
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        if state == names.state || state == *broken {
+        if state == current.state || state == *broken {
             return Ok(false);
         }
-        match Names::load(names.files.clone()) {
-            Ok(names) => {
-                self.put(names);
+        match Loaded::load(current.options.clone(), &self.tickets) {
+            Ok(loaded) => {
+                self.put(loaded);
                 Ok(true)
             }
             Err(error) => {
@@ -130,57 +173,91 @@ impl Certificates {
         }
     }
 
+    /// The protocol's settings, for a handshake that begins now.
+    pub(super) fn settings(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current().settings)
+    }
+
     /// What is in service, said to be that of `listener`.
     pub(super) fn facts(&self, listener: &str) -> Vec<CertificateFacts> {
-        let names = self.names();
+        let current = self.current();
         let fact = |(files, ends): (&CertificateFiles, &Timestamp)| CertificateFacts {
             listener: listener.to_owned(),
             file: files.cert.clone(),
             ends: *ends,
         };
-        names.files.iter().zip(&names.ends).map(fact).collect()
+        current.options.certificates.iter().zip(&current.names.ends).map(fact).collect()
     }
 
-    fn names(&self) -> Arc<Names> {
+    fn current(&self) -> Arc<Loaded> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
-    /// The protocol's settings. They share the certificates and the tickets with all others of this listener, so replacing
-    /// them costs no client its resumption.
-    pub(super) fn settings(self: &Arc<Self>, oldest: TlsVersion) -> Result<Arc<ServerConfig>, CertificateError> {
-        let versions: &[_] = match oldest {
+impl Loaded {
+    /// Reads the files. To be called where one may block.
+    pub(super) fn load(options: TlsOptions, shared: &Arc<dyn ProducesTickets>) -> Result<Self, CertificateError> {
+        let state = state_of(&options);
+        let names = Arc::new(Names::load(&options.certificates)?);
+        let versions: &[_] = match options.min_version {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
         };
         let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
-        let mut settings =
-            builder.with_no_client_auth().with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
-        settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        settings.ticketer = Arc::clone(&self.ticketer);
+        let (builder, tickets) = match &options.client_auth {
+            Some(auth) => (builder.with_client_cert_verifier(verifier(auth)?), aws_lc_rs::Ticketer::new()?),
+            None => (builder.with_no_client_auth(), Arc::clone(shared)),
+        };
+        let mut settings = builder.with_cert_resolver(Arc::clone(&names) as Arc<dyn ResolvesServerCert>);
+        settings.alpn_protocols = options.alpn.iter().map(|protocol| protocol.id().to_vec()).collect();
+        settings.ticketer = tickets;
+        // A client that opens many connections at once may use one for all of them.
         settings.send_tls13_tickets = 1;
+        settings.session_storage = Arc::new(NoServerSessionStorage {});
         // RFC 8446 §8: what comes early may be replayed.
         settings.max_early_data_size = 0;
-        Ok(Arc::new(settings))
+        Ok(Self { options, state, names, settings: Arc::new(settings) })
     }
+}
+
+/// Judges client certificates by the roots, and the lists of what was revoked.
+fn verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(&auth.roots)? {
+        roots.add(root).map_err(|source| CertificateError::NoAuthority { path: auth.roots.clone(), source })?;
+    }
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    if let Some(path) = &auth.crl {
+        let lists = CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let lists = lists.map_err(unreadable(path))?;
+        // Without any, nothing would be looked up.
+        if lists.is_empty() {
+            return Err(CertificateError::NoList { path: path.clone() });
+        }
+        verifier = verifier.with_crls(lists);
+    }
+    if auth.mode == ClientAuthMode::Optional {
+        verifier = verifier.allow_unauthenticated();
+    }
+    Ok(verifier.build()?)
 }
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificates").field("files", &self.names().files).finish()
+        f.debug_struct("Certificates").field("options", &self.current().options).finish()
     }
 }
 
-impl ResolvesServerCert for Certificates {
+impl ResolvesServerCert for Names {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.names().find(hello.server_name())
+        self.find(hello.server_name())
     }
 }
 
 impl Names {
-    /// Reads the files. To be called where one may block.
-    pub(super) fn load(files: Vec<CertificateFiles>) -> Result<Self, CertificateError> {
-        let mut names = Self { state: state_of(&files), ..Self::default() };
-        for files in &files {
+    fn load(files: &[CertificateFiles]) -> Result<Self, CertificateError> {
+        let mut names = Self::default();
+        for files in files {
             let (key, dns_names, ends) = read(files)?;
             names.ends.push(ends);
             for name in dns_names {
@@ -192,7 +269,6 @@ impl Names {
             }
             names.default.get_or_insert(key);
         }
-        names.files = files;
         Ok(names)
     }
 
@@ -208,12 +284,7 @@ impl Names {
 
 /// The certificate with its key, the names it is for, in lower case, and when it ends.
 fn read(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Vec<String>, Timestamp), CertificateError> {
-    let unreadable = |path: &Path| {
-        let path = path.to_owned();
-        |source| CertificateError::Unreadable { path, source }
-    };
-    let chain = CertificateDer::pem_file_iter(&files.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.map_err(unreadable(&files.cert))?;
+    let chain = certificates(&files.cert)?;
     let leaf = chain.first().ok_or_else(|| CertificateError::Empty { path: files.cert.clone() })?;
     let (names, ends) = facts_of(leaf).ok_or_else(|| CertificateError::Unparsable { path: files.cert.clone() })?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(unreadable(&files.key))?;
@@ -221,6 +292,20 @@ fn read(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Vec<String>, Tim
     // `from_der` also compares the public keys.
     let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(mismatch)?;
     Ok((Arc::new(certified), names, ends))
+}
+
+/// The certificates in a file: one at least.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match found.map_err(unreadable(path))? {
+        none if none.is_empty() => Err(CertificateError::Empty { path: path.to_owned() }),
+        some => Ok(some),
+    }
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(rustls_pki_types::pem::Error) -> CertificateError {
+    let path = path.to_owned();
+    |source| CertificateError::Unreadable { path, source }
 }
 
 fn facts_of(leaf: &CertificateDer<'_>) -> Option<(Vec<String>, Timestamp)> {
@@ -235,12 +320,12 @@ fn facts_of(leaf: &CertificateDer<'_>) -> Option<(Vec<String>, Timestamp)> {
     Some((dns.collect(), ends))
 }
 
-fn state_of(files: &[CertificateFiles]) -> Vec<FileState> {
+fn state_of(options: &TlsOptions) -> Vec<FileState> {
     let state = |path: &PathBuf| {
         let facts = std::fs::metadata(path).ok()?;
-        Some((facts.modified().ok()?, facts.len()))
+        Some((facts.ino(), facts.modified().ok()?, facts.len()))
     };
-    files.iter().flat_map(|files| [&files.cert, &files.key]).map(state).collect()
+    options.files().map(state).collect()
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -252,6 +337,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::proxy::Alpn;
 
     fn made(directory: &TempDir, name: &str, names: &[&str]) -> CertificateFiles {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -263,13 +349,19 @@ mod tests {
     }
 
     fn serving(files: &[&CertificateFiles]) -> Arc<Certificates> {
-        let certificates = Certificates::new().expect("randomness");
-        certificates.put(Names::load(files.iter().copied().cloned().collect()).expect("all sound"));
-        certificates
+        let tickets = shared_tickets().expect("randomness");
+        let certificates = files.iter().copied().cloned().collect();
+        let options = TlsOptions {
+            certificates,
+            min_version: TlsVersion::default(),
+            alpn: Alpn::ALL.to_vec(),
+            client_auth: None,
+        };
+        Certificates::new(Loaded::load(options, &tickets).expect("all sound"), tickets)
     }
 
     fn served(certificates: &Certificates, name: Option<&str>) -> Vec<u8> {
-        certificates.names().find(name).expect("a certificate").cert[0].to_vec()
+        certificates.current().names.find(name).expect("a certificate").cert[0].to_vec()
     }
 
     fn in_file(files: &CertificateFiles) -> Vec<u8> {

@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use slab::Slab;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::{Builder, LocalOptions},
@@ -25,21 +25,28 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     ListenerOptions,
+    arrival::{Arrival, Arrivals},
     client::Client,
     clock::{Clock, TICK},
     connect::Connector,
     connection::{self, Socket},
     http1::Desk,
-    listener::{Admitted, Crowd, Entry, Listening},
+    listener::{self, Crowd, Listening, Room},
+    rate::{RateLimits, Rates},
+    tls::Certificates,
+    tunnel,
     upstream::Upstream,
+    warm::Warming,
 };
 use crate::{
     switch::{Reader, Readers},
-    telemetry::request_log::Recorder,
+    telemetry::{connections::NotServed, request_log::Recorder},
 };
 
 /// How many ticks pass between two looks at the idle upstream connections.
 const SWEEP: u32 = 10;
+/// How many ticks pass between two looks at the connections of pools that are kept warm.
+const WARM: u32 = 2;
 /// How many desks are kept for requests to come, some 64 KiB each.
 const SPARE_DESKS: usize = 64;
 /// How long accepting pauses when the system is out of files.
@@ -51,8 +58,12 @@ pub(super) struct Worker {
     pub(super) reader: Reader,
     pub(super) recorder: Rc<Recorder>,
     pub(super) upstream: Upstream,
+    pub(super) warming: Warming,
+    pub(super) rate_limits: RateLimits,
+    rates: Arc<Rates>,
     clients: RefCell<Slab<Rc<Client>>>,
     /// Memory for requests to come.
+    #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the connections")]
     desks: RefCell<Vec<Box<Desk>>>,
 }
 
@@ -72,7 +83,7 @@ pub(super) enum Order {
 #[derive(Clone)]
 pub(super) struct Terms {
     pub(super) options: Arc<ListenerOptions>,
-    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) tls: Option<Arc<Certificates>>,
     pub(super) crowd: Arc<Crowd>,
 }
 
@@ -94,6 +105,7 @@ pub(super) fn start(
     readers: Readers,
     connector: Connector,
     recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync>,
+    rates: Arc<Rates>,
 ) -> io::Result<(Running, thread::JoinHandle<()>)> {
     let (orders, received) = mpsc::unbounded_channel();
     let (started, outcome) = std_mpsc::channel();
@@ -103,7 +115,7 @@ pub(super) fn start(
             Ok(runtime) => {
                 drop(started.send(Ok(())));
                 runtime.block_on(async {
-                    let worker = Worker::new(readers.reader(index), connector, recorder(index));
+                    let worker = Worker::new(readers.reader(index), connector, recorder(index), rates);
                     worker.run(received).await;
                 });
             }
@@ -116,10 +128,12 @@ pub(super) fn start(
 }
 
 impl Worker {
-    fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>) -> Rc<Self> {
+    fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>, rates: Arc<Rates>) -> Rc<Self> {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock, connector);
-        Rc::new(Self { clock, reader, recorder, upstream, clients: RefCell::default(), desks: RefCell::default() })
+        let (warming, rate_limits) = (Warming::default(), RateLimits::new(&rates));
+        let (clients, desks) = (RefCell::default(), RefCell::default());
+        Rc::new(Self { clock, reader, recorder, upstream, warming, rate_limits, rates, clients, desks })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -134,7 +148,7 @@ impl Worker {
                 },
                 Order::Change { key, terms } => {
                     if let Some(accepting) = listeners.get(&key) {
-                        accepting.terms.replace(terms);
+                        accepting.change(terms);
                     }
                 }
                 Order::Close { key } => {
@@ -175,7 +189,7 @@ impl Worker {
     async fn follow_snapshots(self: Rc<Self>) {
         loop {
             let adopted = self.reader.adopt();
-            self.upstream.keep_only(adopted.snapshot());
+            self.upstream.let_go().await;
             self.reader.acknowledge(&adopted);
             drop(adopted);
             self.reader.changed().await;
@@ -194,6 +208,12 @@ impl Worker {
             }
             if count.is_multiple_of(SWEEP) {
                 self.upstream.sweep();
+                if self.reader.worker() == 0 {
+                    self.rates.sweep();
+                }
+            }
+            if count.is_multiple_of(WARM) {
+                self.warming.look(&self);
             }
         }
     }
@@ -202,6 +222,7 @@ impl Worker {
     async fn drain(&self, within: Duration) -> usize {
         let deadline = Instant::now() + within;
         let mut looks = interval(TICK / 4);
+        self.clock.begin_to_end();
         loop {
             // Also those that came in with the last accepts.
             self.clients.borrow().iter().for_each(|(_, client)| client.close());
@@ -215,6 +236,12 @@ impl Worker {
         }
         let cut = self.clients.borrow().iter().map(|(_, client)| client.in_flight() as usize).sum();
         self.recorder.cuts_what_is_left();
+        // Who can still be told so is told.
+        self.clock.cut_all();
+        let last_words = Instant::now() + tunnel::CLOSING;
+        while !self.clients.borrow().is_empty() && Instant::now() < last_words {
+            looks.tick().await;
+        }
         self.clients.borrow().iter().for_each(|(_, client)| client.abort());
         // Aborted tasks are dropped when the runtime comes round to them.
         while !self.clients.borrow().is_empty() {
@@ -223,22 +250,26 @@ impl Worker {
         cut
     }
 
-    fn serve(self: &Rc<Self>, socket: Socket, peer: Option<SocketAddr>, terms: &Terms) {
-        let entry = terms.crowd.enter(&terms.options.limits, peer.map(|peer| peer.ip()));
-        let (admitted, crowded) = match entry {
-            Entry::Welcome(admitted) => (admitted, false),
-            Entry::Crowded(admitted) => (admitted, true),
-            Entry::Shut => return,
-        };
-        let client = Client::new(self, Arc::clone(&terms.options), peer, crowded);
+    fn serve(self: &Rc<Self>, socket: Socket, peer: Option<SocketAddr>, terms: &Terms, others: &Rc<Arrivals>) {
+        let Terms { options, tls, crowd } = terms;
+        let not_served = |why| self.recorder.not_served(&options.name, why);
+        if options.proxy_protocol.as_ref().is_some_and(|proxy| !proxy.trusts(peer.map(|peer| peer.ip()))) {
+            return not_served(NotServed::Untrusted);
+        }
+        let (admitted, room) = crowd.enter(&options.limits);
+        if room == Room::Shut {
+            return not_served(NotServed::Limit);
+        }
+        let tls = tls.as_ref().map(|tls| TlsAcceptor::from(tls.settings()));
+        let arrival = Box::new(Arrival { socket, peer, tls, admitted, room, others: Rc::clone(others) });
+        let client = Client::new(self, Arc::clone(options));
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
-        let place = Place { worker: Rc::clone(self), key, _admitted: admitted };
-        let tls = terms.tls.clone().map(TlsAcceptor::from);
+        let place = Place { worker: Rc::clone(self), key };
         let task = tokio::task::spawn_local({
             let client = Rc::clone(&client);
             async move {
                 let _place = place;
-                connection::serve(client, socket, tls).await;
+                connection::serve(client, arrival).await;
             }
         });
         client.task.replace(Some(task.abort_handle()));
@@ -249,7 +280,6 @@ impl Worker {
 struct Place {
     worker: Rc<Worker>,
     key: usize,
-    _admitted: Admitted,
 }
 
 impl Drop for Place {
@@ -260,6 +290,7 @@ impl Drop for Place {
 
 /// A socket being accepted on.
 struct Accepting {
+    acceptor: Rc<Acceptor>,
     terms: Rc<RefCell<Terms>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -276,27 +307,48 @@ impl Accepting {
             Listening::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket)?),
             Listening::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
         };
-        let terms = Rc::new(RefCell::new(terms));
+        let (acceptor, terms) = (Rc::new(acceptor), Rc::new(RefCell::new(terms)));
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::task::spawn_local(accept(Rc::clone(worker), acceptor, Rc::clone(&terms), stopped));
-        Ok(Self { terms, stop, task })
+        let task =
+            tokio::task::spawn_local(accept(Rc::clone(worker), Rc::clone(&acceptor), Rc::clone(&terms), stopped));
+        Ok(Self { acceptor, terms, stop, task })
+    }
+
+    /// From now on, serves those it accepts like this.
+    fn change(&self, terms: Terms) {
+        let before = self.terms.replace(terms);
+        let tcp = self.terms.borrow().options.tcp;
+        if let Acceptor::Tcp(socket) = &*self.acceptor
+            && before.options.tcp != tcp
+            && let Err(error) = listener::listen(SockRef::from(socket), &tcp)
+        {
+            tracing::error!(%error, listener = before.options.name, "the system refuses the new TCP options");
+        }
     }
 
     /// Serves what waits to be accepted, and closes the socket.
     async fn end(self) {
+        // The accepting task is to have the socket for itself.
+        drop(self.acceptor);
         drop(self.stop);
         drop(self.task.await);
     }
 }
 
-async fn accept(worker: Rc<Worker>, acceptor: Acceptor, terms: Rc<RefCell<Terms>>, mut stopped: oneshot::Receiver<()>) {
+async fn accept(
+    worker: Rc<Worker>,
+    acceptor: Rc<Acceptor>,
+    terms: Rc<RefCell<Terms>>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let arrivals = Rc::default();
     loop {
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,
             _ = &mut stopped => break,
         };
         match accepted {
-            Ok((socket, peer)) => worker.serve(socket, peer, &terms.borrow()),
+            Ok((socket, peer)) => worker.serve(socket, peer, &terms.borrow(), &arrivals),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, listener = terms.borrow().options.name, "cannot accept; raise the limit of files");
@@ -305,8 +357,8 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, terms: Rc<RefCell<Terms>
         }
     }
     // The kernel has completed these connections already: to close the socket would reset them.
-    for (socket, peer) in acceptor.into_waiting() {
-        worker.serve(socket, peer, &terms.borrow());
+    for (socket, peer) in Rc::into_inner(acceptor).into_iter().flat_map(Acceptor::into_waiting) {
+        worker.serve(socket, peer, &terms.borrow(), &arrivals);
     }
 }
 

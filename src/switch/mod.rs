@@ -24,52 +24,72 @@ mod app;
 mod archive;
 mod balance;
 mod barrier;
+mod capacity;
 mod control;
 mod desired;
 mod drain;
+mod ejection;
+mod hold;
 mod journal;
+mod limits;
 mod memory;
+mod mirror;
 mod name;
 mod names;
 mod policy;
 mod pool;
 mod preview;
 mod reader;
+mod record;
+mod ring;
 mod rollout;
+mod roster;
 mod set_cookie;
 mod snapshot;
 mod split;
 mod status;
+mod sticky;
 mod switchboard;
 mod sync;
+mod waiting;
+mod warmth;
 
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
+    capacity::{Capacity, Slot},
     control::{
         AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,
         Viewer,
     },
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    ejection::{Judge, Sentence},
+    hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
+    limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
+    mirror::{BodyComparison, Comparison, JsonPath, JsonStep, Mirror, NotAJsonPath, SafeMethod},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role, Subject},
     names::Names,
     policy::{
-        AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, KeepPrevious, Lookup, MinReady, Policy,
-        Promotion, Protocol, ProxyVersion, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+        AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
+        HoldBounds, KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses,
+        Streams, TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
     preview::{
         Credential, DOOR, Fallback, NoPass, Pass, PreviewAccess, PreviewCookie, PreviewHeader, Secret, Stranger,
     },
-    reader::{Adopted, Door, NotAdmitted, Reader, RequestKey, Standing, Ticket},
-    rollout::{Previous, Rollout},
+    reader::{Adopted, Door, NotAdmitted, Reader, RequestKey, Ticket, Whose},
+    record::{Attempt, EjectionReason, Ejections, Record},
+    rollout::{Holding, Previous, Rollout},
     set_cookie::SetCookie,
-    snapshot::{Route, Snapshot},
+    snapshot::{Closed, Route, Snapshot},
     split::{Mark, NotAWeight, Share, Split, SplitPolicy, SplitRule, Sticky, Weight},
     status::{
-        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, NameStatus,
-        Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, HoldStatus,
+        Maintenance, NameStatus, Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
+    waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},
+    warmth::{Cold, Warmth},
 };

@@ -1,20 +1,23 @@
 //! The one way a request obtains a pool. A [`Reader`] belongs to one worker; [`Reader::admit`] reads one snapshot, counts
 //! the request in, and hands out a [`Ticket`] whose drop counts it out.
 
-use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc, sync::Arc};
 
+use foldhash::fast::RandomState;
 use thiserror::Error;
 
 use super::{
     admission::{self, Current, View},
-    balance,
+    balance::{self, Chosen},
     barrier::Barrier,
     desired::Matching,
     name::{AppName, Generation, Revision, Role},
     policy::Policy,
     pool::{Endpoint, Pool, Tenure},
     preview::{self, Fallback, Stranger},
-    snapshot::{Route, Snapshot},
+    record::Attempt,
+    roster::{Lineup, Roster},
+    snapshot::{Closed, Route, Snapshot},
     split::{NUMBERS, Share},
 };
 
@@ -39,14 +42,14 @@ pub trait RequestKey {
         false
     }
     /// What it was found to be when it was first admitted, if this is a retry: its fields need not be there any more.
-    fn standing(&self) -> Option<Standing> {
+    fn whose(&self) -> Option<Whose> {
         None
     }
 }
 
 /// Whose request it is: asked for the first attempt, and remembered for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Whose {
     /// A tester's, for the candidate.
     Tester,
     /// Live traffic, and where it falls among that.
@@ -78,6 +81,14 @@ pub enum NotAdmitted {
         /// The candidate.
         revision: Revision,
     },
+    /// Live requests of the app are kept out for now.
+    #[error("{app} lets no live request in just now")]
+    Closed {
+        /// The app.
+        app: AppName,
+        /// By what.
+        by: Closed,
+    },
     /// The app has no revision in that role.
     #[error("{app} has no {} revision", role.as_str())]
     NoPool {
@@ -106,6 +117,7 @@ impl NotAdmitted {
             Self::Door(door) => Some(&door.app),
             Self::PreviewForbidden { app, .. }
             | Self::NotReady { app, .. }
+            | Self::Closed { app, .. }
             | Self::NoPool { app, .. }
             | Self::NoEndpoint { app, .. } => Some(app),
         }
@@ -132,14 +144,41 @@ pub struct Reader {
     shared: Arc<Shared>,
     worker: usize,
     view: RefCell<Rc<View<Snapshot>>>,
+    rosters: Rosters,
     rng: RefCell<fastrand::Rng>,
+}
+
+/// A worker's copies of the rosters it chooses by, by lineup.
+#[derive(Default)]
+struct Rosters(RefCell<HashMap<u64, Rc<View<Roster>>, RandomState>>);
+
+impl Rosters {
+    /// The roster as it is now.
+    fn of(&self, lineup: &Lineup) -> Rc<View<Roster>> {
+        let mut known = self.0.borrow_mut();
+        let view = known.entry(lineup.id()).or_insert_with(|| lineup.current.view());
+        if lineup.current.version() != view.version {
+            *view = lineup.current.view();
+        }
+        Rc::clone(view)
+    }
+
+    /// Lets go of what belongs to pools long gone, once there may be more of that than of the rest.
+    fn tidy(&self, snapshot: &Snapshot) {
+        let mut known = self.0.borrow_mut();
+        if known.len() > 64 + 4 * snapshot.routes().len() {
+            // Whoever is asked for again comes back at the cost of a lock.
+            known.clear();
+        }
+    }
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let view = shared.current.view();
         shared.barrier.adopted(worker, view.version);
-        Self { shared, worker, view: RefCell::new(view), rng: RefCell::new(fastrand::Rng::new()) }
+        let rng = RefCell::new(fastrand::Rng::new());
+        Self { shared, worker, view: RefCell::new(view), rosters: Rosters::default(), rng }
     }
 
     /// Which worker this is, from 0.
@@ -160,6 +199,29 @@ impl Reader {
         Ok(ticket)
     }
 
+    /// Admits a copy of a live request of this app to its candidate, if that is still this revision. It enters as any
+    /// other, so that a drain knows of it.
+    pub fn admit_copy(&self, app: &AppName, candidate: &Revision, key: &impl RequestKey) -> Option<Ticket> {
+        let mut view = self.view.borrow_mut();
+        let mut rng = self.rng.borrow_mut();
+        let choose = |snapshot: &Snapshot| {
+            let route = snapshot.routes().iter().position(|route| route.app == *app).ok_or(())?;
+            let pool =
+                snapshot.routes()[route].preview.as_ref().filter(|pool| pool.revision() == candidate).ok_or(())?;
+            let roster = self.rosters.of(&pool.lineup);
+            let chosen = balance::choose(pool, &roster.value, key, self.worker, &[], &mut rng);
+            let Chosen { endpoint, lines } = chosen.ok_or(())?;
+            let whose = Whose::Live(Share::Outside);
+            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint, whose, lines })
+        };
+        let choice = admission::enter(&self.shared.current, &mut view, self.worker, choose, |s, c| {
+            c.pool(s).tenure().occupancy()
+        });
+        let ticket = Ticket { view: Rc::clone(&view), choice: choice.ok()?, worker: self.worker };
+        ticket.endpoint().in_flight().add(self.worker);
+        Some(ticket)
+    }
+
     fn choose(
         &self,
         snapshot: &Snapshot,
@@ -170,21 +232,36 @@ impl Reader {
         let (index, matched) = snapshot.find(key.host(), key.path()).ok_or(NotAdmitted::UnknownHost)?;
         let route = &snapshot.routes()[index];
         let app = || route.app.clone();
-        let standing = match key.standing() {
-            Some(standing) => standing,
+        let whose = match key.whose() {
+            Some(whose) => whose,
             None => stand(route, matched, key, rng)?,
         };
-        let (role, lines) = match standing {
-            Standing::Tester => (preview_role(route)?, String::new()),
-            Standing::Live(share) => live_role(route, share, key, tried),
+        let (role, mut lines) = match whose {
+            Whose::Tester => (preview_role(route)?, None),
+            Whose::Live(share) => live_role(route, share, key, tried),
         };
+        // A hold waits for the active pool to be empty, whoever is in it.
+        let enters_by_the_closed_door = whose != Whose::Tester || role == Role::Active;
+        if let Some(by) = route.closed.as_ref().filter(|_| enters_by_the_closed_door) {
+            return Err(NotAdmitted::Closed { app: app(), by: by.clone() });
+        }
         let pool = route.pool(role).ok_or_else(|| NotAdmitted::NoPool { app: app(), role })?;
-        let endpoint = balance::choose(pool, self.worker, tried, rng).ok_or_else(|| NotAdmitted::NoEndpoint {
-            app: app(),
-            role,
-            revision: pool.revision().clone(),
-        })?;
-        Ok(Choice { route: index, role, endpoint, standing, lines })
+        let roster = self.rosters.of(&pool.lineup);
+        let chosen = balance::choose(pool, &roster.value, key, self.worker, tried, rng)
+            .ok_or_else(|| NotAdmitted::NoEndpoint { app: app(), role, revision: pool.revision().clone() })?;
+        lines = match (lines, chosen.lines) {
+            (Some(ours), Some(its)) => Some([&*ours, &*its].concat().into()),
+            (ours, its) => ours.or(its),
+        };
+        Ok(Choice { route: index, role, endpoint: chosen.endpoint, whose, lines })
+    }
+
+    /// How the app treats its requests that this one is for; `None` where no app answers to it. For what is said to those
+    /// who were not admitted.
+    pub fn policy(&self, key: &impl RequestKey) -> Option<Arc<Policy>> {
+        let view = self.view.borrow();
+        let (index, _) = view.value.find(key.host(), key.path())?;
+        Some(Arc::clone(&view.value.routes()[index].policy))
     }
 
     /// Waits until a snapshot this worker has not adopted is published.
@@ -197,7 +274,13 @@ impl Reader {
     pub fn adopt(&self) -> Adopted {
         let view = self.shared.current.view();
         *self.view.borrow_mut() = Rc::clone(&view);
+        self.rosters.tidy(&view.value);
         Adopted(view)
+    }
+
+    /// This worker's view as it is.
+    pub fn view(&self) -> Adopted {
+        Adopted(Rc::clone(&self.view.borrow()))
     }
 
     /// Tells the writer that this worker has nothing left of an older snapshot.
@@ -207,12 +290,7 @@ impl Reader {
 }
 
 /// Whose request it is, unless it is for the proxy itself or for nobody who may make it.
-fn stand(
-    route: &Route,
-    matched: Role,
-    key: &impl RequestKey,
-    rng: &mut fastrand::Rng,
-) -> Result<Standing, NotAdmitted> {
+fn stand(route: &Route, matched: Role, key: &impl RequestKey, rng: &mut fastrand::Rng) -> Result<Whose, NotAdmitted> {
     let Matching { preview: access, paths, .. } = &*route.matching;
     if access.cookie.is_some() && preview::is_door(key.path(), paths) {
         let (app, matching) = (route.app.clone(), Arc::clone(&route.matching));
@@ -221,11 +299,11 @@ fn stand(
     if matched == Role::Preview || key.on_preview_listener() || access.is_asked_for(&route.app, key) {
         let refused = |stranger| NotAdmitted::PreviewForbidden { app: route.app.clone(), stranger };
         access.admit(key).map_err(refused)?;
-        return Ok(Standing::Tester);
+        return Ok(Whose::Tester);
     }
     let draw = || rng.u8(0..NUMBERS);
     let share = route.split.as_ref().map(|split| split.share(&route.policy.split, key, draw));
-    Ok(Standing::Live(share.unwrap_or(Share::Outside)))
+    Ok(Whose::Live(share.unwrap_or(Share::Outside)))
 }
 
 /// A tester sees the candidate, and never by accident the live revision.
@@ -240,12 +318,11 @@ fn preview_role(route: &Route) -> Result<Role, NotAdmitted> {
 
 /// Live traffic goes to the candidate only where that can serve it: no user is to lose anything by it. So what has failed
 /// there once goes to the active revision.
-fn live_role(route: &Route, share: Share, key: &impl RequestKey, tried: &[u64]) -> (Role, String) {
-    let mut lines = String::new();
+fn live_role(route: &Route, share: Share, key: &impl RequestKey, tried: &[u64]) -> (Role, Option<Box<str>>) {
     let Some(split) = route.split.as_ref().filter(|_| route.ready_preview().is_some()) else {
-        return (Role::Active, lines);
+        return (Role::Active, None);
     };
-    split.remember(share, &route.matching.paths, key.is_secure(), &mut lines);
+    let lines = split.remember(share, &route.matching.paths, key.is_secure());
     let on_candidate = split.takes(share) && tried.is_empty();
     (if on_candidate { Role::Preview } else { Role::Active }, lines)
 }
@@ -271,9 +348,9 @@ struct Choice {
     route: usize,
     role: Role,
     endpoint: usize,
-    standing: Standing,
+    whose: Whose,
     /// Lines for the answer's head.
-    lines: String,
+    lines: Option<Box<str>>,
 }
 
 impl Choice {
@@ -317,23 +394,18 @@ impl Ticket {
     }
 
     /// Whose request it is, for a retry to be admitted as the same.
-    pub fn standing(&self) -> Standing {
-        self.choice.standing
+    pub fn whose(&self) -> Whose {
+        self.choice.whose
     }
 
     /// Whether the client is told which revision answers: testers are, others where the app's owner wants it.
     pub fn tells_revision(&self) -> bool {
-        self.choice.standing == Standing::Tester || self.policy().traffic.expose_revision
+        self.choice.whose == Whose::Tester || self.policy().traffic.expose_revision
     }
 
     /// Whether `Authorization` was meant for us, and is not the upstream's to see.
     pub fn keeps_authorization(&self) -> bool {
-        self.choice.standing == Standing::Tester && !self.route().matching.preview.credentials.is_empty()
-    }
-
-    /// What the head of the answer says besides: whole field lines, each with its line end.
-    pub fn answer_lines(&self) -> &str {
-        &self.choice.lines
+        self.choice.whose == Whose::Tester && !self.route().matching.preview.credentials.is_empty()
     }
 
     /// The pool.
@@ -354,6 +426,22 @@ impl Ticket {
     /// The stay in routing it counts against.
     pub fn tenure(&self) -> &Arc<Tenure> {
         self.pool().tenure()
+    }
+
+    /// Field lines that its answer is to carry, each with its line end.
+    pub fn answer_lines(&self) -> &str {
+        self.choice.lines.as_deref().unwrap_or_default()
+    }
+
+    /// Takes note of what an attempt on its endpoint came to: from this, endpoints are ejected.
+    pub fn note(&self, attempt: Attempt) {
+        let Some(ejection) = &self.policy().ejection else { return };
+        let failed = match attempt {
+            Attempt::Answered => false,
+            Attempt::GatewayError => ejection.gateway_errors,
+            Attempt::Failed => true,
+        };
+        self.endpoint().record().note(self.worker, failed, ejection.consecutive_failures);
     }
 }
 

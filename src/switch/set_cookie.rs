@@ -1,7 +1,6 @@
-//! The one form in which the proxy asks a browser to keep something: a `Set-Cookie` field line (RFC 6265 §4.1). It is kept
-//! for the app's own paths only, so that apps which share a host do not take each other's.
+//! The one form in which the proxy asks a browser to keep something: `Set-Cookie` field lines (RFC 6265 §4.1).
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 /// A cookie of the proxy's own. No script reads it, and other sites' pages do not send it.
 pub struct SetCookie<'a> {
@@ -9,26 +8,31 @@ pub struct SetCookie<'a> {
     pub name: &'a str,
     /// Its value.
     pub value: &'a str,
-    /// How long it is kept, in whole seconds; zero takes it away.
-    pub keep: Duration,
+    /// How long it is kept, in whole seconds: zero takes it away, `None` keeps it as long as the browser runs.
+    pub keep: Option<Duration>,
     /// Whether it is for TLS connections only.
     pub secure: bool,
 }
 
 impl SetCookie<'_> {
-    /// Adds its lines, each with its line end, to `lines`: one for each of these path prefixes, or one for all paths.
-    pub fn write(&self, paths: &[String], lines: &mut String) {
+    /// Its lines, each with its line end: one for each of these path prefixes, so that apps which share a host do not take
+    /// each other's; or one for all paths.
+    pub fn lines(&self, paths: &[String]) -> Box<str> {
         let all = [String::from("/")];
         let paths = if paths.is_empty() { &all } else { paths };
         let Self { name, value, .. } = self;
-        let (seconds, secure) = (self.keep.as_secs(), if self.secure { "; Secure" } else { "" });
+        let mut lines = String::new();
         for path in paths {
             // Such a path cannot be said in a cookie (RFC 6265 §4.1.1).
             let path = if path.contains(';') { "/" } else { path };
-            lines.push_str(&format!(
-                "set-cookie: {name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}\r\n"
-            ));
+            // Writing to a string cannot fail.
+            write!(lines, "set-cookie: {name}={value}; Path={path}; HttpOnly; SameSite=Lax").ok();
+            if let Some(keep) = self.keep {
+                write!(lines, "; Max-Age={}", keep.as_secs()).ok();
+            }
+            lines.push_str(if self.secure { "; Secure\r\n" } else { "\r\n" });
         }
+        lines.into()
     }
 }
 
@@ -37,19 +41,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn scripts_and_other_sites_are_kept_away_from_a_cookie() {
+        let cookie = SetCookie { name: "a", value: "b:1", keep: None, secure: false };
+        assert_eq!(&*cookie.lines(&[]), "set-cookie: a=b:1; Path=/; HttpOnly; SameSite=Lax\r\n");
+    }
+
+    #[test]
     fn a_cookie_is_kept_for_the_apps_own_paths() {
-        let cookie = SetCookie { name: "a", value: "b:1", keep: Duration::from_secs(60), secure: false };
-        let written = |cookie: &SetCookie<'_>, paths: &[&str]| {
-            let (paths, mut lines) = (paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>(), String::new());
-            cookie.write(&paths, &mut lines);
-            lines
-        };
-        assert_eq!(written(&cookie, &[]), "set-cookie: a=b:1; Path=/; Max-Age=60; HttpOnly; SameSite=Lax\r\n");
-        let two = written(&SetCookie { secure: true, ..cookie }, &["/api", "/odd;path"]);
+        let cookie = SetCookie { name: "a", value: "b", keep: Some(Duration::from_secs(60)), secure: true };
         assert_eq!(
-            two,
-            "set-cookie: a=b:1; Path=/api; Max-Age=60; HttpOnly; SameSite=Lax; Secure\r\n\
-             set-cookie: a=b:1; Path=/; Max-Age=60; HttpOnly; SameSite=Lax; Secure\r\n"
+            &*cookie.lines(&["/api", "/odd;path"].map(str::to_owned)),
+            "set-cookie: a=b; Path=/api; HttpOnly; SameSite=Lax; Max-Age=60; Secure\r\n\
+             set-cookie: a=b; Path=/; HttpOnly; SameSite=Lax; Max-Age=60; Secure\r\n"
         );
     }
 }

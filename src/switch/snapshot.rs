@@ -4,12 +4,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
 
 use super::{
+    capacity::Capacity,
     desired::{HostPattern, Matching},
+    hold::Hold,
     name::{AppName, Generation, Role},
     policy::Policy,
     pool::Pool,
@@ -20,6 +23,8 @@ use super::{
 pub struct Snapshot {
     routes: Box<[Route]>,
     table: RouteTable,
+    /// The apps, by index, whose candidates are kept warm.
+    warmed: Box<[usize]>,
 }
 
 /// One app, as requests see it.
@@ -38,6 +43,19 @@ pub struct Route {
     pub matching: Arc<Matching>,
     /// How live traffic is told apart; `None` while all of it goes to the active pool.
     pub split: Option<Split>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
+    /// What keeps live requests out; `None` while they are let in.
+    pub closed: Option<Closed>,
+}
+
+/// What keeps live requests out of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// They wait.
+    Held(Arc<Hold>),
+    /// They are refused, and told to come back after so long.
+    Maintenance(Duration),
 }
 
 impl Route {
@@ -68,12 +86,20 @@ impl Snapshot {
             table.add(index, &route.matching);
         }
         table.sort();
-        Self { routes: routes.into(), table }
+        let warm = |route: &Route| route.preview.is_some() && route.policy.promotion.warm > 0;
+        let warmed = (0..routes.len()).filter(|index| warm(&routes[*index])).collect();
+        Self { routes: routes.into(), table, warmed }
     }
 
     /// All apps.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// The candidates whose endpoints each worker holds connections open to before they may be promoted, and how many.
+    pub fn warmed(&self) -> impl Iterator<Item = (&Route, &Arc<Pool>, u32)> {
+        let routes = self.warmed.iter().map(|index| &self.routes[*index]);
+        routes.filter_map(|route| Some((route, route.preview.as_ref()?, route.policy.promotion.warm)))
     }
 
     /// Which app, and which of its pools, a request with this host and path is for. The host is in lower case and without

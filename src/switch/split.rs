@@ -209,12 +209,11 @@ impl Split {
         }
     }
 
-    /// Adds the lines that have the client keep its number, if it is a new one.
-    pub(super) fn remember(&self, share: Share, paths: &[String], secure: bool, lines: &mut String) {
-        if let Share::Number { number, is_new: true } = share {
-            let value = format!("{}{number}", self.candidate);
-            SetCookie { name: OWN_COOKIE, value: &value, keep: KEPT, secure }.write(paths, lines);
-        }
+    /// The lines that have the client keep its number, if it is a new one.
+    pub(super) fn remember(&self, share: Share, paths: &[String], secure: bool) -> Option<Box<str>> {
+        let Share::Number { number, is_new: true } = share else { return None };
+        let value = format!("{}{number}", self.candidate);
+        Some(SetCookie { name: OWN_COOKIE, value: &value, keep: Some(KEPT), secure }.lines(paths))
     }
 
     fn number_in(&self, cookie: &[u8]) -> Option<u8> {
@@ -341,17 +340,14 @@ mod tests {
         let (policy, split) = (SplitPolicy::default(), split("green", 30, false));
         for (drawn, on) in [(29, true), (30, false)] {
             let share = split.share(&policy, &User::default(), || drawn);
-            let mut lines = String::new();
-            split.remember(share, &[], true, &mut lines);
-            let expected = format!("set-cookie: tealgate-ab=shop:green:{drawn}; Path=/; Max-Age=2592000;");
-            assert!(lines.starts_with(&expected) && lines.contains("; Secure"), "{lines}");
+            let lines = split.remember(share, &[], true).expect("a line");
+            let expected = format!("set-cookie: tealgate-ab=shop:green:{drawn}; Path=/; ");
+            assert!(lines.starts_with(&expected) && lines.contains("; Max-Age=2592000; Secure"), "{lines}");
             assert_eq!(split.takes(share), on);
             let value = lines.split(['=', ';']).nth(1).expect("a value");
             let again = split.share(&policy, &User::with(OWN_COOKIE, value), never);
             assert_eq!(again, Share::Number { number: drawn, is_new: false });
-            let mut lines = String::new();
-            split.remember(again, &[], true, &mut lines);
-            assert!(lines.is_empty(), "what is kept already is not given again");
+            assert_eq!(split.remember(again, &[], true), None, "what is kept already is not given again");
         }
     }
 

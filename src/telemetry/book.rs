@@ -9,7 +9,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::series::{Ledger, Place, Series};
+use super::{
+    connections::Unserved,
+    mirror::Mirrors,
+    series::{Ledger, Place, Series},
+};
 use crate::switch::{AppBoard, AppName, Board, Revision, Role};
 
 /// How long a series stays after its revision has left the board, so that it is scraped once more, and so that a board
@@ -21,6 +25,8 @@ pub(super) struct Book {
     workers: usize,
     /// What no app was found for.
     unrouted: Arc<Series>,
+    unserved: Unserved,
+    mirrors: Arc<Mirrors>,
     open: Mutex<Open>,
 }
 
@@ -40,11 +46,21 @@ struct Listed {
 impl Book {
     pub(super) fn new(workers: usize) -> Self {
         let unrouted = Series::new(None, Arc::new(Ledger::new(workers)), workers);
-        Self { workers, unrouted: Arc::new(unrouted), open: Mutex::default() }
+        let (unrouted, unserved, mirrors) = (Arc::new(unrouted), Unserved::default(), Arc::default());
+        Self { workers, unrouted, unserved, mirrors, open: Mutex::default() }
+    }
+
+    pub(super) fn mirrors(&self) -> &Arc<Mirrors> {
+        &self.mirrors
     }
 
     pub(super) fn unrouted(&self) -> &Arc<Series> {
         &self.unrouted
+    }
+
+    /// Connections that no request was accepted of.
+    pub(super) fn unserved(&self) -> &Unserved {
+        &self.unserved
     }
 
     /// The series of this place; a new one at zero if there is none yet.
@@ -71,6 +87,9 @@ impl Book {
     pub(super) fn follow(&self, board: &Board, now: Instant) {
         let mut open = self.open();
         for (app, state) in &board.apps {
+            if state.policy.mirror.is_some() {
+                self.mirrors.of(app);
+            }
             let place = |role, revision: &Revision| Place { app: app.clone(), pool: Some((role, revision.clone())) };
             // Any known revision may become active: its series then does not begin with the flip.
             for revision in state.pools.keys() {

@@ -4,9 +4,12 @@
 mod access_line;
 pub mod access_log;
 mod book;
+pub mod connections;
 mod flips;
 mod gauges;
 pub mod metrics;
+pub mod mirror;
+mod recent;
 pub mod request_log;
 mod series;
 mod sheet;

@@ -74,6 +74,7 @@ async fn every_metric_is_there_with_its_labels_from_the_first_day() {
         ("gate_state{app=shop,gate=min_ready}".to_owned(), 2.0),
         ("source_stale{app=shop}".to_owned(), 0.0),
         ("retries_total{app=shop}".to_owned(), 0.0),
+        ("retries_denied_total{app=shop}".to_owned(), 0.0),
         ("flip_late_starts_total{app=shop}".to_owned(), 0.0),
         ("flip_barrier_seconds_count{app=shop}".to_owned(), 0.0),
         ("flip_drain_seconds_count{app=shop}".to_owned(), 0.0),
@@ -99,6 +100,9 @@ async fn every_metric_is_there_with_its_labels_from_the_first_day() {
     }
     for reason in ["connect", "connect_timeout", "protocol", "reset", "timeout"] {
         expected.push((format!("requests_lost_total{{app=shop,reason={reason}}}"), 0.0));
+    }
+    for reason in ["connection_limit", "handshake_limit", "untrusted_peer", "proxy_header", "handshake"] {
+        expected.push((format!("connections_not_served_total{{listener=live,reason={reason}}}"), 0.0));
     }
     for (series, value) in expected {
         assert_eq!(scrape.at(&series), value, "{series}");

@@ -3,14 +3,17 @@
 use std::{
     fs,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
 use futures_util::future;
 use http::{StatusCode, Version};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
@@ -21,7 +24,7 @@ use crate::support::{
     backend::Backend,
     certs::{Authority, Leaf},
     client::{Client, Protocol, Raw, tls},
-    eventually,
+    eventually, full,
     proxy::Proxy,
     setup::Setup,
     within,
@@ -155,6 +158,27 @@ async fn the_protocol_is_settled_in_the_handshake() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_offers_the_protocols_it_is_told_to_the_best_first() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let leaf = authority.sign("live", &["shop.test"]);
+    for (ours, theirs, settled) in [
+        (&["http/1.1", "h2"][..], &["h2", "http/1.1"][..], Some(Some(&b"http/1.1"[..]))),
+        (&["http/1.1"], &["h2", "http/1.1"], Some(Some(b"http/1.1"))),
+        (&["http/1.1"], &["h2"], None),
+        (&["h2"], &["http/1.1", "h2"], Some(Some(b"h2"))),
+        (&["h2"], &[], Some(None)),
+    ] {
+        let proxy = secure(&blue, &green, json!({ "certificates": [leaf], "alpn": ours })).await;
+        let mut config = authority.trusted();
+        config.alpn_protocols = theirs.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let stream = within("a handshake", tls(proxy.live, "shop.test", config)).await.ok();
+        let found = stream.as_ref().map(|stream| stream.get_ref().1.alpn_protocol());
+        assert_eq!(found, settled, "{theirs:?} where {ours:?} is offered");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_version_older_than_the_set_one_is_spoken() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let authority = Authority::new();
@@ -212,6 +236,207 @@ async fn a_new_certificate_comes_into_service_without_a_failed_handshake_and_a_b
     assert!(handshakes > 10, "{handshakes} handshakes");
     assert_eq!(shown(proxy.live, "shop.test", authority.trusted()).await, Some(old));
     assert_eq!(kept.get("/").await.expect("an answer").colour(), "green", "old connections live on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_handshake_fails_during_a_hundred_reloads() {
+    let (blue, green, authority) = (Backend::spawn("blue"), Backend::spawn("green"), Authority::new());
+    let leaf = authority.sign("live", &["shop.test"]);
+    let till = authority.sign_client("Shop", "till");
+    let roots = authority.path("roots.pem");
+    fs::write(&roots, authority.pem()).expect("a file");
+    let mut setup = Setup::between(&blue, &green);
+    setup.listener("live")["tls"] = json!({ "certificates": [files(&leaf)], "client_auth": { "roots": roots } });
+    let proxy = Proxy::start_from_file(setup).await;
+    proxy.is_ready_to_promote().await;
+
+    let done = AtomicBool::new(false);
+    let lane = async |protocol| {
+        let mut requests = 0;
+        while !done.load(SeqCst) {
+            // Each a full handshake, with the client's certificate, and a request on it.
+            let config = authority.trusted_with(&till, rustls::DEFAULT_VERSIONS);
+            let client = Client::connect_tls(protocol, proxy.live, "shop.test", config).await;
+            let answer = client.expect("a handshake").get("/").await.expect("an answer");
+            assert_eq!(answer.status, StatusCode::OK);
+            requests += 1;
+        }
+        requests
+    };
+    let reloads = async {
+        for _ in 0..100 {
+            authority.sign("live", &["shop.test"]);
+            fs::write(&roots, authority.pem()).expect("a file");
+            proxy.server.reload().await.expect("all is sound");
+        }
+        done.store(true, SeqCst);
+    };
+    let (first, second, ()) =
+        within("reloads", async { tokio::join!(lane(Protocol::H1), lane(Protocol::H2), reloads) }).await;
+    assert!(first > 10 && second > 10, "{first} and {second} requests");
+    let config = authority.trusted_with(&till, rustls::DEFAULT_VERSIONS);
+    assert_eq!(shown(proxy.live, "shop.test", config).await, Some(in_file(&leaf)), "the last one is in service");
+}
+
+/// Whether a request gets through with these settings: in TLS 1.3 the client learns only then that it is not wanted. It
+/// also says of itself what is not for it to say.
+async fn is_served(address: SocketAddr, config: ClientConfig) -> bool {
+    let Ok(mut client) = Client::connect_tls(Protocol::H1, address, "shop.test", config).await else { return false };
+    let request = client.request("GET", "/").header("x-forwarded-client-cert", "Hash=00;Subject=\"CN=boss\"");
+    client.fetch(request.body(full("")).expect("a request")).await.is_ok()
+}
+
+/// Live and preview listener, of which the live one wants certificates like this.
+async fn guarded(blue: &Backend, green: &Backend, leaf: &Leaf, client_auth: Value) -> Proxy {
+    let mut setup = Setup::between(blue, green);
+    setup.listener("live")["tls"] = json!({ "certificates": [files(leaf)], "client_auth": client_auth });
+    setup.listener("preview")["tls"] = json!({ "certificates": [files(leaf)] });
+    let proxy = Proxy::start_from_file(setup).await;
+    proxy.is_ready_to_promote().await;
+    proxy
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_known_by_its_certificate_and_nobody_else_can_claim_it() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let (authority, other) = (Authority::new(), Authority::new());
+    let leaf = authority.sign("live", &["shop.test"]);
+    let roots = authority.path("roots.pem");
+    fs::write(&roots, authority.pem()).expect("a file");
+    let till = authority.sign_client("Shop, Ltd.", "till 7");
+    let stranger = other.sign_client("Shop, Ltd.", "till 7");
+    for mode in ["required", "optional"] {
+        let proxy = guarded(&blue, &green, &leaf, json!({ "roots": roots, "mode": mode })).await;
+        for versions in [&[&rustls::version::TLS13][..], &[&rustls::version::TLS12]] {
+            let started = blue.seen().len();
+            let with = |leaf| authority.trusted_with(leaf, versions);
+            assert!(is_served(proxy.live, with(&till)).await, "{mode} {versions:?}");
+            assert!(!is_served(proxy.live, with(&stranger)).await, "{mode} {versions:?}");
+            let without = is_served(proxy.live, authority.trusted_in(versions)).await;
+            assert_eq!(without, mode == "optional", "{versions:?}");
+            let told: Vec<_> = blue.seen()[started..]
+                .iter()
+                .map(|seen| {
+                    seen.headers.get("x-forwarded-client-cert").map(|value| value.to_str().expect("text").to_owned())
+                })
+                .collect();
+            let mine = told[0].as_deref().expect("who it is");
+            assert!(mine.starts_with("Hash=") && mine.ends_with(r#";Subject="CN=till 7,O=Shop\, Ltd.""#), "{mine}");
+            assert_eq!(told[1..], if without { vec![None] } else { vec![] });
+        }
+        let labels = ["listener=\"live\"", "reason=\"client_certificate\""];
+        let refused = if mode == "optional" { 2.0 } else { 4.0 };
+        eventually("the refusals to be counted", async || {
+            proxy.metric("tealgate_connections_not_served_total", &labels).await == refused
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authorities_and_revocations_are_taken_over_while_serving_and_broken_ones_are_not() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let (authority, other) = (Authority::new(), Authority::new());
+    let leaf = authority.sign("live", &["shop.test"]);
+    let [roots, crl] = ["roots.pem", "crl.pem"].map(|name| authority.path(name));
+    fs::write(&roots, authority.pem()).expect("a file");
+    fs::write(&crl, authority.revocations(&[])).expect("a file");
+    let [till, lost] = ["till", "lost"].map(|name| authority.sign_client("Shop", name));
+    let newcomer = other.sign_client("Shop", "newcomer");
+    let proxy = guarded(&blue, &green, &leaf, json!({ "roots": roots, "crl": crl })).await;
+    // Settings keep the tickets they were given.
+    let with = |leaf| authority.trusted_with(leaf, rustls::DEFAULT_VERSIONS);
+    let (mine, the_lost_ones) = (with(&till), with(&lost));
+    let mut kept = Client::connect_tls(Protocol::H2, proxy.live, "shop.test", mine.clone()).await.expect("a handshake");
+    for config in [&mine, &the_lost_ones] {
+        assert!(is_served(proxy.live, config.clone()).await);
+    }
+
+    fs::write(&crl, authority.revocations(&[&lost])).expect("a file");
+    proxy.server.reload().await.expect("all is sound");
+    assert!(is_served(proxy.live, mine.clone()).await);
+    assert!(!is_served(proxy.live, the_lost_ones.clone()).await, "nor does an old ticket help");
+
+    for (file, broken) in [(&roots, "no authority"), (&crl, "no list"), (&crl, "")] {
+        let sound = fs::read(file).expect("a file");
+        fs::write(file, broken).expect("a file");
+        proxy.server.reload().await.expect_err("broken");
+        assert!(is_served(proxy.live, mine.clone()).await);
+        assert!(!is_served(proxy.live, with(&newcomer)).await);
+        fs::write(file, sound).expect("a file");
+    }
+
+    fs::write(&roots, other.pem()).expect("a file");
+    fs::write(&crl, other.revocations(&[])).expect("a file");
+    proxy.server.reload().await.expect("all is sound");
+    assert!(is_served(proxy.live, with(&newcomer)).await);
+    assert!(!is_served(proxy.live, mine).await);
+    assert_eq!(kept.get("/").await.expect("an answer").colour(), "blue", "old connections live on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_resumed_by_every_worker_but_a_ticket_is_no_certificate() {
+    let (blue, green, authority) = (Backend::spawn("blue"), Backend::spawn("green"), Authority::new());
+    let leaf = authority.sign("live", &["shop.test"]);
+    let roots = authority.path("roots.pem");
+    fs::write(&roots, authority.pem()).expect("a file");
+    let till = authority.sign_client("Shop", "till");
+    let proxy = guarded(&blue, &green, &leaf, json!({ "roots": roots })).await;
+    for (address, config) in [
+        (proxy.preview, authority.trusted()),
+        (proxy.preview, authority.trusted_in(&[&rustls::version::TLS12])),
+        (proxy.live, authority.trusted_with(&till, rustls::DEFAULT_VERSIONS)),
+        (proxy.live, authority.trusted_with(&till, &[&rustls::version::TLS12])),
+    ] {
+        let mut kinds = Vec::new();
+        for _ in 0..8 {
+            let stream = tls(address, "shop.test", config.clone()).await.expect("a handshake");
+            kinds.push(stream.get_ref().1.handshake_kind());
+            // A ticket of TLS 1.3 comes after the handshake.
+            let mut client = Client::over(Protocol::H1, stream).await.expect("a client");
+            assert_eq!(client.get("/").await.expect("an answer").status, StatusCode::OK);
+        }
+        let resumed = kinds.iter().filter(|kind| **kind == Some(HandshakeKind::Resumed)).count();
+        assert_eq!(resumed, 7, "{kinds:?}");
+        // Without 0-RTT: none is offered.
+        let mut eager = config.clone();
+        eager.enable_early_data = true;
+        let name = ServerName::try_from("shop.test").expect("a name");
+        let mut connection = ClientConnection::new(Arc::new(eager), name).expect("settings");
+        assert!(connection.early_data().is_none());
+    }
+    // The same name, the same client: but the ticket was had where nobody asked for a certificate.
+    for versions in [&[&rustls::version::TLS13][..], &[&rustls::version::TLS12]] {
+        let anonymous = authority.trusted_in(versions);
+        assert!(is_served(proxy.preview, anonymous.clone()).await);
+        assert!(!is_served(proxy.live, anonymous).await, "{versions:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_handshake_gives_way_when_there_are_too_many() {
+    let (blue, green, authority) = (Backend::spawn("blue"), Backend::spawn("green"), Authority::new());
+    let leaf = authority.sign("live", &["shop.test"]);
+    let mut setup = Setup::between(&blue, &green);
+    setup.config["workers"] = json!(1);
+    setup.listener("live")["tls"] = json!({ "certificates": [files(&leaf)] });
+    setup.listener("live")["limits"] = json!({ "handshakes": 2 });
+    setup.listener("live")["timeouts"] = json!({ "handshake": "1m" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        stalled.push(Raw::connect(proxy.live).await);
+    }
+    assert_eq!(stalled.remove(0).read_to_end().await.unwrap_or_else(|so_far| so_far), b"");
+    // Whoever is in good order gets in, and stays.
+    let client = Client::connect_tls(Protocol::H1, proxy.live, "shop.test", authority.trusted()).await;
+    let mut client = client.expect("a handshake");
+    assert_eq!(client.get("/").await.expect("an answer").colour(), "blue");
+    assert_eq!(stalled.remove(0).read_to_end().await.unwrap_or_else(|so_far| so_far), b"");
+    assert_eq!(client.get("/").await.expect("an answer").colour(), "blue");
+    let labels = ["listener=\"live\"", "reason=\"handshake_limit\""];
+    assert_eq!(proxy.metric("tealgate_connections_not_served_total", &labels).await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

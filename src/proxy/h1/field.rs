@@ -128,7 +128,7 @@ pub(in super::super) enum Name {
     ContentLength,
     Cookie,
     Expect,
-    /// `X-Forwarded-For`, `-Host`, `-Proto`, and `Forwarded` (RFC 7239).
+    /// `X-Forwarded-For`, `-Host`, `-Proto`, `-Client-Cert`, and `Forwarded` (RFC 7239).
     Forwarding,
     Host,
     Http2Settings,
@@ -175,6 +175,7 @@ impl Name {
             (17, b't') if is("transfer-encoding") => Self::TransferEncoding,
             (18, b'p') if is("proxy-authenticate") => Self::ProxyCredentials,
             (19, b'p') if is("proxy-authorization") => Self::ProxyCredentials,
+            (23, b'x') if is("x-forwarded-client-cert") => Self::Forwarding,
             (12.., b'x') if is_name(&name[..11], b"x-tealgate-") => Self::Ours,
             _ => Self::Other,
         }
@@ -237,6 +238,7 @@ mod tests {
             ("Transfer-Encoding", Name::TransferEncoding),
             ("X-Forwarded-Proto", Name::Forwarding),
             ("FORWARDED", Name::Forwarding),
+            ("X-Forwarded-Client-Cert", Name::Forwarding),
             ("Proxy-Authorization", Name::ProxyCredentials),
             ("X-Tealgate-Revision", Name::Ours),
             ("x-tealgate-", Name::Other),

@@ -1,14 +1,15 @@
 //! What an HTTP/1 request is for. A client's connection mostly names one host, so what was made of the last one is kept,
 //! and used again for as long as the octets are the same.
 
-use std::rc::Rc;
+use std::{net::IpAddr, rc::Rc};
 
 use http::{HeaderValue, Method};
 
 use super::super::{
     error::ProxyError,
+    forwarding::{Asker, Forwarding},
     h1::{Name, RequestHead},
-    headers::{Forwarding, Head},
+    headers::Head,
     target::{self, host_of},
 };
 
@@ -25,12 +26,14 @@ pub(super) struct Last {
     forwarded: Option<Rc<[u8]>>,
 }
 
-/// What a request is for.
+/// What a request is for, and whose it is.
 pub(super) struct Target {
     /// Whether it named a host itself (RFC 9112 §3.2.2).
     pub(super) is_absolute: bool,
     /// Whether the host is what the request's own `Host` says.
     pub(super) is_from_host: bool,
+    /// The client's address (see [`Asker`]).
+    pub(super) client: Option<IpAddr>,
 }
 
 impl Last {
@@ -47,10 +50,12 @@ impl Last {
     }
 
     /// The same for a message of any version.
-    pub(super) fn general(&self, is_from_host: bool) -> target::Target {
+    pub(super) fn general(&self, target: &Target) -> target::Target {
         // It was checked when it became the last.
         let authority = HeaderValue::from_bytes(&self.authority).unwrap_or(HeaderValue::from_static(""));
-        target::Target { host: self.host.clone(), authority, is_from_host }
+        let Target { is_from_host, client, .. } = *target;
+        let forwarded = self.forwarded.clone().unwrap_or_default();
+        target::Target { host: self.host.clone(), authority, is_from_host, client, forwarded }
     }
 
     pub(super) fn forwarded(&self) -> &[u8] {
@@ -63,6 +68,7 @@ impl Last {
         request: &RequestHead,
         head: Head<'_>,
         forwarding: &Forwarding,
+        asker: &Asker,
     ) -> Result<Target, ProxyError> {
         if request.method == Method::CONNECT {
             return Err(ProxyError::Connect);
@@ -76,15 +82,15 @@ impl Last {
         let target = &head.octets[request.target.clone()];
         match target {
             [b'/', ..] => {
-                self.is(host.unwrap_or_default(), forwarding)?;
+                self.is(host.unwrap_or_default(), forwarding, asker)?;
                 self.is_at(target);
                 // HTTP/1.0 knows no Host; RFC 9112 §3.2 has it sent on, empty.
-                Ok(Target { is_absolute: false, is_from_host: host.is_some() })
+                Ok(Target { is_absolute: false, is_from_host: host.is_some(), client: asker.address })
             }
             b"*" if request.method == Method::OPTIONS => {
-                self.is(host.unwrap_or_default(), forwarding)?;
+                self.is(host.unwrap_or_default(), forwarding, asker)?;
                 self.is_at(target);
-                Ok(Target { is_absolute: false, is_from_host: host.is_some() })
+                Ok(Target { is_absolute: false, is_from_host: host.is_some(), client: asker.address })
             }
             b"*" => Err(ProxyError::BadRequest("the target * is for OPTIONS")),
             _ => {
@@ -94,11 +100,11 @@ impl Last {
                 if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
                     return Err(ProxyError::BadRequest("the target and Host disagree"));
                 }
-                self.is(authority, forwarding)?;
+                self.is(authority, forwarding, asker)?;
                 self.path.clear();
                 self.path.push_str(if path.starts_with(b"/") { "" } else { "/" });
                 self.path.push_str(text(path));
-                Ok(Target { is_absolute: true, is_from_host: false })
+                Ok(Target { is_absolute: true, is_from_host: false, client: asker.address })
             }
         }
     }
@@ -108,14 +114,16 @@ impl Last {
         self.path.push_str(text(path));
     }
 
-    fn is(&mut self, authority: &[u8], forwarding: &Forwarding) -> Result<(), ProxyError> {
+    fn is(&mut self, authority: &[u8], forwarding: &Forwarding, asker: &Asker) -> Result<(), ProxyError> {
         if self.forwarded.is_some() && self.authority == authority {
+            if !asker.is_the_peer() {
+                self.forwarded = Some(forwarding.lines(asker, authority));
+            }
             return Ok(());
         }
         let malformed = || ProxyError::BadRequest("malformed Host");
         let host = host_of(authority).ok_or_else(malformed)?;
-        let value = HeaderValue::from_bytes(authority).map_err(|_| malformed())?;
-        self.forwarded = Some(forwarding.lines(&value));
+        self.forwarded = Some(forwarding.lines(asker, authority));
         self.authority.clear();
         self.authority.extend_from_slice(authority);
         self.host.clear();
@@ -154,8 +162,9 @@ mod tests {
         let mut lines = h1::Lines::default();
         let head = h1::read_request(request.as_bytes(), &mut 0, 4096, &mut lines).expect("well-formed").expect("whole");
         let mut last = Last::default();
-        let target =
-            last.read(&head, Head { octets: request.as_bytes(), lines: &lines }, &Forwarding::new(None, false))?;
+        let forwarding = Forwarding::unknown();
+        let read = Head { octets: request.as_bytes(), lines: &lines };
+        let target = last.read(&head, read, &forwarding, &forwarding.asker([]))?;
         Ok((last.host().to_owned(), last.path().to_owned(), target.is_from_host))
     }
 

@@ -1,4 +1,7 @@
-//! The state machine by table, and under a seeded random walk that checks the invariants after each step.
+//! The state machine by table, and under a seeded random walk that checks the invariants after each step. Holds and
+//! maintenance have a table of their own.
+
+mod hold;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,11 +12,11 @@ use super::{
         control::{Command, Refusal, RefusalCode},
         desired::{Matching, Wanted},
         name::Revision,
-        policy::{AutoPromotion, MinReady, Policy, Promotion},
+        policy::{AutoPromotion, HoldBounds, MinReady, Policy, Promotion},
         split::{SplitPolicy, Weight},
         status::{Action, Phase},
     },
-    Input, Readiness, Rollout, Step,
+    HoldEnd, Input, Readiness, Rollout, Step,
 };
 
 fn rev(name: &str) -> Revision {
@@ -25,7 +28,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn policy(auto: AutoPromotion, min_ready: MinReady) -> Arc<Policy> {
-    Arc::new(Policy { promotion: Promotion { auto, min_ready }, ..Policy::default() })
+    Arc::new(Policy { promotion: Promotion { auto, min_ready, warm: 0 }, ..Policy::default() })
 }
 
 fn wanted(active: &str, preview: Option<&str>, revisions: &[&str]) -> Wanted {
@@ -93,7 +96,7 @@ impl Life {
     }
 
     fn sees(&mut self, revision: &str, ready: usize, total: usize) -> Step {
-        let readiness = Readiness { ready, unhealthy: total - ready, total };
+        let readiness = Readiness { ready, down: total - ready, total, warm: ready, cold: None };
         self.takes(Input::Readiness { revision: rev(revision), readiness }).expect("readiness is never refused")
     }
 
@@ -413,6 +416,16 @@ fn taking_all_live_traffic_back_waits_for_no_disk() {
     }
 }
 
+const BOUNDS: HoldBounds = HoldBounds { max_age: Duration::from_secs(5), max_requests: 10, max_bytes: 1024 };
+
+fn hold() -> Command {
+    Command::Hold { bounds: BOUNDS }
+}
+
+fn promote_held() -> Command {
+    Command::PromoteHeld { revision: None, skip_gates: false, bounds: BOUNDS }
+}
+
 /// Any order of anything, twenty thousand times over, with the seed of the walk that went wrong in the message.
 #[test]
 fn the_invariants_hold_on_random_walks() {
@@ -476,6 +489,17 @@ fn check(before: &Rollout, done: &Step, ready: &BTreeMap<Revision, Readiness>, t
     let is_ready =
         after.preview().is_some_and(|(candidate, _)| ready.get(candidate).is_some_and(|readiness| readiness.ready > 0));
     assert!(after.split().is_none() || is_ready, "no live traffic to a candidate that is not ready\n{told}");
+    let waits = |r: &Rollout| r.holding().and_then(|holding| holding.promotes().cloned());
+    if let (Some(before), Some(waiting)) = (waits(before), waits(after)) {
+        assert_eq!(before, waiting, "a promotion that waits waits for what it was asked for\n{told}");
+        assert_eq!(flips, 0, "and nobody flips before it\n{told}");
+    }
+    let began = done.deeds.iter().any(|deed| deed.action == Action::Hold);
+    let ended = done.deeds.iter().any(|deed| deed.action == Action::Resume);
+    let (was, is) = (before.holding().is_some(), after.holding().is_some());
+    assert_eq!(began, !was && is, "a hold begins by a deed\n{told}");
+    let promoted = done.deeds.first().is_some_and(|deed| deed.action == Action::Promote) && waits(before).is_some();
+    assert_eq!(ended || promoted, was && !is, "and ends by one\n{told}");
     if before.pin().is_some() && after.pin().is_some() {
         assert!(after.weight() <= before.weight(), "a pin holds\n{told}");
         assert_eq!(before.active(), active, "a pin holds\n{told}");
@@ -485,7 +509,8 @@ fn check(before: &Rollout, done: &Step, ready: &BTreeMap<Revision, Readiness>, t
 fn random_policy(rng: &mut fastrand::Rng) -> Arc<Policy> {
     let auto = [AutoPromotion::Never, AutoPromotion::WhenReady, AutoPromotion::After(Duration::from_secs(300))];
     let min_ready = [MinReady::Count(1), MinReady::Count(2), MinReady::Percent(50), MinReady::Percent(100)];
-    let promotion = Promotion { auto: auto[rng.usize(0..3)], min_ready: min_ready[rng.usize(0..4)] };
+    let (auto, min_ready) = (auto[rng.usize(0..3)], min_ready[rng.usize(0..4)]);
+    let promotion = Promotion { auto, min_ready, ..Promotion::default() };
     let split = SplitPolicy { weight: percent([0, 0, 5, 50][rng.usize(0..4)]), ..SplitPolicy::default() };
     Arc::new(Policy { promotion, split, ..Policy::default() })
 }
@@ -502,11 +527,11 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
     let one = |rng: &mut fastrand::Rng| names[rng.usize(0..4)];
     let maybe = |rng: &mut fastrand::Rng| rng.bool().then(|| rev(names[rng.usize(0..4)]));
     let endpoints = |n: usize| (0..n).map(|i| std::net::SocketAddr::from(([127, 0, 0, 1], 9000 + i as u16)).into());
-    let command = match rng.u8(0..14) {
+    let command = match rng.u8(0..17) {
         0 | 1 => {
             let total = rng.usize(0..4);
             let ready = rng.usize(0..=total);
-            let readiness = Readiness { ready, unhealthy: rng.usize(0..=total - ready), total };
+            let readiness = Readiness { ready, down: rng.usize(0..=total - ready), total, warm: ready, cold: None };
             return Random::Input(Input::Readiness { revision: rev(one(rng)), readiness });
         }
         2 => return Random::Input(Input::Clock),
@@ -523,7 +548,18 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
         7 => Command::Promote { revision: maybe(rng), skip_gates: rng.bool() },
         8 | 9 => Command::Rollback { to: maybe(rng) },
         10 => Command::Abort,
-        11 | 12 => Command::Weigh { weight: percent(rng.u8(0..=100)) },
+        12 => {
+            let ends = [HoldEnd::Aged, HoldEnd::Emptied, HoldEnd::Failed("no disk".to_owned())];
+            return Random::Input(Input::HoldOver(ends[rng.usize(0..3)].clone()));
+        }
+        13 => match rng.u8(0..4) {
+            0 => hold(),
+            1 => Command::Resume,
+            2 => Command::Maintain { retry_after: Duration::from_secs(1) },
+            _ => Command::Reopen,
+        },
+        14 => Command::PromoteHeld { revision: maybe(rng), skip_gates: rng.bool(), bounds: BOUNDS },
+        15 | 16 => Command::Weigh { weight: percent(rng.u8(0..=100)) },
         _ if rng.bool() => Command::Unpin,
         _ => Command::Pin { revision: rev(one(rng)), expires: rng.bool().then(|| at(rng.i64(0..20_000))) },
     };

@@ -1,6 +1,6 @@
 //! The proxy in this very process, on ports the system chose: for all that needs no signal and no kill.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 use tealgate::{config::Config, server::Server};
@@ -34,10 +34,21 @@ impl Proxy {
 
     /// Starts it by this setup.
     pub async fn start(setup: Setup) -> Self {
+        Self::run(setup, None).await
+    }
+
+    /// Starts it by this setup in a file, which it can read again.
+    pub async fn start_from_file(setup: Setup) -> Self {
+        let file = setup.path("tealgate.yaml");
+        std::fs::write(&file, setup.yaml()).expect("a file");
+        Self::run(setup, Some(file)).await
+    }
+
+    async fn run(setup: Setup, file: Option<PathBuf>) -> Self {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let config = Config::parse(&setup.yaml(), &setup.path("tealgate.yaml")).unwrap_or_else(|e| panic!("{e}"));
         let server =
-            within("the proxy to start", Server::start(config, None)).await.unwrap_or_else(|e| panic!("{e:#}"));
+            within("the proxy to start", Server::start(config, file)).await.unwrap_or_else(|e| panic!("{e:#}"));
         let addresses = server.addresses();
         let listener = |name: &str| {
             let found = addresses.listeners.iter().find(|(n, _)| n == name);
