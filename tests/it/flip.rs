@@ -78,6 +78,45 @@ async fn flip_under_load(protocol: &str, flips: usize) {
     ledger_equals_the_clients_count(&proxy, report.sent() + 2 * flips as u64).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_moves_all_though_a_share_was_on_the_candidate_already() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.app()["drain"] = json!({ "timeout": "1h", "streams": "keep" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    let load = Load::start(proxy.live);
+    load.reached("blue").await;
+    let mut answered = Vec::new();
+    for flip in 0..20 {
+        let weight = json!({ "weight": if flip % 3 == 0 { "100%" } else { "50%" } });
+        let (status, receipt) = proxy.admin.call("POST", &format!("/apps/{APP}/weight"), Some(weight)).await;
+        assert_eq!(status, StatusCode::OK, "{receipt:#}");
+        let (left, joined) = if flip % 2 == 0 { (&blue, &green) } else { (&green, &blue) };
+        let begun = joined.seen().len();
+        eventually("the share to arrive", async || joined.seen().len() >= begun + 20).await;
+        proxy.promote().await;
+        let after = Instant::now();
+        // What was live becomes the candidate again, and gets nothing until it is said so.
+        let endpoints = [left.address()];
+        proxy.admin.deploy(APP, left.colour(), &endpoints).await;
+        proxy.is_ready_to_promote().await;
+        assert_eq!(proxy.status().await["weight"], 0);
+        let begun = joined.seen().len();
+        eventually("load on the new pool", async || joined.seen().len() >= begun + 20).await;
+        answered.push((after, Instant::now(), left));
+    }
+    let report = load.stop().await;
+
+    report.assert_no_request_failed();
+    assert_eq!(report.broken(), 0, "{report}");
+    for (flip, (after, until, left)) in answered.iter().enumerate() {
+        let late = report.started_between(left, *after, *until);
+        assert!(late.is_empty(), "flip {flip} was answered, yet these started on {}: {late:?}", left.colour());
+    }
+    assert_eq!(proxy.metric("tealgate_flip_late_starts_total", &[]).await, 0.0);
+}
+
 /// G8: every accepted request ends in exactly one bucket, and the buckets add up to what clients sent.
 async fn ledger_equals_the_clients_count(proxy: &Proxy, sent: u64) {
     eventually("the ledger to equal the clients' count", async || {

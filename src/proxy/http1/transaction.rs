@@ -39,7 +39,7 @@ use crate::{
         tunnel,
         upload::Upload,
     },
-    switch::{Policy, Protocol, Ticket, Traffic},
+    switch::{Policy, Protocol, Ticket, Traffic, Whose},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
 
@@ -144,7 +144,7 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(admitted) = self.admit(desk, target, &[], log).await else { return Ok(Forwarded::Left) };
+        let Some(admitted) = self.admit(desk, target, None, &[], log).await else { return Ok(Forwarded::Left) };
         let mut ticket = admitted?;
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
@@ -205,8 +205,9 @@ impl Http1 {
             again.ok_or(failure)?;
             desk.answer.clear();
             // Whatever it may have to wait for, it waits for it outside of its pool.
+            let whose = Some(ticket.whose());
             drop(ticket);
-            let admitted = self.admit(desk, target, attempts.tried(), log).await;
+            let admitted = self.admit(desk, target, whose, attempts.tried(), log).await;
             let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
             ticket = admitted?;
         }
@@ -217,6 +218,7 @@ impl Http1 {
         &mut self,
         desk: &mut Desk,
         target: &Target,
+        whose: Option<Whose>,
         tried: &[u64],
         log: &mut RequestLog,
     ) -> Option<Result<Ticket, ProxyError>> {
@@ -224,7 +226,7 @@ impl Http1 {
         let Desk { incoming, lines, .. } = desk;
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
-        let visitor = visitor(client, target, last, &head, log);
+        let visitor = Visitor { whose, ..visitor(client, target, last, &head, log) };
         let mut admission = pin!(visitor.admit(tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
@@ -281,6 +283,7 @@ impl Http1 {
             request_id: request_id.as_ref(),
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
+            keeps_authorization: ticket.keeps_authorization(),
         };
         let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
@@ -465,8 +468,8 @@ fn visitor<'a>(
     head: &'a Head<'a>,
     log: &RequestLog,
 ) -> Visitor<'a> {
-    let (host, path) = (last.host(), last.path());
-    Visitor { client, address: target.client, host, path, fields: head, arrived: log.began() }
+    let (host, path, arrived) = (last.host(), last.path(), log.began());
+    Visitor { client, address: target.client, host, path, fields: head, arrived, whose: None }
 }
 
 fn open(
