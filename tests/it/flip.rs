@@ -93,8 +93,8 @@ async fn a_flip_moves_all_though_a_share_was_on_the_candidate_already() {
         let (status, receipt) = proxy.admin.call("POST", &format!("/apps/{APP}/weight"), Some(weight)).await;
         assert_eq!(status, StatusCode::OK, "{receipt:#}");
         let (left, joined) = if flip % 2 == 0 { (&blue, &green) } else { (&green, &blue) };
-        let begun = joined.seen().len();
-        eventually("the share to arrive", async || joined.seen().len() >= begun + 20).await;
+        let begun = joined.begun();
+        eventually("the share to arrive", async || joined.begun() >= begun + 20).await;
         proxy.promote().await;
         let after = Instant::now();
         // What was live becomes the candidate again, and gets nothing until it is said so.
@@ -102,16 +102,17 @@ async fn a_flip_moves_all_though_a_share_was_on_the_candidate_already() {
         proxy.admin.deploy(APP, left.colour(), &endpoints).await;
         proxy.is_ready_to_promote().await;
         assert_eq!(proxy.status().await["weight"], 0);
-        let begun = joined.seen().len();
-        eventually("load on the new pool", async || joined.seen().len() >= begun + 20).await;
+        let begun = joined.begun();
+        eventually("load on the new pool", async || joined.begun() >= begun + 20).await;
         answered.push((after, Instant::now(), left));
     }
     let report = load.stop().await;
 
     report.assert_no_request_failed();
     assert_eq!(report.broken(), 0, "{report}");
+    let seen = [blue.seen(), green.seen()];
     for (flip, (after, until, left)) in answered.iter().enumerate() {
-        let late = report.started_between(left, *after, *until);
+        let late = report.started_between(&seen[flip % 2], *after, *until);
         assert!(late.is_empty(), "flip {flip} was answered, yet these started on {}: {late:?}", left.colour());
     }
     assert_eq!(proxy.metric("tealgate_flip_late_starts_total", &[]).await, 0.0);

@@ -447,7 +447,7 @@ fn the_invariants_hold_on_random_walks() {
             let told = format!("seed {seed}, walk {walk}, step {step}: {input:?}\nbefore {before:?}");
             let taken = match input {
                 Random::Input(input) => life.takes(input),
-                Random::Wanted(wanted) => Ok(life.follows(wanted)),
+                Random::Wanted(wanted) => Ok(life.follows(*wanted)),
             };
             match taken {
                 Err(_) => assert_eq!(life.rollout, before, "a refusal changes nothing\n{told}"),
@@ -519,7 +519,7 @@ fn random_policy(rng: &mut fastrand::Rng) -> Arc<Policy> {
 #[derive(Debug)]
 enum Random {
     Input(Input),
-    Wanted(Wanted),
+    Wanted(Box<Wanted>),
 }
 
 fn random_input(rng: &mut fastrand::Rng) -> Random {
@@ -537,7 +537,7 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
         2 => return Random::Input(Input::Clock),
         3 => {
             let will = wanted(names[rng.usize(0..2)], rng.bool().then(|| names[rng.usize(0..2)]), &["r0", "r1"]);
-            return Random::Wanted(Wanted { policy: random_policy(rng), ..will });
+            return Random::Wanted(Box::new(Wanted { policy: random_policy(rng), ..will }));
         }
         4 | 5 => Command::Deploy {
             revision: rev(one(rng)),
