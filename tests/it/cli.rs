@@ -108,7 +108,7 @@ async fn every_way_to_fail_has_its_exit_code_and_leaves_live_traffic_alone() {
         ("rollback", 1, "keeps no previous revision"),
         ("discard --revision blue", 1, "carries the live traffic"),
         ("stauts", 2, "'status'"),
-        ("deploy --revision red --endpoint localhost:80", 2, "write IP:PORT"),
+        ("deploy --revision red --endpoint localhost", 2, "write IP:PORT"),
         ("deploy --revision red --endpoint 127.0.0.1:1 --endpoint 127.0.0.1:1", 2, "comes twice"),
         ("promote --skip-gates", 2, "--reason"),
         ("pin --revision blue", 2, "--reason"),
