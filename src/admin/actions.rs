@@ -367,5 +367,5 @@ fn checked_endpoints(given: Vec<EndpointRequest>) -> Result<Vec<EndpointSpec>, E
 /// Whether this is an address that no one server can have.
 fn is_of_no_server(address: &Whereabouts) -> bool {
     let Whereabouts::At(Address::Ip(address)) = address else { return false };
-    address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast()
+    address.ip().is_unspecified() || address.ip().is_multicast()
 }

@@ -28,7 +28,7 @@
 //! | Idle connection | listener `timeouts.idle` | nothing: it is closed |
 //! | Size of a head, of its first line | listener `limits.head_size` | 431 `head_too_large`, 414 `target_too_long` |
 //! | Connections, of all and of one client | listener `limits.connections`, `…_per_client` | 503 `connection_limit` |
-//! | Connect to an endpoint | `timeouts.connect` | 504 `connect_timeout`, if no other endpoint can be tried |
+//! | Connect to an endpoint, TLS included | `timeouts.connect` | 504 `connect_timeout`, if no other endpoint can be tried |
 //! | Head of the answer | `timeouts.response`, `retries.per_try` | 504 `timeout`, likewise |
 //! | Silence in a tunnel | `timeouts.upgrade_idle` | the tunnel ends: `idle` |
 //! | The whole request | `timeouts.request` | 504 `timeout`, or the answer is cut |
