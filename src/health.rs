@@ -23,8 +23,9 @@ use crate::{
 /// How many probes may be under way at once.
 const AT_ONCE: usize = 64;
 
-/// The first probes are spread over this long.
-const SPREAD: Duration = Duration::from_millis(10);
+/// How far apart the first probes of endpoints are that come at the same time: thousands of them must not all ask at once,
+/// and a few must not wait.
+const APART: Duration = Duration::from_millis(1);
 
 /// The shortest interval between two probes of an endpoint, whatever the policy says.
 const LEAST_INTERVAL: Duration = Duration::from_millis(10);
@@ -63,6 +64,7 @@ impl Probes {
     /// Starts what is new on the board, ends what has left it, and tells the rest when their policy has changed.
     fn follow(&mut self, board: &Board) {
         let mut before = std::mem::take(&mut self.running);
+        let mut started = 0;
         for (app, state) in &board.apps {
             let check = &state.policy.health;
             for (revision, endpoint) in
@@ -75,7 +77,8 @@ impl Probes {
                         destination: endpoint.destination().clone(),
                         connector: self.connector.clone(),
                     };
-                    self.start(target, check.clone())
+                    started += 1;
+                    self.start(target, check.clone(), APART.saturating_mul(started).min(check.interval))
                 });
                 running.check.send_if_modified(|told| {
                     let news = told != check;
@@ -89,9 +92,11 @@ impl Probes {
         }
     }
 
-    fn start(&self, target: Target, check: HealthCheck) -> Running {
+    /// Begins to probe within `spread`.
+    fn start(&self, target: Target, check: HealthCheck, spread: Duration) -> Running {
+        let first = Instant::now() + spread.mul_f64(fastrand::f64());
         let (check, told) = watch::channel(check);
-        let probing = target.probe_on(told, Arc::clone(&self.slots), self.feed.clone());
+        let probing = target.probe_on(told, first, Arc::clone(&self.slots), self.feed.clone());
         Running { check, _task: AbortOnDropHandle::new(tokio::spawn(probing)) }
     }
 }
@@ -105,9 +110,9 @@ struct Target {
 }
 
 impl Target {
-    async fn probe_on(self, mut told: watch::Receiver<HealthCheck>, slots: Arc<Semaphore>, feed: Feed) {
+    async fn probe_on(self, mut told: watch::Receiver<HealthCheck>, first: Instant, slots: Arc<Semaphore>, feed: Feed) {
         let mut verdict = Verdict::default();
-        let mut next = Instant::now() + SPREAD.mul_f64(fastrand::f64());
+        let mut next = first;
         loop {
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -116,7 +121,7 @@ impl Target {
             }
             let check = told.borrow_and_update().clone();
             let Ok(slot) = slots.acquire().await else { return };
-            next = Instant::now() + jittered(check.interval);
+            next = Instant::now() + jittered(&check);
             let found = probe(&self.connector, &self.destination, &check).await;
             drop(slot);
             if let Some(healthy) = verdict.note(found.is_ok(), &check) {
@@ -136,9 +141,10 @@ impl Target {
     }
 }
 
-/// An interval with a tenth of jitter either way, so that probes do not march in step.
-fn jittered(interval: Duration) -> Duration {
-    interval.max(LEAST_INTERVAL).mul_f64(0.9 + 0.2 * fastrand::f64())
+/// An interval with its jitter either way, so that probes do not march in step.
+fn jittered(check: &HealthCheck) -> Duration {
+    let jitter = f64::from(check.jitter) / 100.0;
+    check.interval.max(LEAST_INTERVAL).mul_f64(1.0 - jitter + 2.0 * jitter * fastrand::f64())
 }
 
 /// What the probes of one endpoint have come to.
@@ -204,6 +210,8 @@ impl fmt::Display for Failure {
 }
 
 async fn probe(connector: &Connector, destination: &Destination, check: &HealthCheck) -> Result<(), Failure> {
+    let elsewhere = check.port.and_then(|port| destination.at_port(port.get()));
+    let destination = elsewhere.as_ref().unwrap_or(destination);
     let asked = async {
         let stream = connector.connect(destination, None).await.map_err(Failure::Connect)?;
         match &check.path {
@@ -213,9 +221,15 @@ async fn probe(connector: &Connector, destination: &Destination, check: &HealthC
                     Protocol::H2 => true,
                     Protocol::Auto => stream.alpn() == Some(b"h2"),
                 };
-                let status =
-                    if h2 { get_h2(stream, destination, path).await } else { get(stream, destination, path).await };
-                judge(status?)
+                let host = host(destination, check);
+                let status = match h2 {
+                    true => get_h2(stream, destination, host, path).await,
+                    false => get(stream, host, path).await,
+                }?;
+                match check.status.contains(status.as_u16()) {
+                    true => Ok(()),
+                    false => Err(Failure::Status(status)),
+                }
             }
             None => Ok(()),
         }
@@ -223,27 +237,20 @@ async fn probe(connector: &Connector, destination: &Destination, check: &HealthC
     timeout(check.timeout, asked).await.map_err(|_| Failure::TimedOut(check.timeout))?
 }
 
-/// What the probe calls the endpoint: by its name, if it has one.
-fn host(destination: &Destination) -> String {
-    match (&destination.name, &destination.address) {
-        (Some(name), _) => name.to_string(),
-        (None, Address::Ip(address)) => address.to_string(),
-        (None, Address::Unix(_)) => "localhost".to_owned(),
-    }
-}
-
-/// Good is a status of 2xx or 3xx.
-fn judge(status: StatusCode) -> Result<(), Failure> {
-    match status.is_success() || status.is_redirection() {
-        true => Ok(()),
-        false => Err(Failure::Status(status)),
+/// What the probe calls the endpoint: as its check says, or by its name, if it has one.
+fn host(destination: &Destination, check: &HealthCheck) -> String {
+    match (&check.host, &destination.name, &destination.address) {
+        (Some(host), _, _) => host.clone(),
+        (None, Some(name), _) => name.to_string(),
+        (None, None, Address::Ip(address)) => address.to_string(),
+        (None, None, Address::Unix(_)) => "localhost".to_owned(),
     }
 }
 
 /// The body is left unread: the connection is not used again.
-async fn get(stream: Socket, to: &Destination, path: &str) -> Result<StatusCode, Failure> {
+async fn get(stream: Socket, host: String, path: &str) -> Result<StatusCode, Failure> {
     let request = Request::get(path)
-        .header(header::HOST, host(to))
+        .header(header::HOST, host)
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
@@ -256,9 +263,9 @@ async fn get(stream: Socket, to: &Destination, path: &str) -> Result<StatusCode,
 }
 
 /// The same over HTTP/2.
-async fn get_h2(stream: Socket, to: &Destination, path: &str) -> Result<StatusCode, Failure> {
+async fn get_h2(stream: Socket, to: &Destination, host: String, path: &str) -> Result<StatusCode, Failure> {
     let scheme = if to.transport.tls.is_some() { "https" } else { "http" };
-    let request = Request::get(format!("{scheme}://{}{path}", host(to)))
+    let request = Request::get(format!("{scheme}://{host}{path}"))
         .header(header::USER_AGENT, USER_AGENT)
         .body(Empty::<Bytes>::new())
         .map_err(Failure::Path)?;
@@ -348,7 +355,7 @@ mod tests {
 
     fn by_path(path: &str) -> HealthCheck {
         let (interval, timeout) = (Duration::from_millis(10), Duration::from_secs(5));
-        HealthCheck { path: Some(path.to_owned()), interval, timeout, rise: 2, fall: 2 }
+        HealthCheck { path: Some(path.to_owned()), interval, timeout, rise: 2, fall: 2, ..HealthCheck::default() }
     }
 
     #[tokio::test]

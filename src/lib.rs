@@ -5,7 +5,7 @@
 //! # The map
 //!
 //! ```text
-//! main → cli → server → { admin, source, health, proxy } → { connector, telemetry } → switch        config → the options of each
+//! main → cli → server → { admin, source, health, lookout, proxy } → { connector, telemetry } → switch   config → the options of each
 //! ```
 //!
 //! | Module | Is |
@@ -15,6 +15,7 @@
 //! | [`admin`] | the admin API and the health listener |
 //! | [`source`] | where desired state comes from: the configuration file, watched |
 //! | [`health`] | active probes of every endpoint that may have to take traffic |
+//! | [`lookout`] | what the workers saw of endpoints: whom to eject, who is warm |
 //! | [`connector`] | how an endpoint is reached, by requests and by probes alike |
 //! | [`telemetry`] | metrics, the access log, the program's own log |
 //! | [`config`] | the one YAML file: parsed, checked, explained |
@@ -45,6 +46,7 @@ pub mod config;
 pub mod connector;
 pub mod demo;
 pub mod health;
+pub mod lookout;
 pub mod proxy;
 pub mod server;
 pub mod source;

@@ -21,7 +21,7 @@ use crate::{
     admin::{self, AdminServer, Api, HealthServer, Readiness, ReloadError, Tokens},
     config::{Config, ConfigErrors},
     connector::{Connector, TrustError},
-    health,
+    health, lookout,
     proxy::{DataPlane, ListenError},
     source::{self, FileWatch},
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
@@ -134,6 +134,7 @@ impl Server {
         );
         tasks.spawn(looking_up);
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector.clone()));
+        tasks.spawn(lookout::run(switch.viewer.clone(), switch.feed.clone()));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());
@@ -151,6 +152,7 @@ impl Server {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
+            mirrors: metrics.mirrors(),
             reload: reload_call(&running),
             tokens,
             version: admin::api::Version::of_this_build(),

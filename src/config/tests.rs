@@ -1,5 +1,6 @@
 //! What the configuration promises to whoever writes the file: good files mean what they say, bad ones are told exactly.
 
+mod doors;
 mod hostile;
 mod mistakes;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     proxy::{Bind, ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, Balance, MinReady, Streams, Wanted},
+    switch::{AppName, AutoPromotion, BalanceRule, Ejection, HashBy, Hashing, MinReady, Streams, Wanted},
 };
 
 const FULL: &str = include_str!("../../config/full.yaml");
@@ -103,21 +104,39 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "active",
             "address",
             "bind",
+            "body",
+            "burst",
+            "by",
             "cert",
+            "client_ip",
+            "content_type",
+            "cookie",
             "crl",
             "dir",
+            "error_ratio",
+            "file",
+            "header",
+            "host",
             "key",
+            "max_body",
+            "max_in_flight",
             "min_version",
             "mode",
             "name",
             "path",
+            "per",
+            "port",
             "preview",
             "proxy_protocol",
+            "requests",
             "roots",
             "server_name",
+            "share",
             "socket",
+            "status",
             "timeout",
-            "tokens"
+            "tokens",
+            "ttl"
         ]
     );
     assert_eq!(schema["title"], "Tealgate configuration");
@@ -178,7 +197,7 @@ fn every_key_reaches_its_place() {
         r#"    hosts: [Shop.Example.com, "*.shop.example.com"]
     paths: [/shop]
     preview: { hosts: [preview.shop.test], allow: [10.0.0.0/8, "::1"] }
-    balance: { policy: round_robin }
+    balance: { policy: round_robin, slow_start: 30s }
     upstream:
       tls: { roots: roots.pem, cert: c.crt, key: /keys/c.key, server_name: App.internal, min_version: 1.3 }
       protocol: h2
@@ -186,13 +205,16 @@ fn every_key_reaches_its_place() {
       host: App.internal:8443
       resolve: 1m
       family: ipv6
-    health: { path: /healthz?deep, interval: 5s, timeout: 250ms, rise: 4, fall: 5 }
+    health: { path: /healthz?deep, status: "200,301-302", host: shop.test, port: 9100, interval: 5s, jitter: 0%, timeout: 250ms, rise: 4, fall: 5 }
+    ejection: { consecutive_failures: 7, error_ratio: 25%, window: 5s, min_requests: 3, for: 1m, max_share: 100%, gateway_errors: false }
     promotion: { auto: after 10m, min_ready: 60% }
     rollback: { keep_previous: 0s }
     timeouts: { connect: 3s, response: 1m, upgrade_idle: 2h, request: 5m }
-    limits: { body_size: 10MiB, in_flight: 0, queue: 0 }
-    retries: { attempts: 1, per_try: 3s }
-    drain: { timeout: 0s, streams: cut }
+    limits: { body_size: 10MiB, in_flight: 100, queue: 50, queue_timeout: 3s,
+              rate: { requests: 100, per: 1m, burst: 7, by: header:X-Api-Key } }
+    retries: { attempts: 1, per_try: 3s, budget: 5% }
+    drain: { timeout: 0s, streams: cut, close_rate: 50 }
+    errors: { "503": { file: sorry.html }, "429": { file: /pages/429.json, content_type: application/json } }
     expose_revision: true"#,
     );
     let shown = format!("{:?}", wanted.matching);
@@ -205,17 +227,24 @@ fn every_key_reaches_its_place() {
         "{shown}"
     );
     let policy = &wanted.policy;
-    assert_eq!(policy.balance, Balance::RoundRobin);
+    assert_eq!(policy.balance.rule, BalanceRule::RoundRobin);
     assert_eq!(policy.promotion.auto, AutoPromotion::After(std::time::Duration::from_secs(600)));
     assert_eq!(policy.promotion.min_ready, MinReady::Percent(60));
     assert_eq!(policy.drain.streams, Streams::Cut);
     let shown = format!("{policy:?}");
     for part in [
         "keep_previous: KeepPrevious(0ns)",
-        "drain: Drain { timeout: 0ns",
-        r#"path: Some("/healthz?deep"), interval: 5s, timeout: 250ms, rise: 4, fall: 5"#,
+        "drain: Drain { timeout: 0ns, streams: Cut, close_rate: 50 }",
+        r#"path: Some("/healthz?deep"), status: Statuses([200..=200, 301..=302]), host: Some("shop.test"), port: Some(9100)"#,
+        "interval: 5s, jitter: 0, timeout: 250ms, rise: 4, fall: 5",
+        "consecutive_failures: 7, error_percent: 25, window: 5s, min_requests: 3, lasts: 60s, max_percent: 100, gateway_errors: false",
+        "slow_start: 30s",
         "connect: 3s, response: 60s, upgrade_idle: 7200s, request: Some(300s), body_size: Some(10485760)",
-        r#"attempts: 1, per_try: 3s, expose_revision: true, host: Some("app.internal:8443")"#,
+        r#"attempts: 1, per_try: 3s, retry_budget: 5, expose_revision: true, host: Some("app.internal:8443")"#,
+        "InFlightLimit { most: 100, queue: 50, queue_timeout: 3s }",
+        r#"Rate { requests: 100, per: 60s, burst: 7, by: Header("x-api-key") }"#,
+        "503: ErrorPage(/etc/tealgate/sorry.html as text/html; charset=utf-8, 0 octets)",
+        "429: ErrorPage(/pages/429.json as application/json, 0 octets)",
         r#"roots: File("/etc/tealgate/roots.pem"), identity: Some(ClientIdentity { cert: "/etc/tealgate/c.crt""#,
         r#"key: "/keys/c.key" }), server_name: Some("app.internal"), min_version: Tls13 }), proxy_protocol: Some(V1)"#,
         "lookup: Lookup { interval: 60s, family: Ipv6 }",
@@ -276,6 +305,26 @@ apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
     ] {
         assert!(shown.contains(part), "{part}\nin {shown}");
     }
+}
+
+#[test]
+fn a_consistent_hash_goes_by_one_thing() {
+    let rule = |hash: &str| {
+        let wanted = shop(&format!("    balance: {{ policy: consistent_hash, {hash} }}"));
+        match &wanted.policy.balance.rule {
+            BalanceRule::ConsistentHash(Hashing { by, bounded_load }) => (by.clone(), *bounded_load),
+            other => panic!("{other:?}"),
+        }
+    };
+    let cookie = |ttl| HashBy::Cookie { name: "lb".to_owned(), ttl };
+    let hour = std::time::Duration::from_secs(3600);
+    assert_eq!(rule("hash: { cookie: lb }"), (cookie(None), Some(125)));
+    assert_eq!(rule("hash: { cookie: lb, ttl: 1h }, bounded_load: 1.5"), (cookie(Some(hour)), Some(150)));
+    assert_eq!(rule("hash: { header: X-User }, bounded_load: off"), (HashBy::Header("x-user".to_owned()), None));
+    assert_eq!(rule("hash: { client_ip: true, }"), (HashBy::ClientIp, Some(125)));
+    assert_eq!(shop("    promotion: { warm: 2 }").policy.promotion.warm, 2);
+    assert_eq!(shop("    ejection: {}").policy.ejection, Some(Ejection::default()));
+    assert_eq!(shop("").policy.ejection, None);
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn too_long(alarm: Alarm) -> Failure {
     match alarm {
         Alarm::Due => Some(NotServed::Timeout),
         // No tenure is followed before there is a request.
-        Alarm::Cut => None,
+        Alarm::Cut | Alarm::Retired => None,
     }
 }
 

@@ -30,13 +30,11 @@ pub(super) struct Forwarding {
     /// The line that tells of its certificate, or nothing.
     certificate: Box<str>,
     /// The last authority, and the lines for it: it rarely changes on a connection.
-    last: RefCell<Option<Last>>,
+    last: RefCell<Option<LinesOf>>,
 }
 
-struct Last {
-    authority: Box<[u8]>,
-    lines: Rc<[u8]>,
-}
+/// An authority, and the lines for it.
+type LinesOf = (Box<[u8]>, Rc<[u8]>);
 
 /// Whose a request is.
 pub(super) struct Asker {
@@ -112,11 +110,11 @@ impl Forwarding {
             return self.write(told, text).into_bytes().into();
         }
         let mut last = self.last.borrow_mut();
-        if let Some(last) = last.as_ref().filter(|last| *last.authority == *authority) {
-            return Rc::clone(&last.lines);
+        if let Some((_, lines)) = last.as_ref().filter(|(last, _)| **last == *authority) {
+            return Rc::clone(lines);
         }
         let lines: Rc<[u8]> = self.write(&Told::default(), text).into_bytes().into();
-        *last = Some(Last { authority: authority.into(), lines: Rc::clone(&lines) });
+        *last = Some((authority.into(), Rc::clone(&lines)));
         lines
     }
 

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
 use super::{
     admit::Fields,
+    cookie::cookie,
     h1::{Line, Lines, Name, Names, members},
     target::Target,
 };
@@ -123,6 +124,15 @@ fn remove_nominated(headers: &mut HeaderMap) {
     for name in nominated(lines) {
         headers.remove(name);
     }
+}
+
+/// Whether an answer with this `Content-Type` is a stream of events, which may never end (HTML, server-sent events).
+pub(super) fn is_event_stream(content_type: Option<&[u8]>) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    let Some((essence, rest)) = content_type.and_then(|value| value.split_at_checked(EVENT_STREAM.len())) else {
+        return false;
+    };
+    essence.eq_ignore_ascii_case(EVENT_STREAM) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
 }
 
 /// The fields that these `Connection` lines name, but those that nobody may take out.
@@ -258,6 +268,13 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
         headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
         headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));
     }
+    for line in ticket.answer_lines().lines() {
+        let named =
+            line.split_once(": ").map(|(name, value)| (name.parse::<HeaderName>(), value.parse::<HeaderValue>()));
+        if let Some((Ok(name), Ok(value))) = named {
+            headers.append(name, value);
+        }
+    }
 }
 
 /// A head in the octets it came in.
@@ -312,6 +329,16 @@ impl Fields for Head<'_> {
     fn first(&self, name: &str) -> Option<&[u8]> {
         let is_it = |line: &&Line| line.name_in(self.octets).eq_ignore_ascii_case(name.as_bytes());
         self.lines.iter().find(is_it).map(|line| line.value_in(self.octets))
+    }
+
+    fn octets(&self) -> usize {
+        self.octets.len()
+    }
+
+    /// Some clients send several lines, though RFC 6265 §5.4 allows one.
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        let is_one = |line: &&Line| line.name_in(self.octets).eq_ignore_ascii_case(b"cookie");
+        self.lines.iter().filter(is_one).find_map(|line| cookie(line.value_in(self.octets), name))
     }
 }
 
@@ -429,6 +456,7 @@ pub(super) fn write_answer_lines(
         into.extend_from_slice(ticket.revision().as_str().as_bytes());
         into.extend_from_slice(format!("\r\nx-tealgate-generation: {}\r\n", ticket.generation().0).as_bytes());
     }
+    into.extend_from_slice(ticket.answer_lines().as_bytes());
     if let Some(connection) = told.connection {
         into.extend_from_slice(b"connection: ");
         into.extend_from_slice(connection.as_bytes());

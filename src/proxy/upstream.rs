@@ -12,7 +12,10 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout},
+};
 
 use super::{
     clock::Clock,
@@ -22,27 +25,30 @@ use super::{
     h1, h2,
     outgoing::{Message, Outgoing, OutgoingBody},
 };
-use crate::switch::{Endpoint, Protocol, Snapshot};
+use crate::switch::{Endpoint, Protocol};
 
 /// Idle connections kept for one endpoint by one worker.
 const MAX_IDLE: usize = 1024;
 /// How long one is kept.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
+/// How long before its end a connection that is kept ready is replaced.
+const RENEWED: Duration = Duration::from_secs(15);
+/// How many endpoints are let go of before requests have their turn.
+const AT_ONCE: usize = 64;
 
 /// A worker's connections to endpoints.
 pub(super) struct Upstream {
     clock: Rc<Clock>,
     connector: Connector,
-    /// By endpoint. Endpoints in no pool have no entry, nor have those that are told whose a connection is; nothing is
-    /// kept for them.
+    /// By endpoint. Nothing is kept for those in no pool, nor for those that are told whose a connection is.
     kept: RefCell<HashMap<u64, Kept, RandomState>>,
     /// How many HTTP/2 connections were opened, the failed ones included.
     opened: Cell<u64>,
 }
 
 /// What is kept for one endpoint.
-#[derive(Default)]
 struct Kept {
+    endpoint: Arc<Endpoint>,
     /// HTTP/1: the one used last at the end.
     idle: Vec<Idle>,
     /// HTTP/2, once it was asked for.
@@ -57,6 +63,17 @@ struct Idle {
 /// An open HTTP/1 connection.
 pub(super) type Connection = h1::Connection<Socket>;
 
+/// The connections to an endpoint that are ready, and will be for a while.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Census {
+    /// Of HTTP/1.
+    pub(super) idle: usize,
+    /// Of HTTP/2, each for many requests.
+    pub(super) streams: usize,
+    /// Since when the last one of HTTP/1 had been idle that was found closed just now.
+    pub(super) closed: Option<Instant>,
+}
+
 /// Which of the connections that are there will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
@@ -67,7 +84,7 @@ pub(super) enum Reuse {
 
 /// A request being sent, and whether its connection was there before: then the upstream may be closing it at this very
 /// moment. Or why it cannot be sent, and the request.
-pub(super) type Begun = Result<(Exchange, bool), (ProxyError, Outgoing)>;
+pub(super) type Begun = Result<(Box<Exchange>, bool), (ProxyError, Outgoing)>;
 
 impl Upstream {
     pub(super) fn new(clock: &Rc<Clock>, connector: Connector) -> Self {
@@ -78,14 +95,14 @@ impl Upstream {
     /// `within` so long.
     pub(super) async fn begin(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         request: Outgoing,
         origin: Option<Origin>,
         reuse: Reuse,
         within: Duration,
     ) -> Begun {
         match (request, endpoint.destination().transport.protocol) {
-            (Outgoing::H1(request), _) => self.begin_h1(endpoint, request, origin, reuse, within).await,
+            (Outgoing::H1(request), _) => self.begin_h1(endpoint, *request, origin, reuse, within).await,
             (Outgoing::Any(message), Protocol::Http1) => {
                 self.begin_h1(endpoint, message.into_h1(), origin, reuse, within).await
             }
@@ -113,8 +130,8 @@ impl Upstream {
         within: Duration,
     ) -> Begun {
         match self.http1(endpoint, origin, reuse, within).await {
-            Ok((connection, reused)) => Ok((Exchange::H1(connection.exchange(request)), reused)),
-            Err(error) => Err((error, Outgoing::H1(request))),
+            Ok((connection, reused)) => Ok((Box::new(Exchange::H1(connection.exchange(request))), reused)),
+            Err(error) => Err((error, Outgoing::H1(Box::new(request)))),
         }
     }
 
@@ -139,7 +156,7 @@ impl Upstream {
     /// On HTTP/2, or on what the endpoint chooses where `protocol` lets it.
     async fn begin_stream(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         message: Box<Message<OutgoingBody>>,
         origin: Option<Origin>,
         protocol: Protocol,
@@ -158,13 +175,13 @@ impl Upstream {
             && reuse == Reuse::Any
             && let Some(idle) = self.take_idle(endpoint)
         {
-            return Ok((Exchange::H1(idle.exchange(message.into_h1())), true));
+            return Ok((Box::new(Exchange::H1(idle.exchange(message.into_h1()))), true));
         }
         let open = async || self.open(endpoint, origin, protocol, set.places(), within).await;
         match timeout(within, set.seek(after, open)).await {
             Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
             Ok(Ok(h2::Found::Other(socket))) => {
-                Ok((Exchange::H1(Connection::new(socket).exchange(message.into_h1())), false))
+                Ok((Box::new(Exchange::H1(Connection::new(socket).exchange(message.into_h1()))), false))
             }
             Ok(Err(error)) => Err((error, Outgoing::Any(message))),
             Err(_) => Err((ProxyError::ConnectionTimeout, Outgoing::Any(message))),
@@ -192,9 +209,18 @@ impl Upstream {
     }
 
     /// The HTTP/2 connections to an endpoint. What one in no pool gets is not kept.
-    fn streams(&self, endpoint: &Endpoint) -> Rc<h2::Set> {
+    fn streams(&self, endpoint: &Arc<Endpoint>) -> Rc<h2::Set> {
+        let of_kept = |kept: &mut Kept| Rc::clone(kept.streams.get_or_insert_default());
+        self.with_kept(endpoint, of_kept).unwrap_or_default()
+    }
+
+    /// Does something to what is kept for an endpoint, if anything is.
+    fn with_kept<T>(&self, endpoint: &Arc<Endpoint>, work: impl FnOnce(&mut Kept) -> T) -> Option<T> {
         let mut kept = self.kept.borrow_mut();
-        kept.get_mut(&endpoint.id()).map_or_else(Rc::default, |kept| Rc::clone(kept.streams.get_or_insert_default()))
+        let nothing = || Kept { endpoint: Arc::clone(endpoint), idle: Vec::new(), streams: None };
+        // One that is told whose a connection is gets a new one for each request: nobody else may use it.
+        let keeps = endpoint.is_routed() && endpoint.destination().transport.proxy_protocol.is_none();
+        keeps.then(|| work(kept.entry(endpoint.id()).or_insert_with(nothing)))
     }
 
     /// The idle connection used last, if there is one that is still good.
@@ -202,7 +228,7 @@ impl Upstream {
         let mut kept = self.kept.borrow_mut();
         let idle = &mut kept.get_mut(&endpoint.id())?.idle;
         while let Some(Idle { mut connection, .. }) = idle.pop() {
-            if connection.is_quiet() {
+            if connection.io().is_quiet() {
                 return Some(connection);
             }
         }
@@ -210,35 +236,73 @@ impl Upstream {
     }
 
     /// Keeps a connection whose last exchange went well to its end.
-    pub(super) fn keep(&self, endpoint: u64, connection: Connection) {
-        if let Some(kept) = self.kept.borrow_mut().get_mut(&endpoint)
-            && kept.idle.len() < MAX_IDLE
-        {
-            kept.idle.push(Idle { connection, since: self.clock.now() });
-        }
+    pub(super) fn keep(&self, endpoint: &Arc<Endpoint>, connection: Connection) {
+        let since = self.clock.now();
+        self.with_kept(endpoint, |kept| {
+            if kept.idle.len() < MAX_IDLE {
+                kept.idle.push(Idle { connection, since });
+            }
+        });
     }
 
-    /// Closes the idle connections to endpoints that are in no pool of this snapshot, and keeps no more of them; what has
-    /// streams is closed with the last of those.
-    pub(super) fn keep_only(&self, snapshot: &Snapshot) {
-        let mut before = self.kept.borrow_mut();
-        let mut kept = HashMap::default();
-        let pools = snapshot.routes().iter().flat_map(|route| route.active.iter().chain(&route.preview));
-        // One that is told whose a connection is gets a new one for each request: nobody else may use it.
-        let shared = |endpoint: &&Arc<Endpoint>| endpoint.destination().transport.proxy_protocol.is_none();
-        for endpoint in pools.flat_map(|pool| pool.endpoints()).filter(shared) {
-            kept.insert(endpoint.id(), before.remove(&endpoint.id()).unwrap_or_default());
+    /// Opens a connection before there is a request for it, and keeps it.
+    pub(super) async fn open_ahead(&self, endpoint: &Arc<Endpoint>, within: Duration) -> Result<(), ProxyError> {
+        let opened = match endpoint.destination().transport.protocol {
+            Protocol::Http1 => h2::Opened::Other(connect(&self.connector, endpoint, None, within).await?),
+            protocol @ (Protocol::H2 | Protocol::Auto) => {
+                let places = Rc::clone(self.streams(endpoint).places());
+                let open = self.open(endpoint, None, protocol, &places, within);
+                timeout(within, open).await.map_err(|_| ProxyError::ConnectionTimeout)??
+            }
+        };
+        match opened {
+            h2::Opened::H2(connection) => self.streams(endpoint).keep(connection),
+            h2::Opened::Other(socket) => self.keep(endpoint, Connection::new(socket)),
         }
-        *before = kept;
+        Ok(())
+    }
+
+    /// What of the connections to an endpoint is ready for requests.
+    pub(super) fn census(&self, endpoint: &Endpoint) -> Census {
+        let mut kept = self.kept.borrow_mut();
+        let Some(Kept { idle, streams, .. }) = kept.get_mut(&endpoint.id()) else { return Census::default() };
+        let (now, mut closed) = (self.clock.now(), None);
+        idle.retain_mut(|idle| {
+            let open = idle.connection.io().is_quiet();
+            if !open {
+                closed = closed.max(Some(idle.since));
+            }
+            open
+        });
+        let lasting = idle.iter().filter(|idle| now < idle.since + MAX_IDLE_AGE - RENEWED).count();
+        let streams = streams.as_ref().map_or(0, |set| set.lasting(now.checked_sub(MAX_IDLE_AGE - RENEWED)));
+        Census { idle: lasting, streams, closed }
+    }
+
+    /// Closes the idle connections to endpoints that are in no pool any more, and keeps no more of them; what has streams is
+    /// closed with the last of those. A few at a time, so that requests go on however many there are.
+    pub(super) async fn let_go(&self) {
+        let all: Vec<_> = self.kept.borrow().keys().copied().collect();
+        for some in all.chunks(AT_ONCE) {
+            {
+                let mut kept = self.kept.borrow_mut();
+                for id in some {
+                    if kept.get(id).is_some_and(|kept| !kept.endpoint.is_routed()) {
+                        kept.remove(id);
+                    }
+                }
+            }
+            yield_now().await;
+        }
     }
 
     /// Closes what has been idle for too long, and what its upstream has closed; the rest keeps its socket and nothing else.
     pub(super) fn sweep(&self) {
         let now = self.clock.now();
-        for Kept { idle, streams } in self.kept.borrow_mut().values_mut() {
+        for Kept { idle, streams, .. } in self.kept.borrow_mut().values_mut() {
             idle.retain_mut(|idle| {
                 idle.connection.release_memory();
-                now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet()
+                now < idle.since + MAX_IDLE_AGE && idle.connection.io().is_quiet()
             });
             if let Some(streams) = streams {
                 streams.sweep(now.checked_sub(MAX_IDLE_AGE));
@@ -252,7 +316,7 @@ fn begin_on(place: h2::Place, message: Box<Message<OutgoingBody>>, reused: bool)
         let error = ProxyError::HttpUpgradeFailed("the upstream takes no WebSocket over HTTP/2");
         return Err((error, Outgoing::Any(message)));
     }
-    Ok((Exchange::H2(h2::Exchange::begin(place, message)), reused))
+    Ok((Box::new(Exchange::H2(h2::Exchange::begin(place, message))), reused))
 }
 
 #[cfg(test)]
@@ -284,9 +348,12 @@ mod tests {
         poll_fn(|cx| exchange.poll_head(cx)).await.expect("well-formed");
 
         let upstream = Upstream::new(&Clock::new(), Connector::default());
-        upstream.kept.borrow_mut().insert(1, Kept::default());
-        upstream.keep(1, exchange.into_connection().expect("clean"));
-        let memory = || upstream.kept.borrow()[&1].idle.iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>();
+        let endpoint = Endpoint::for_tests(listener.local_addr().expect("an address"));
+        upstream.keep(&endpoint, exchange.into_connection().expect("clean"));
+        let memory = || {
+            let kept = upstream.kept.borrow();
+            kept[&endpoint.id()].idle.iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>()
+        };
         assert!(memory()[0] > 0);
         upstream.sweep();
         assert_eq!(memory(), [0]);

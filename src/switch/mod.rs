@@ -22,41 +22,61 @@ mod app;
 mod archive;
 mod balance;
 mod barrier;
+mod capacity;
 mod control;
 mod desired;
 mod drain;
+mod ejection;
+mod hold;
 mod journal;
+mod limits;
 mod memory;
+mod mirror;
 mod name;
 mod names;
 mod policy;
 mod pool;
 mod reader;
+mod record;
+mod ring;
 mod rollout;
+mod roster;
 mod snapshot;
 mod status;
+mod sticky;
 mod switchboard;
 mod sync;
+mod waiting;
+mod warmth;
 
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
+    capacity::{Capacity, Slot},
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    ejection::{Judge, Sentence},
+    hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
+    limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
+    mirror::{BodyComparison, Comparison, JsonPath, JsonStep, Mirror, NotAJsonPath, SafeMethod},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     names::Names,
     policy::{
-        AutoPromotion, Balance, ClientIdentity, Drain, Family, HealthCheck, KeepPrevious, Lookup, MinReady, Policy,
-        Promotion, Protocol, ProxyVersion, Roots, Streams, TlsVersion, Traffic, Transport, UpstreamTls,
+        AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
+        HoldBounds, KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses,
+        Streams, TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
-    rollout::{Previous, Rollout},
-    snapshot::{Route, Snapshot},
+    record::{Attempt, EjectionReason, Ejections, Record},
+    rollout::{Holding, Previous, Rollout},
+    snapshot::{Closed, Route, Snapshot},
     status::{
-        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, NameStatus,
-        Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, HoldStatus,
+        Maintenance, NameStatus, Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
+    waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},
+    warmth::{Cold, Warmth},
 };

@@ -3,7 +3,7 @@
 //! good addresses stay.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::SocketAddr,
     sync::Arc,
 };
@@ -61,13 +61,14 @@ impl Names {
     /// Where these endpoints are, each address once: in the order of the source, a name's addresses in their own.
     pub(super) fn sites(&self, specs: &[EndpointSpec], transport: &Arc<Transport>) -> Vec<Site> {
         let mut sites: Vec<Site> = Vec::with_capacity(specs.len());
+        let mut taken = HashSet::with_capacity(specs.len());
         for EndpointSpec { address, weight } in specs {
             let (name, addresses): (_, Vec<Address>) = match address {
                 Whereabouts::At(address) => (None, vec![address.clone()]),
                 Whereabouts::Named(name) => (Some(name), self.addresses(name).map(Address::from).collect()),
             };
             for address in addresses {
-                if sites.iter().all(|site| site.destination.address != address) {
+                if taken.insert(address.clone()) {
                     let destination = Destination { address, name: name.cloned(), transport: Arc::clone(transport) };
                     sites.push(Site { destination, weight: *weight });
                 }

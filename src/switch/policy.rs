@@ -1,9 +1,13 @@
 //! What an app's owner asked for, as plain values: how promotions are gated, how endpoints are probed and chosen, and
 //! how long requests may take. Parsed by `config`, carried in the snapshot, read by whoever acts on it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{num::NonZeroU16, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
-use super::address::Whereabouts;
+use super::{
+    address::Whereabouts,
+    limits::{ErrorPages, Limits},
+    mirror::Mirror,
+};
 
 /// Everything one app's owner can set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,12 +22,22 @@ pub struct Policy {
     pub health: HealthCheck,
     /// How one endpoint of a pool is chosen.
     pub balance: Balance,
+    /// When an endpoint is ejected; `None` for never.
+    pub ejection: Option<Ejection>,
     /// Timeouts, limits and retries of a request.
     pub traffic: Traffic,
+    /// How much is let in.
+    pub limits: Limits,
+    /// Answers of the owner's own in place of ours.
+    pub errors: ErrorPages,
     /// How connections to endpoints are made.
     pub transport: Arc<Transport>,
     /// How the names of endpoints are looked up.
     pub lookup: Lookup,
+    /// How far a hold goes that does not say so itself.
+    pub hold: HoldBounds,
+    /// What of live traffic is copied to the candidate; `None` for nothing.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 /// The gates before a promotion.
@@ -33,6 +47,8 @@ pub struct Promotion {
     pub auto: AutoPromotion,
     /// How many endpoints of the candidate must be ready.
     pub min_ready: MinReady,
+    /// How many connections each worker must hold open to each ready endpoint of the candidate; 0 for none.
+    pub warm: u32,
 }
 
 /// Whether, and when, a ready candidate is promoted by itself.
@@ -87,13 +103,16 @@ impl Default for KeepPrevious {
 pub struct Drain {
     /// How long ordinary requests may go on before they are cut.
     pub timeout: Duration,
-    /// What long-lived streams (tunnels) do.
+    /// What long-lived streams do: tunnels, and answers that are event streams.
     pub streams: Streams,
+    /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
+    /// back at once; one or more.
+    pub close_rate: u32,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), streams: Streams::Drain }
+        Self { timeout: Duration::from_secs(30), streams: Streams::Drain, close_rate: 100 }
     }
 }
 
@@ -102,20 +121,57 @@ impl Default for Drain {
 pub enum Streams {
     /// Stay until one side ends them.
     Keep,
-    /// Stay until the drain deadline.
+    /// Stay until the drain deadline; from then on they are closed at the close rate.
     #[default]
     Drain,
-    /// End at once, so that the client comes back on the new pool.
+    /// End at once, at the close rate, so that the client comes back on the new pool.
     Cut,
+}
+
+/// How far a hold may go: beyond, a request is refused, or the hold ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldBounds {
+    /// How long it lasts at most; then all that wait are let in, wherever live traffic goes then. 1 ms to 1 h.
+    pub max_age: Duration,
+    /// How many requests may wait, 1 to 1,000,000.
+    pub max_requests: u32,
+    /// How many octets of memory the heads of all that wait may take, 1 KiB to 64 GiB. Bodies are not read meanwhile.
+    pub max_bytes: u64,
+}
+
+impl HoldBounds {
+    /// The longest that a hold may be asked to last.
+    pub const LONGEST: Duration = Duration::from_secs(3600);
+    /// The most requests that it may be asked to hold.
+    pub const MOST_REQUESTS: u32 = 1_000_000;
+    /// The least octets that it may be asked to keep.
+    pub const LEAST_BYTES: u64 = 1 << 10;
+    /// The most octets that it may be asked to keep.
+    pub const MOST_BYTES: u64 = 1 << 36;
+}
+
+impl Default for HoldBounds {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(10), max_requests: 1000, max_bytes: 64 << 20 }
+    }
 }
 
 /// How endpoints are probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// The path to GET, expecting a 2xx or 3xx; without one a TCP connect is enough.
+    /// The path to GET; without one a TCP connect is enough.
     pub path: Option<String>,
-    /// Time between the starts of two probes of an endpoint, with a tenth of jitter.
+    /// The statuses that are good.
+    pub status: Statuses,
+    /// The `Host` of the GET; `None` for the endpoint's address.
+    pub host: Option<String>,
+    /// The port to ask, on the endpoint's own address; `None` for the endpoint's own port.
+    pub port: Option<NonZeroU16>,
+    /// Time between the starts of two probes of an endpoint.
     pub interval: Duration,
+    /// By how much of itself an interval may be shorter or longer, in percent, 0 to 50: so that probes do not march in
+    /// step.
+    pub jitter: u32,
     /// How long a probe may take.
     pub timeout: Duration,
     /// How many good probes in a row make an endpoint healthy. The first verdict of a new endpoint takes one.
@@ -126,20 +182,123 @@ pub struct HealthCheck {
 
 impl Default for HealthCheck {
     fn default() -> Self {
-        Self { path: None, interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise: 2, fall: 3 }
+        Self {
+            path: None,
+            status: Statuses::default(),
+            host: None,
+            port: None,
+            interval: Duration::from_secs(2),
+            jitter: 10,
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
+/// Statuses of an answer, as ranges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statuses(pub Vec<RangeInclusive<u16>>);
+
+impl Default for Statuses {
+    fn default() -> Self {
+        Self(vec![200..=399])
+    }
+}
+
+impl Statuses {
+    /// Whether this status is one of them.
+    pub fn contains(&self, status: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&status))
     }
 }
 
 /// How one endpoint of a pool is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Balance {
-    /// The less busy of two drawn at random (power of two choices), weighted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// By what rule.
+    pub rule: BalanceRule,
+    /// How long an endpoint that has just become healthy takes to its full share, starting with a tenth of it. Zero gives
+    /// it the full share at once.
+    pub slow_start: Duration,
+}
+
+/// The rules by which one endpoint of a pool is chosen. All mind the weights.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BalanceRule {
+    /// The less busy of two drawn at random (power of two choices).
     #[default]
     LeastRequest,
     /// Each in its turn.
     RoundRobin,
-    /// Any, by weight.
+    /// Any.
     Random,
+    /// Always the same one for the same key, as long as it serves.
+    ConsistentHash(Hashing),
+}
+
+/// How requests are told apart by a consistent hash, and how much of them one endpoint takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hashing {
+    /// What the key is.
+    pub by: HashBy,
+    /// How far above the average an endpoint's requests in flight may be, in percent of it, more than 100: over that, the
+    /// next endpoint on the ring takes the request. `None` for no bound.
+    pub bounded_load: Option<u32>,
+}
+
+impl Hashing {
+    /// The bound where none is given, in percent.
+    pub const BOUNDED_LOAD: u32 = 125;
+}
+
+/// What of a request is its key on the ring. A request without it is balanced by least request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashBy {
+    /// A cookie. A client that has none is given one with its answer.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// How long the client keeps it; `None` until it ends its session.
+        ttl: Option<Duration>,
+    },
+    /// A field, by its name in lower case.
+    Header(String),
+    /// The client's address.
+    ClientIp,
+}
+
+/// When an endpoint is taken out of use because of what traffic says of it, whatever its probes say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// So many failures in a row eject; 0 turns this off.
+    pub consecutive_failures: u32,
+    /// A share of failures of this many percent or more, within `window`, ejects; 0 turns this off.
+    pub error_percent: u32,
+    /// How far back the share of failures looks.
+    pub window: Duration,
+    /// How many attempts within `window` it takes to judge by their share.
+    pub min_requests: u32,
+    /// How long the first ejection lasts. Each further one lasts as much longer, up to ten times this.
+    pub lasts: Duration,
+    /// At most this many percent of a pool's endpoints are ejected at once.
+    pub max_percent: u32,
+    /// Whether an answer of 502, 503 or 504 is a failure too.
+    pub gateway_errors: bool,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            error_percent: 0,
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            lasts: Duration::from_secs(30),
+            max_percent: 50,
+            gateway_errors: true,
+        }
+    }
 }
 
 /// Timeouts, limits and retries of one request. The data plane reads them from the snapshot it admitted the request on.
@@ -159,6 +318,9 @@ pub struct Traffic {
     pub attempts: u32,
     /// How long one try may take to the response's head while another is still allowed.
     pub per_try: Duration,
+    /// How many retries of what an upstream may have begun to work on the app's requests of the last while may cause, in
+    /// percent of them. What was never sent counts for nothing.
+    pub retry_budget: u32,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,
     /// The `Host` that endpoints are sent, with its port if there is one; `None` for the one the client sent.
@@ -187,6 +349,7 @@ impl Default for Traffic {
             body_size: None,
             attempts: 2,
             per_try: Duration::from_secs(10),
+            retry_budget: 20,
             expose_revision: false,
             host: None,
         }

@@ -1,18 +1,21 @@
 //! The one way a request obtains a pool. A [`Reader`] belongs to one worker; [`Reader::admit`] reads one snapshot, counts
 //! the request in, and hands out a [`Ticket`] whose drop counts it out.
 
-use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc, sync::Arc};
 
+use foldhash::fast::RandomState;
 use thiserror::Error;
 
 use super::{
     admission::{self, Current, View},
-    balance,
+    balance::{self, Chosen},
     barrier::Barrier,
     name::{AppName, Generation, Revision, Role},
     policy::Policy,
     pool::{Endpoint, Pool, Tenure},
-    snapshot::{Route, Snapshot},
+    record::Attempt,
+    roster::{Lineup, Roster},
+    snapshot::{Closed, Route, Snapshot},
 };
 
 /// What the core asks of a request; the data plane answers it, so the core need not know HTTP.
@@ -27,6 +30,10 @@ pub trait RequestKey {
     fn client(&self) -> Option<IpAddr>;
     /// The value of its first field line of this name, given in lower case.
     fn field(&self, name: &str) -> Option<&[u8]>;
+    /// The value of its first cookie of this name; what knows no cookies has none.
+    fn cookie(&self, _name: &str) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// Why a request was not admitted.
@@ -40,6 +47,14 @@ pub enum NotAdmitted {
     PreviewForbidden {
         /// The app.
         app: AppName,
+    },
+    /// Live requests of the app are kept out for now.
+    #[error("{app} lets no live request in just now")]
+    Closed {
+        /// The app.
+        app: AppName,
+        /// By what.
+        by: Closed,
     },
     /// The app has no revision in that role.
     #[error("{app} has no {} revision", role.as_str())]
@@ -66,7 +81,10 @@ impl NotAdmitted {
     pub fn app(&self) -> Option<&AppName> {
         match self {
             Self::UnknownHost => None,
-            Self::PreviewForbidden { app } | Self::NoPool { app, .. } | Self::NoEndpoint { app, .. } => Some(app),
+            Self::PreviewForbidden { app }
+            | Self::Closed { app, .. }
+            | Self::NoPool { app, .. }
+            | Self::NoEndpoint { app, .. } => Some(app),
         }
     }
 }
@@ -82,14 +100,41 @@ pub struct Reader {
     shared: Arc<Shared>,
     worker: usize,
     view: RefCell<Rc<View<Snapshot>>>,
+    rosters: Rosters,
     rng: RefCell<fastrand::Rng>,
+}
+
+/// A worker's copies of the rosters it chooses by, by lineup.
+#[derive(Default)]
+struct Rosters(RefCell<HashMap<u64, Rc<View<Roster>>, RandomState>>);
+
+impl Rosters {
+    /// The roster as it is now.
+    fn of(&self, lineup: &Lineup) -> Rc<View<Roster>> {
+        let mut known = self.0.borrow_mut();
+        let view = known.entry(lineup.id()).or_insert_with(|| lineup.current.view());
+        if lineup.current.version() != view.version {
+            *view = lineup.current.view();
+        }
+        Rc::clone(view)
+    }
+
+    /// Lets go of what belongs to pools long gone, once there may be more of that than of the rest.
+    fn tidy(&self, snapshot: &Snapshot) {
+        let mut known = self.0.borrow_mut();
+        if known.len() > 64 + 4 * snapshot.routes().len() {
+            // Whoever is asked for again comes back at the cost of a lock.
+            known.clear();
+        }
+    }
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let view = shared.current.view();
         shared.barrier.adopted(worker, view.version);
-        Self { shared, worker, view: RefCell::new(view), rng: RefCell::new(fastrand::Rng::new()) }
+        let rng = RefCell::new(fastrand::Rng::new());
+        Self { shared, worker, view: RefCell::new(view), rosters: Rosters::default(), rng }
     }
 
     /// Which worker this is, from 0.
@@ -110,6 +155,28 @@ impl Reader {
         Ok(ticket)
     }
 
+    /// Admits a copy of a live request of this app to its candidate, if that is still this revision. It enters as any
+    /// other, so that a drain knows of it.
+    pub fn admit_copy(&self, app: &AppName, candidate: &Revision, key: &impl RequestKey) -> Option<Ticket> {
+        let mut view = self.view.borrow_mut();
+        let mut rng = self.rng.borrow_mut();
+        let choose = |snapshot: &Snapshot| {
+            let route = snapshot.routes().iter().position(|route| route.app == *app).ok_or(())?;
+            let pool =
+                snapshot.routes()[route].preview.as_ref().filter(|pool| pool.revision() == candidate).ok_or(())?;
+            let roster = self.rosters.of(&pool.lineup);
+            let chosen = balance::choose(pool, &roster.value, key, self.worker, &[], &mut rng);
+            let Chosen { endpoint, lines } = chosen.ok_or(())?;
+            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint, lines })
+        };
+        let choice = admission::enter(&self.shared.current, &mut view, self.worker, choose, |s, c| {
+            c.pool(s).tenure().occupancy()
+        });
+        let ticket = Ticket { view: Rc::clone(&view), choice: choice.ok()?, worker: self.worker };
+        ticket.endpoint().in_flight().add(self.worker);
+        Some(ticket)
+    }
+
     fn choose(
         &self,
         snapshot: &Snapshot,
@@ -124,13 +191,23 @@ impl Reader {
         if role == Role::Preview && !route.admits_to_preview(key.client()) {
             return Err(NotAdmitted::PreviewForbidden { app: app() });
         }
+        if let Some(by) = route.closed.as_ref().filter(|_| role == Role::Active) {
+            return Err(NotAdmitted::Closed { app: app(), by: by.clone() });
+        }
         let pool = route.pool(role).ok_or_else(|| NotAdmitted::NoPool { app: app(), role })?;
-        let endpoint = balance::choose(pool, self.worker, tried, rng).ok_or_else(|| NotAdmitted::NoEndpoint {
-            app: app(),
-            role,
-            revision: pool.revision().clone(),
-        })?;
-        Ok(Choice { route: index, role, endpoint })
+        let roster = self.rosters.of(&pool.lineup);
+        let chosen = balance::choose(pool, &roster.value, key, self.worker, tried, rng);
+        let Chosen { endpoint, lines } =
+            chosen.ok_or_else(|| NotAdmitted::NoEndpoint { app: app(), role, revision: pool.revision().clone() })?;
+        Ok(Choice { route: index, role, endpoint, lines })
+    }
+
+    /// How the app treats its requests that this one is for; `None` where no app answers to it. For what is said to those
+    /// who were not admitted.
+    pub fn policy(&self, key: &impl RequestKey) -> Option<Arc<Policy>> {
+        let view = self.view.borrow();
+        let (index, _) = view.value.find(key.host(), key.path())?;
+        Some(Arc::clone(&view.value.routes()[index].policy))
     }
 
     /// Waits until a snapshot this worker has not adopted is published.
@@ -143,7 +220,13 @@ impl Reader {
     pub fn adopt(&self) -> Adopted {
         let view = self.shared.current.view();
         *self.view.borrow_mut() = Rc::clone(&view);
+        self.rosters.tidy(&view.value);
         Adopted(view)
+    }
+
+    /// This worker's view as it is.
+    pub fn view(&self) -> Adopted {
+        Adopted(Rc::clone(&self.view.borrow()))
     }
 
     /// Tells the writer that this worker has nothing left of an older snapshot.
@@ -173,6 +256,7 @@ struct Choice {
     route: usize,
     role: Role,
     endpoint: usize,
+    lines: Option<Box<str>>,
 }
 
 impl Choice {
@@ -233,6 +317,22 @@ impl Ticket {
     /// The stay in routing it counts against.
     pub fn tenure(&self) -> &Arc<Tenure> {
         self.pool().tenure()
+    }
+
+    /// Field lines that its answer is to carry, each with its line end.
+    pub fn answer_lines(&self) -> &str {
+        self.choice.lines.as_deref().unwrap_or_default()
+    }
+
+    /// Takes note of what an attempt on its endpoint came to: from this, endpoints are ejected.
+    pub fn note(&self, attempt: Attempt) {
+        let Some(ejection) = &self.policy().ejection else { return };
+        let failed = match attempt {
+            Attempt::Answered => false,
+            Attempt::GatewayError => ejection.gateway_errors,
+            Attempt::Failed => true,
+        };
+        self.endpoint().record().note(self.worker, failed, ejection.consecutive_failures);
     }
 }
 

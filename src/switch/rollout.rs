@@ -3,6 +3,7 @@
 //! says. Here are the state, the flip, and what follows from time alone; `orders` has what people ask for, `source` what the
 //! source wants, `words` how it is said.
 
+mod hold;
 mod orders;
 mod source;
 #[cfg(test)]
@@ -14,12 +15,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::hold::HoldEnd;
+pub use self::hold::Holding;
 use super::{
     control::{Command, Refusal, RefusalCode},
     desired::EndpointSpec,
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
-    status::{Action, Phase, Pin},
+    status::{Action, Maintenance, Phase, Pin},
+    warmth::Cold,
 };
 
 /// One app's rollout: what is durable of it, and what is known just now.
@@ -31,6 +35,8 @@ pub struct Rollout {
     readiness: BTreeMap<Revision, Readiness>,
     /// Since when the candidate's gates have held without a break.
     gates_since: Option<Timestamp>,
+    /// New live requests wait.
+    holding: Option<Holding>,
 }
 
 /// What must survive a restart.
@@ -48,6 +54,9 @@ pub(super) struct Kept {
     said: Said,
     /// The revision the source wants active, while that cannot be done yet.
     wish: Option<Revision>,
+    /// Live requests get the maintenance page.
+    #[serde(default)]
+    maintenance: Option<Maintenance>,
 }
 
 /// A revision in a role, and since when.
@@ -94,9 +103,13 @@ struct Said {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Readiness {
     pub(super) ready: usize,
-    /// Found down by their probes; those that are neither have not been probed yet.
-    pub(super) unhealthy: usize,
+    /// Found down by their probes, or ejected; those that are neither have not been probed yet.
+    pub(super) down: usize,
     pub(super) total: usize,
+    /// How many of the ready ones have as many open connections as the policy asks for.
+    pub(super) warm: usize,
+    /// Why the others have not.
+    pub(super) cold: Option<Cold>,
 }
 
 /// What the state machine is told.
@@ -106,6 +119,8 @@ pub(super) enum Input {
     Order { command: Command, by: String, reason: String, if_generation: Option<u64> },
     /// How many endpoints of a revision are ready.
     Readiness { revision: Revision, readiness: Readiness },
+    /// The hold has come to its end.
+    HoldOver(HoldEnd),
     /// Time has passed.
     Clock,
 }
@@ -145,10 +160,26 @@ impl Deed {
             || (self.action == Action::Source && self.from.is_some() && self.from != self.to)
     }
 
+    /// Whether nobody asked for it.
+    pub(super) fn came_by_itself(&self) -> bool {
+        self.by == hold::BY_ITSELF
+    }
+
+    /// Of the end of a hold: how it came about.
+    pub(super) fn why_resumed(&self) -> String {
+        match (self.by.as_str(), self.reason.as_str()) {
+            (hold::BY_ITSELF, why) => why.to_owned(),
+            (by, "") => format!("{by} ended the hold"),
+            (by, why) => format!("{by} ended the hold: {why}"),
+        }
+    }
+
     /// Whether it goes ahead though it cannot be written down: a rollback, because returning to what worked needs nobody
-    /// (G5), and what the source wants, because the source says it again after a restart.
+    /// (G5), what the source wants, because the source says it again after a restart, and the closing and opening of the
+    /// door, because a hold is not kept anyway and maintenance is for bad days.
     pub(super) fn must_not_wait(&self) -> bool {
-        self.action == Action::Rollback || self.by == source::SOURCE
+        use Action::{Hold, Maintenance, Reopen, Resume, Rollback};
+        matches!(self.action, Rollback | Hold | Resume | Maintenance | Reopen) || self.by == source::SOURCE
     }
 }
 
@@ -174,13 +205,19 @@ impl Rollout {
         match input {
             Input::Order { command, by, reason, if_generation } => {
                 self.expect_generation(if_generation)?;
-                let (action, reason_given) = (command.action(), reason.clone());
+                let action = match command {
+                    // What it is asked for comes when the pool is empty.
+                    Command::PromoteHeld { .. } => Action::Hold,
+                    _ => command.action(),
+                };
+                let reason_given = reason.clone();
                 let (from, to) = step.next.obey(command, &by, reason, now)?;
                 step.deeds.push(step.next.deed(action, from, to, by, reason_given));
             }
             Input::Readiness { revision, readiness } => {
                 step.next.readiness.insert(revision, readiness);
             }
+            Input::HoldOver(how) => step.next.end_hold(how, now, &mut step.deeds),
             Input::Clock => {}
         }
         step.next.settle(now, &mut step.deeds);
@@ -259,6 +296,7 @@ impl Rollout {
     fn settle(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
         self.kept.pin.take_if(|pin| pin.expires.is_some_and(|expires| expires <= now));
         self.kept.previous.take_if(|previous| previous.until <= now);
+        self.drop_stale_hold(deeds);
         self.fulfil_wish(now, deeds);
         self.judge_candidate(now);
         self.promote_if_due(now, deeds);
@@ -275,7 +313,10 @@ impl Rollout {
         }
         if self.readiness(&candidate).ready >= self.min_ready(&candidate) {
             self.kept.phase = Phase::Previewing;
-            self.gates_since.get_or_insert(now);
+            match self.is_warm(&candidate) {
+                true => _ = self.gates_since.get_or_insert(now),
+                false => self.gates_since = None,
+            }
         } else {
             self.kept.phase = Phase::Starting;
             self.gates_since = None;
@@ -337,6 +378,15 @@ impl Rollout {
         &self.policy
     }
 
+    /// Whether both have the same endpoints in the same roles, to be treated in the same way.
+    pub(super) fn has_the_pools_of(&self, other: &Self) -> bool {
+        let role = |rollout: &Self| rollout.kept.preview.as_ref().map(|held| held.revision.clone());
+        Arc::ptr_eq(&self.policy, &other.policy)
+            && self.active() == other.active()
+            && role(self) == role(other)
+            && self.revisions().eq(other.revisions())
+    }
+
     /// All known revisions with their endpoints.
     pub(super) fn revisions(&self) -> impl Iterator<Item = (&Revision, &[EndpointSpec])> {
         self.kept.revisions.iter().map(|(revision, known)| (revision, known.endpoints.as_slice()))
@@ -363,6 +413,12 @@ impl Rollout {
 
     fn min_ready(&self, revision: &Revision) -> usize {
         self.policy.promotion.min_ready.of(self.readiness(revision).total)
+    }
+
+    /// Whether every ready endpoint of the candidate has the connections that the policy asks for. Nobody else is warmed.
+    fn is_warm(&self, revision: &Revision) -> bool {
+        let Readiness { ready, warm, .. } = self.readiness(revision);
+        self.policy.promotion.warm == 0 || !self.is_candidate(revision) || (ready > 0 && warm == ready)
     }
 
     /// The app.

@@ -5,13 +5,16 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
 use super::{
+    capacity::Capacity,
     desired::{HostPattern, Matching},
+    hold::Hold,
     name::{AppName, Generation, Role},
     policy::Policy,
     pool::Pool,
@@ -21,6 +24,8 @@ use super::{
 pub struct Snapshot {
     routes: Box<[Route]>,
     table: RouteTable,
+    /// The apps, by index, whose candidates are kept warm.
+    warmed: Box<[usize]>,
 }
 
 /// One app, as requests see it.
@@ -35,8 +40,21 @@ pub struct Route {
     pub preview: Option<Arc<Pool>>,
     /// How requests are treated.
     pub policy: Arc<Policy>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
     /// Networks whose clients may see the preview; none means every client.
     pub preview_allow: Box<[IpNet]>,
+    /// What keeps live requests out; `None` while they are let in.
+    pub closed: Option<Closed>,
+}
+
+/// What keeps live requests out of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// They wait.
+    Held(Arc<Hold>),
+    /// They are refused, and told to come back after so long.
+    Maintenance(Duration),
 }
 
 impl Route {
@@ -68,12 +86,20 @@ impl Snapshot {
             routes.push(route);
         }
         table.sort();
-        Self { routes: routes.into(), table }
+        let warm = |route: &Route| route.preview.is_some() && route.policy.promotion.warm > 0;
+        let warmed = (0..routes.len()).filter(|index| warm(&routes[*index])).collect();
+        Self { routes: routes.into(), table, warmed }
     }
 
     /// All apps.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// The candidates whose endpoints each worker holds connections open to before they may be promoted, and how many.
+    pub fn warmed(&self) -> impl Iterator<Item = (&Route, &Arc<Pool>, u32)> {
+        let routes = self.warmed.iter().map(|index| &self.routes[*index]);
+        routes.filter_map(|route| Some((route, route.preview.as_ref()?, route.policy.promotion.warm)))
     }
 
     /// Which app, and which of its pools, a request with this host and path is for. The host is in lower case and without

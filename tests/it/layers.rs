@@ -7,16 +7,17 @@ use std::{
 };
 
 /// A part of the program, and those it may use of `crate::`.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("switch", &[]),
     ("telemetry", &["switch"]),
     ("connector", &["switch"]),
     ("health", &["connector", "switch"]),
+    ("lookout", &["switch"]),
     ("proxy", &["connector", "switch", "telemetry"]),
-    ("admin", &["switch"]),
+    ("admin", &["switch", "telemetry"]),
     ("source", &["switch"]),
     ("config", &["admin", "proxy", "switch", "telemetry"]),
-    ("server", &["admin", "config", "connector", "health", "proxy", "source", "switch", "telemetry"]),
+    ("server", &["admin", "config", "connector", "health", "lookout", "proxy", "source", "switch", "telemetry"]),
 ];
 
 /// An outside library, and the parts that may speak to it.

@@ -1,26 +1,25 @@
 //! The part of the file that is about one app.
 
-use std::{borrow::Cow, fmt, path::PathBuf};
+use std::{borrow::Cow, path::PathBuf};
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Deserializer};
 
+use super::{ErrorBlock, Limits, Mirror};
 use crate::{
     config::{
         address::{EndpointAddress, SentHost},
+        balancing::{Balancing, BoundedLoad, CheckHost, Percent, Token},
         duration::Time,
-        node::{Given, Named, Placed, Text},
+        node::{Given, LongForm, Named, Placed, ShortOr, Text},
         not_yet::NotYet,
-        notation::{CheckPath, ServerName, UrlPath, Whole},
+        notation::{CheckPath, ServerName, Share, UrlPath, Whole},
         size::Octets,
     },
     switch::{
-        AutoPromotion, Balance, Family, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Streams,
-        TlsVersion,
+        AutoPromotion, Family, HoldBounds, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses,
+        Streams, TlsVersion,
     },
 };
 
@@ -49,6 +48,9 @@ pub(in crate::config) struct App {
     /// How endpoints are probed.
     #[serde(default)]
     pub(in crate::config) health: Health,
+    /// When an endpoint rests because requests fail on it; left out: never. `{}` for what the keys in it default to.
+    #[serde(default)]
+    pub(in crate::config) ejection: Given<EjectionBlock>,
     /// What must hold before a promotion, and whether it happens by itself.
     #[serde(default)]
     pub(in crate::config) promotion: Promotion,
@@ -58,7 +60,7 @@ pub(in crate::config) struct App {
     /// How long a request may take.
     #[serde(default)]
     pub(in crate::config) timeouts: Timeouts,
-    /// How much a request may bring.
+    /// How much of the app's traffic is let in.
     #[serde(default)]
     pub(in crate::config) limits: Limits,
     /// How often a request is tried.
@@ -67,6 +69,9 @@ pub(in crate::config) struct App {
     /// What becomes of requests in flight on a pool that was replaced.
     #[serde(default)]
     pub(in crate::config) drain: DrainBlock,
+    /// Pages in place of our short texts, by the status they stand for.
+    #[serde(default)]
+    pub(in crate::config) errors: Named<ErrorBlock>,
     /// Whether live clients too are told which revision and generation answered.
     #[serde(default)]
     pub(in crate::config) expose_revision: Given<Text<bool>>,
@@ -76,12 +81,12 @@ pub(in crate::config) struct App {
     #[serde(default)]
     #[schemars(skip)]
     pub(in crate::config) weight: NotYet,
+    /// Copies a share of safe live requests to the candidate, and compares the answers; left out: none.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) mirror: NotYet,
+    pub(in crate::config) mirror: Given<Mirror>,
+    /// How far a hold goes that does not say so itself.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) hold: NotYet,
+    pub(in crate::config) hold: HoldBlock,
 }
 
 /// How the candidate is reached: by its own hosts, and by listeners of role `preview`.
@@ -157,9 +162,31 @@ struct WeightedEndpoint {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct BalanceBlock {
-    /// `least_request`: the less busy of two drawn at random; `round_robin`: each in its turn; `random`: any. All mind
-    /// the weights.
-    pub(in crate::config) policy: Given<Text<Balance>>,
+    /// `least_request`: the less busy of two drawn at random; `round_robin`: each in its turn; `random`: any;
+    /// `consistent_hash`: the same one for the same `hash`. All mind the weights.
+    pub(in crate::config) policy: Given<Text<Balancing>>,
+    /// What `consistent_hash` tells requests apart by: one of `cookie`, `header`, `client_ip`.
+    pub(in crate::config) hash: Given<HashBlock>,
+    /// With `consistent_hash`: how far above the average an endpoint's requests in flight may be, as a factor from 1.05 to
+    /// 10; over that, the next endpoint on the ring takes the request. `off` for no bound.
+    #[schemars(extend("default" = 1.25))]
+    pub(in crate::config) bounded_load: Given<Text<BoundedLoad>>,
+    /// How long an endpoint that has become healthy takes to its full share, from a tenth of it on; 0s for none.
+    pub(in crate::config) slow_start: Given<Text<Time<0>>>,
+}
+
+/// What requests are told apart by: one of `cookie`, `header`, `client_ip`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct HashBlock {
+    /// A cookie, by its name. A client without one is given one with its answer.
+    pub(in crate::config) cookie: Given<Text<Token>>,
+    /// How long a client keeps the cookie; left out: until it ends its session.
+    pub(in crate::config) ttl: Given<Text<Time<1000>>>,
+    /// A header, by its name. Requests without it are balanced by least request.
+    pub(in crate::config) header: Given<Text<Token>>,
+    /// The client's address.
+    pub(in crate::config) client_ip: Given<Text<bool>>,
 }
 
 /// How connections to endpoints are made.
@@ -203,16 +230,52 @@ pub(in crate::config) struct UpstreamTls {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct Health {
-    /// The path to GET, expecting a 2xx or 3xx; left out: a TCP connect is enough.
+    /// The path to GET; left out: a TCP connect is enough.
     pub(in crate::config) path: Given<Text<CheckPath>>,
+    /// The statuses that are good: single ones and ranges, such as 200-399 or "200,204".
+    #[schemars(extend("default" = "200-399"))]
+    pub(in crate::config) status: Given<Text<Statuses>>,
+    /// The `Host` of the GET; left out: the endpoint's address.
+    pub(in crate::config) host: Given<Text<CheckHost>>,
+    /// The port that is probed, on the endpoint's own address; left out: the endpoint's port.
+    pub(in crate::config) port: Given<Text<Whole<1, 65535>>>,
     /// Time between the starts of two probes of an endpoint.
     pub(in crate::config) interval: Given<Text<Time<10>>>,
+    /// By how much of itself the interval varies, so that probes do not march in step: 0% to 50%.
+    pub(in crate::config) jitter: Given<Text<Percent<0, 50>>>,
     /// How long a probe may take.
     pub(in crate::config) timeout: Given<Text<Time<1>>>,
     /// How many good probes in a row make an endpoint healthy; the first verdict of a new one takes one.
     pub(in crate::config) rise: Given<Text<Whole<1, 100>>>,
     /// How many bad probes in a row make an endpoint unhealthy.
     pub(in crate::config) fall: Given<Text<Whole<1, 100>>>,
+}
+
+/// When an endpoint rests because requests fail on it, whatever its probes say. A failure is a connect that fails, a
+/// connection that ends before the head of an answer, an answer that takes too long, or one of 502, 503 or 504.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct EjectionBlock {
+    /// So many failures in a row eject; 0 turns this off.
+    #[schemars(extend("default" = 5))]
+    pub(in crate::config) consecutive_failures: Given<Text<Whole<0, 1000>>>,
+    /// A share of failures this large within `window` ejects; left out: no share does.
+    pub(in crate::config) error_ratio: Given<Text<Percent<1, 100>>>,
+    /// How far back `error_ratio` looks.
+    #[schemars(extend("default" = "10s"))]
+    pub(in crate::config) window: Given<Text<Time<1000>>>,
+    /// How many requests within `window` it takes to judge by `error_ratio`.
+    #[schemars(extend("default" = 20))]
+    pub(in crate::config) min_requests: Given<Text<Whole<1, 1_000_000>>>,
+    /// How long an ejection lasts; the second one twice as long, and so on up to ten times.
+    #[schemars(extend("default" = "30s"))]
+    pub(in crate::config) r#for: Given<Text<Time<1000>>>,
+    /// At most this share of a pool's endpoints rests at once, rounded down.
+    #[schemars(extend("default" = "50%"))]
+    pub(in crate::config) max_share: Given<Text<Percent<1, 100>>>,
+    /// Whether an answer of 502, 503 or 504 is a failure too.
+    #[schemars(extend("default" = true))]
+    pub(in crate::config) gateway_errors: Given<Text<bool>>,
 }
 
 /// What must hold before a promotion, and whether it happens by itself.
@@ -229,8 +292,9 @@ pub(in crate::config) struct Promotion {
     pub(in crate::config) smoke: NotYet,
     #[schemars(skip)]
     pub(in crate::config) bake: NotYet,
-    #[schemars(skip)]
-    pub(in crate::config) warm: NotYet,
+    /// How many connections each worker opens to each ready endpoint of the candidate before it may be promoted, up to
+    /// 100; 0 for none.
+    pub(in crate::config) warm: Given<Text<Whole<0, 100>>>,
 }
 
 /// What happens after a promotion.
@@ -255,20 +319,6 @@ pub(in crate::config) struct Timeouts {
     pub(in crate::config) request: Given<Text<Time<0>>>,
 }
 
-/// How much a request may bring.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(in crate::config) struct Limits {
-    /// The largest request body; 0 for no limit.
-    pub(in crate::config) body_size: Given<Text<Octets<0, { u64::MAX }>>>,
-    #[schemars(skip)]
-    pub(in crate::config) in_flight: NotYet,
-    #[schemars(skip)]
-    pub(in crate::config) queue: NotYet,
-    #[schemars(skip)]
-    pub(in crate::config) rate: NotYet,
-}
-
 /// How often a request is tried.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -277,8 +327,9 @@ pub(in crate::config) struct Retries {
     pub(in crate::config) attempts: Given<Text<Whole<1, 10>>>,
     /// How long one try may take to the response's head while another is still allowed.
     pub(in crate::config) per_try: Given<Text<Time<1>>>,
-    #[schemars(skip)]
-    pub(in crate::config) budget: NotYet,
+    /// How many retries the requests of the last ten seconds may cause, as a share of them; a few a second are always
+    /// granted, and what was never sent (a refused connection) counts for nothing.
+    pub(in crate::config) budget: Given<Text<Share>>,
 }
 
 /// What becomes of requests in flight on a pool that was replaced.
@@ -287,52 +338,38 @@ pub(in crate::config) struct Retries {
 pub(in crate::config) struct DrainBlock {
     /// How long ordinary requests may go on before they are cut.
     pub(in crate::config) timeout: Given<Text<Time<0>>>,
-    /// What long-lived streams (tunnels) do: `keep` until one side ends them, `drain` until the timeout, `cut` at once.
+    /// What long-lived streams (tunnels, event streams) do: `keep` until one side ends them, `drain` until the timeout,
+    /// `cut` at once.
     pub(in crate::config) streams: Given<Text<Streams>>,
+    /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
+    /// back at once.
+    pub(in crate::config) close_rate: Given<Text<Whole<1, 100_000>>>,
+}
+
+impl LongForm for WeightedEndpoint {
+    const FORMS: &str = "an endpoint: IP:PORT, NAME:PORT or unix:/PATH, or { address: ADDRESS, weight: N }";
+}
+
+/// How far a hold goes that does not say so itself: new requests wait, so that the old pool can empty before a flip.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct HoldBlock {
+    /// How long it lasts at most; then all that wait are let in. Up to 1h.
+    pub(in crate::config) max_age: Given<Text<Time<1>>>,
+    /// How many requests may wait; beyond, they are answered 503.
+    pub(in crate::config) max_requests: Given<Text<Whole<1, { HoldBounds::MOST_REQUESTS }>>>,
+    /// How much memory their heads may take; beyond, they are answered 503. Bodies are not read meanwhile.
+    pub(in crate::config) max_bytes: Given<Text<Octets<{ HoldBounds::LEAST_BYTES }, { HoldBounds::MOST_BYTES }>>>,
 }
 
 impl<'de> Deserialize<'de> for Endpoint {
-    /// By hand, because serde's untagged enums lose the places.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        enum Form {
-            Short(String),
-            Long(WeightedEndpoint),
-        }
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = Form;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an endpoint: IP:PORT, NAME:PORT or unix:/PATH, or { address: ADDRESS, weight: N }")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Form, E> {
-                Ok(Form::Short(text.to_owned()))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Form, E> {
-                Ok(Form::Short(number.to_string()))
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Form, M::Error> {
-                WeightedEndpoint::deserialize(MapAccessDeserializer::new(map)).map(Form::Long)
-            }
-        }
-
-        struct AnyForm(Form);
-
-        impl<'de> Deserialize<'de> for AnyForm {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(Either).map(AnyForm)
-            }
-        }
-
-        let Placed { value: AnyForm(form), place } = Placed::deserialize(deserializer)?;
+        let Placed { value: form, place } = Placed::deserialize(deserializer)?;
         Ok(match form {
-            Form::Short(text) => Self { address: Placed { value: Text::new(text), place }, weight: Given::default() },
-            Form::Long(WeightedEndpoint { address, weight }) => Self { address, weight },
+            ShortOr::Short(text) => {
+                Self { address: Placed { value: Text::new(text), place }, weight: Given::default() }
+            }
+            ShortOr::Long(WeightedEndpoint { address, weight }) => Self { address, weight },
         })
     }
 }

@@ -102,6 +102,18 @@ impl Set {
         self.speaks_h1.get() || self.seeking.get() > self.opening.get() * each
     }
 
+    /// Keeps a connection that nobody has asked for yet.
+    pub(in super::super) fn keep(&self, connection: Connection) {
+        self.capacity.set(connection.capacity());
+        self.add(connection);
+    }
+
+    /// How many are open, those left out that have been idle since `long_ago`.
+    pub(in super::super) fn lasting(&self, long_ago: Option<Instant>) -> usize {
+        let is_idle = |connection: &Connection| long_ago.is_some_and(|then| connection.is_idle_since(then));
+        self.connections.borrow().iter().filter(|connection| connection.is_open() && !is_idle(connection)).count()
+    }
+
     fn add(&self, connection: Connection) {
         let mut connections = self.connections.borrow_mut();
         connections.retain(Connection::is_open);
@@ -113,11 +125,6 @@ impl Set {
     pub(in super::super) fn sweep(&self, long_ago: Option<Instant>) {
         let is_idle = |connection: &Connection| long_ago.is_some_and(|then| connection.is_idle_since(then));
         self.connections.borrow_mut().retain(|connection| connection.is_open() && !is_idle(connection));
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.connections.borrow().len()
     }
 }
 

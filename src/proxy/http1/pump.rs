@@ -13,6 +13,7 @@ use super::{
     super::{
         h1::{self, Decoder, Framing, Lines, Malformed, Token},
         headers,
+        mirror::Sampled,
     },
     desk::Buffer,
 };
@@ -39,6 +40,8 @@ pub(super) struct Pump {
     begun: bool,
     ended: bool,
     sent: bool,
+    /// Hears of the content.
+    sampled: Option<Box<Sampled>>,
 }
 
 impl Pump {
@@ -55,7 +58,18 @@ impl Pump {
             begun: false,
             ended: false,
             sent: false,
+            sampled: None,
         }
+    }
+
+    /// Lets somebody hear of the content as it passes.
+    pub(super) fn let_hear(&mut self, sampled: Option<Box<Sampled>>) {
+        self.sampled = sampled;
+    }
+
+    /// The message was whole.
+    pub(super) fn whole(self) {
+        self.sampled.into_iter().for_each(|sampled| sampled.done());
     }
 
     /// Octets of content so far.
@@ -136,6 +150,9 @@ impl Pump {
 
     fn stage_content(&mut self, octets: usize, source: &mut Buffer, framed: &mut Vec<u8>) {
         self.moved += octets as u64;
+        if let Some(sampled) = &mut self.sampled {
+            sampled.answer_body(&source.rest()[..octets]);
+        }
         if self.chunked {
             h1::write_chunk_line(framed, octets);
             self.tail = h1::CHUNK_END;

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// What a receipt names: the revision before, the revision it is about.
-type FromTo = (Option<Revision>, Option<Revision>);
+pub(super) type FromTo = (Option<Revision>, Option<Revision>);
 
 impl Rollout {
     /// Carries an order out on `self`, and says what its receipt names as from and to.
@@ -34,6 +34,13 @@ impl Rollout {
             Command::Abort => self.abort(),
             Command::Pin { revision, expires } => self.pin_to(revision, expires, by, reason, now),
             Command::Unpin => self.unpin(),
+            Command::Hold { bounds } => self.hold(bounds, by, reason, now),
+            Command::Resume => self.resume(),
+            Command::PromoteHeld { revision, skip_gates, bounds } => {
+                self.hold_to_promote((revision, skip_gates), bounds, by, reason, now)
+            }
+            Command::Maintain { retry_after } => Ok(self.maintain(retry_after, by, reason, now)),
+            Command::Reopen => self.reopen(),
         }
     }
 
@@ -86,8 +93,12 @@ impl Rollout {
     ) -> Result<FromTo, Refusal> {
         let target = self.promotion_target(named)?;
         self.refuse_if_pinned()?;
+        self.refuse_if_emptying()?;
         let least = if skip_gates { 1 } else { self.min_ready(&target) };
         self.expect_ready(&target, least)?;
+        if !skip_gates {
+            self.expect_warm(&target)?;
+        }
         let from = self.flip(target.clone(), now);
         self.keep_as_previous(from.clone(), now);
         Ok((Some(from), Some(target)))
@@ -217,6 +228,12 @@ impl Rollout {
         }
         let detail = format!("{revision} has {ready} of {total} endpoints ready, and {least} are wanted");
         Err(Refusal::new(RefusalCode::NotReady, detail, "see why its endpoints fail their probes, then ask again"))
+    }
+
+    fn expect_warm(&self, revision: &Revision) -> Result<(), Refusal> {
+        let Some(gate) = self.warm_gate(revision).filter(|_| !self.is_warm(revision)) else { return Ok(()) };
+        let detail = format!("{revision} is not warm yet: {}", gate.message);
+        Err(Refusal::new(RefusalCode::GateFailed, detail, "ask again in a second, or skip the gates with a reason"))
     }
 
     fn known(&self, revision: &Revision) -> Result<&Known, Refusal> {

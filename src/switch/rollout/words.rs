@@ -2,8 +2,10 @@
 
 use super::{
     super::{
+        name::Revision,
         policy::AutoPromotion,
-        status::{Gate, GateState, Phase},
+        status::{Gate, GateState, Maintenance, Phase},
+        warmth::Cold,
     },
     Readiness, Rollout,
 };
@@ -11,7 +13,8 @@ use super::{
 impl Rollout {
     /// Where the app stands, in a sentence, with what it waits for. What endangers live traffic comes first.
     pub fn message(&self) -> String {
-        let mut message = self.alarm_in_words().unwrap_or_default();
+        let mut message = self.closed_in_words();
+        message.push_str(&self.alarm_in_words().unwrap_or_default());
         message.push_str(&self.phase_in_words());
         if let Some(pin) = &self.kept.pin {
             message.push_str(&format!("; pinned by {}: {}", pin.by, pin.reason));
@@ -23,12 +26,28 @@ impl Rollout {
         message
     }
 
+    fn closed_in_words(&self) -> String {
+        let mut words = String::new();
+        if let Some(Maintenance { by, .. }) = self.maintenance() {
+            words.push_str(&format!("live traffic gets the maintenance page, by {by}; "));
+        }
+        if let Some(holding) = self.holding() {
+            let until = holding.deadline.strftime("%H:%M:%SZ");
+            words.push_str(&format!("new requests are held until {until}, by {}", holding.by));
+            if let Some(revision) = holding.promotes() {
+                words.push_str(&format!(", to promote {revision} when {} is empty", self.active()));
+            }
+            words.push_str("; ");
+        }
+        words
+    }
+
     /// Not said of endpoints that have not been probed yet: a start is no alarm.
     fn alarm_in_words(&self) -> Option<String> {
         let active = self.active();
-        let Readiness { unhealthy, total, .. } = self.readiness(active);
-        let down = unhealthy == total && total > 0;
-        down.then(|| format!("live traffic is failing: {active} has 0 of {total} endpoints ready; "))
+        let Readiness { down, total, .. } = self.readiness(active);
+        let none_left = down == total && total > 0;
+        none_left.then(|| format!("live traffic is failing: {active} has 0 of {total} endpoints ready; "))
     }
 
     fn phase_in_words(&self) -> String {
@@ -58,6 +77,10 @@ impl Rollout {
     }
 
     fn next_in_words(&self) -> String {
+        let waits = self.preview().filter(|(candidate, _)| !self.is_warm(candidate));
+        if let Some(gate) = waits.and_then(|(candidate, _)| self.warm_gate(candidate)) {
+            return format!("waiting for warm connections: {}", gate.message);
+        }
         match (self.policy.promotion.auto, self.auto_promotion_at()) {
             (AutoPromotion::Never, _) => "waiting for promote".to_owned(),
             (_, Some(due)) => format!("to be promoted at {}", due.strftime("%H:%M:%SZ")),
@@ -71,7 +94,10 @@ impl Rollout {
         let app = &self.kept.app;
         Some(match &self.kept.pin {
             Some(_) => format!("{app}: the source wants {wish} active, which the pin forbids"),
-            None => format!("{app}: the source wants {wish} active; it waits with {ready} of {total} endpoints ready"),
+            None if self.is_warm(wish) => {
+                format!("{app}: the source wants {wish} active; it waits with {ready} of {total} endpoints ready")
+            }
+            None => format!("{app}: the source wants {wish} active; it waits until its connections are warm"),
         })
     }
 
@@ -82,7 +108,32 @@ impl Rollout {
         let least = self.min_ready(candidate);
         let state = if ready >= least { GateState::Passed } else { GateState::Pending };
         let message = format!("{ready} of {total} endpoints ready, {least} wanted");
-        vec![Gate { name: "min_ready".to_owned(), state, message }]
+        let min_ready = Gate { name: "min_ready".to_owned(), state, message };
+        [Some(min_ready), self.warm_gate(candidate)].into_iter().flatten().collect()
+    }
+
+    /// Whether the workers hold connections to each ready endpoint, where that is asked for.
+    pub(super) fn warm_gate(&self, candidate: &Revision) -> Option<Gate> {
+        let wanted = Some(self.policy.promotion.warm).filter(|wanted| *wanted > 0)?;
+        let Readiness { ready, warm, cold, .. } = self.readiness(candidate);
+        let mut message = format!("{warm} of {ready} ready endpoints have {wanted} connections open from each worker");
+        let state = match cold {
+            _ if self.is_warm(candidate) => GateState::Passed,
+            Some(Cold::Closed) => {
+                message.push_str(
+                    "; the application closes idle connections at once: let it keep them, or set \
+                                  promotion.warm to 0",
+                );
+                GateState::Failed
+            }
+            Some(Cold::Refused) => {
+                message.push_str("; connections cannot be opened just now");
+                GateState::Running
+            }
+            Some(Cold::NotYet) => GateState::Running,
+            None => GateState::Pending,
+        };
+        Some(Gate { name: "warm".to_owned(), state, message })
     }
 
     /// How the running roles differ from what the source says, in a sentence.

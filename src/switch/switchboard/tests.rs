@@ -1,6 +1,8 @@
 //! The switchboard with real readers, a real or failing journal, and no proxy: what is promised to those who ask, and to
 //! requests, whatever else goes on.
 
+mod hold;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -17,7 +19,7 @@ use super::{
         desired::{Desired, HostPattern, Matching, Wanted},
         journal::{Journal, faults::journal_that_works_while},
         name::Revision,
-        policy::{Policy, Transport, UpstreamTls},
+        policy::{Balance, BalanceRule, Policy, Transport, UpstreamTls},
         pool::{Endpoint, Stage},
         reader::{NotAdmitted, Reader, RequestKey},
         status::{AppStatus, Happening, Health, Phase, Receipt},
@@ -340,7 +342,8 @@ async fn a_changed_policy_keeps_endpoints_and_what_is_in_flight() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
     let ticket = reader.admit(&Key, &[]).expect("blue");
-    let policy = Policy { balance: super::super::policy::Balance::RoundRobin, ..Policy::default() };
+    let balance = Balance { rule: BalanceRule::RoundRobin, ..Balance::default() };
+    let policy = Policy { balance, ..Policy::default() };
     let applied = switch.feed.desired(shop(policy)).await.expect("it runs");
     assert_eq!(applied.changed, ["shop"]);
     let again = reader.admit(&Key, &[]).expect("blue");
