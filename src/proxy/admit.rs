@@ -60,7 +60,8 @@ impl Visitor<'_> {
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
         let mut ticket = self.enter(tried, log).await?;
         if ticket.policy().limits.any() {
-            ticket = self.within_limits(ticket, tried, log).await?;
+            // Boxed, as what only some apps need.
+            ticket = Box::pin(self.within_limits(ticket, tried, log)).await?;
         }
         log.admitted(&ticket);
         if ticket.tenure().is_late(self.arrived) {

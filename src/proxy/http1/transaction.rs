@@ -150,15 +150,18 @@ impl Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method, client.origin(target.client));
+        let mut attempts = Attempts::new(&request.method, None);
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection = client
-                .worker
-                .upstream
-                .http1(ticket.endpoint(), client.origin(target.client), attempts.reuse(), traffic.connect)
-                .await;
+            let upstream = &client.worker.upstream;
+            let connection = match upstream.idle(ticket.endpoint(), attempts.reuse()) {
+                Some(idle) => Ok((idle, true)),
+                None => {
+                    let opened = upstream.open_http1(ticket.endpoint(), client.origin(target.client), traffic.connect);
+                    opened.await.map(|connection| (connection, false))
+                }
+            };
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
