@@ -13,6 +13,8 @@
 //! That is made the client's, and the answer leaves in a [`body::TrackedBody`], which carries ticket and log. When the body
 //! ends, or is dropped, both close. After a 101 a [`tunnel`] takes over both streams, and ticket and log with them.
 //!
+//! At one path, [`door`], the proxy answers for itself: there testers come in by a link.
+//!
 //! Whatever fails on this road is an [`error::ProxyError`], and becomes an answer in one place, the end of [`handle`].
 //!
 //! # Limits of time and number
@@ -57,6 +59,7 @@ mod clock;
 mod connect;
 mod connection;
 mod cookie;
+mod door;
 mod error;
 mod exchange;
 mod flood;

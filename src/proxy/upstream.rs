@@ -6,6 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -129,28 +130,30 @@ impl Upstream {
         reuse: Reuse,
         within: Duration,
     ) -> Begun {
-        match self.http1(endpoint, origin, reuse, within).await {
-            Ok((connection, reused)) => Ok((Box::new(Exchange::H1(connection.exchange(request))), reused)),
+        if let Some(idle) = self.idle(endpoint, reuse) {
+            return Ok((Box::new(Exchange::H1(idle.exchange(request))), true));
+        }
+        match self.open_http1(endpoint, origin, within).await {
+            Ok(connection) => Ok((Box::new(Exchange::H1(connection.exchange(request))), false)),
             Err(error) => Err((error, Outgoing::H1(Box::new(request)))),
         }
     }
 
-    /// An HTTP/1 connection to an endpoint, a new one for `origin`, and whether it was there before.
-    pub(super) async fn http1(
-        &self,
-        endpoint: &Endpoint,
+    /// An idle HTTP/1 connection to an endpoint, if `reuse` allows and there is one.
+    pub(super) fn idle(&self, endpoint: &Endpoint, reuse: Reuse) -> Option<Connection> {
+        if reuse == Reuse::Any { self.take_idle(endpoint) } else { None }
+    }
+
+    /// A new HTTP/1 connection to an endpoint, for `origin`. On the heap, so that a request that has a connection already
+    /// does not carry the room for opening one.
+    pub(super) fn open_http1<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
         origin: Option<Origin>,
-        reuse: Reuse,
         within: Duration,
-    ) -> Result<(Connection, bool), ProxyError> {
-        if reuse == Reuse::Any
-            && let Some(idle) = self.take_idle(endpoint)
-        {
-            return Ok((idle, true));
-        }
-        // On the heap, so that a request that has a connection already does not carry the room for opening one.
-        let socket = Box::pin(connect_http1(&self.connector, endpoint, origin, within)).await?;
-        Ok((Connection::new(socket), false))
+    ) -> Pin<Box<dyn Future<Output = Result<Connection, ProxyError>> + 'a>> {
+        let socket = connect_http1(&self.connector, endpoint, origin, within);
+        Box::pin(async move { Ok(Connection::new(socket.await?)) })
     }
 
     /// On HTTP/2, or on what the endpoint chooses where `protocol` lets it.

@@ -31,7 +31,7 @@ pub(super) type Reply = Option<oneshot::Sender<Result<Receipt, Refusal>>>;
 
 pub(super) struct App {
     pub(super) rollout: Rollout,
-    pub(super) matching: Matching,
+    pub(super) matching: Arc<Matching>,
     pub(super) last_event: Timestamp,
     pools: BTreeMap<Revision, Arc<Pool>>,
     names: Names,
@@ -77,7 +77,7 @@ impl App {
     pub(super) fn new(rollout: Rollout) -> Self {
         Self {
             rollout,
-            matching: Matching::default(),
+            matching: Arc::default(),
             last_event: Timestamp::now(),
             pools: BTreeMap::new(),
             names: Names::default(),
@@ -89,7 +89,7 @@ impl App {
     }
 
     /// Takes over which requests are its, if its source has just spoken.
-    pub(super) fn match_by(&mut self, matching: Option<Matching>) {
+    pub(super) fn match_by(&mut self, matching: Option<Arc<Matching>>) {
         if let Some(matching) = matching {
             self.matching = matching;
             self.last_event = Timestamp::now();
@@ -292,7 +292,8 @@ impl App {
             preview: self.rollout.preview().and_then(|(revision, _)| pool(revision)),
             policy: Arc::clone(self.rollout.policy()),
             capacity: self.capacity.clone(),
-            preview_allow: self.matching.preview_allow.clone().into(),
+            matching: Arc::clone(&self.matching),
+            split: self.rollout.split(),
             closed: self.closed(),
         }
     }

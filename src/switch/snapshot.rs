@@ -3,13 +3,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 use foldhash::fast::RandomState;
-use ipnet::IpNet;
 
 use super::{
     capacity::Capacity,
@@ -18,6 +16,7 @@ use super::{
     name::{AppName, Generation, Role},
     policy::Policy,
     pool::Pool,
+    split::Split,
 };
 
 /// One generation of the routing of all apps.
@@ -40,10 +39,12 @@ pub struct Route {
     pub preview: Option<Arc<Pool>>,
     /// How requests are treated.
     pub policy: Arc<Policy>,
+    /// What leads here, and who sees the preview.
+    pub matching: Arc<Matching>,
+    /// How live traffic is told apart; `None` while all of it goes to the active pool.
+    pub split: Option<Split>,
     /// Its places for requests in flight, if its policy limits them.
     pub capacity: Option<Arc<Capacity>>,
-    /// Networks whose clients may see the preview; none means every client.
-    pub preview_allow: Box<[IpNet]>,
     /// What keeps live requests out; `None` while they are let in.
     pub closed: Option<Closed>,
 }
@@ -66,8 +67,9 @@ impl Route {
         }
     }
 
-    pub(super) fn admits_to_preview(&self, client: Option<IpAddr>) -> bool {
-        self.preview_allow.is_empty() || client.is_some_and(|ip| self.preview_allow.iter().any(|net| net.contains(&ip)))
+    /// The candidate's pool, if it can serve now.
+    pub(super) fn ready_preview(&self) -> Option<&Arc<Pool>> {
+        self.preview.as_ref().filter(|pool| pool.is_ready())
     }
 }
 
@@ -77,13 +79,11 @@ impl Snapshot {
         Self::build(Vec::new())
     }
 
-    /// Builds the view of these apps, given with what leads to each.
-    pub fn build(apps: Vec<(Route, &Matching)>) -> Self {
+    /// Builds the view of these apps.
+    pub fn build(routes: Vec<Route>) -> Self {
         let mut table = RouteTable::default();
-        let mut routes = Vec::with_capacity(apps.len());
-        for (index, (route, matching)) in apps.into_iter().enumerate() {
-            table.add(index, matching);
-            routes.push(route);
+        for (index, route) in routes.iter().enumerate() {
+            table.add(index, &route.matching);
         }
         table.sort();
         let warm = |route: &Route| route.preview.is_some() && route.policy.promotion.warm > 0;
@@ -198,7 +198,7 @@ mod tests {
             hosts: hosts.to_vec(),
             paths: paths.iter().map(|p| (*p).to_owned()).collect(),
             preview_hosts: preview.to_vec(),
-            preview_allow: Vec::new(),
+            ..Matching::default()
         };
         table.add(0, &matching(&[exact("shop.test")], &[], &[exact("preview.shop.test")]));
         table.add(1, &matching(&[exact("shop.test")], &["/api", "/api/v2/"], &[]));

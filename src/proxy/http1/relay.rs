@@ -99,7 +99,9 @@ impl From<Malformed> for Broken {
 impl Relay<'_> {
     /// Sends, and waits for the final answer's head: it stands at the front of what came of the answer.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
-        if let Poll::Ready(Err(broken)) = self.poll_upload(cx) {
+        if !self.upload.is_done(&self.desk.outgoing)
+            && let Poll::Ready(Err(broken)) = self.poll_upload(cx)
+        {
             return Poll::Ready(Err(broken));
         }
         match self.poll_answer_head(cx) {

@@ -39,7 +39,7 @@ use crate::{
         tunnel,
         upload::Upload,
     },
-    switch::{Policy, Protocol, Ticket, Traffic},
+    switch::{Policy, Protocol, Ticket, Traffic, Whose},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
 
@@ -144,21 +144,24 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(admitted) = self.admit(desk, target, &[], log).await else { return Ok(Forwarded::Left) };
+        let Some(admitted) = self.admit(desk, target, None, &[], log).await else { return Ok(Forwarded::Left) };
         let mut ticket = admitted?;
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method, client.origin(target.client));
+        let mut attempts = Attempts::new(&request.method, None);
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection = client
-                .worker
-                .upstream
-                .http1(ticket.endpoint(), client.origin(target.client), attempts.reuse(), traffic.connect)
-                .await;
+            let upstream = &client.worker.upstream;
+            let connection = match upstream.idle(ticket.endpoint(), attempts.reuse()) {
+                Some(idle) => Ok((idle, true)),
+                None => {
+                    let opened = upstream.open_http1(ticket.endpoint(), client.origin(target.client), traffic.connect);
+                    opened.await.map(|connection| (connection, false))
+                }
+            };
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -202,8 +205,9 @@ impl Http1 {
             again.ok_or(failure)?;
             desk.answer.clear();
             // Whatever it may have to wait for, it waits for it outside of its pool.
+            let whose = Some(ticket.whose());
             drop(ticket);
-            let admitted = self.admit(desk, target, attempts.tried(), log).await;
+            let admitted = self.admit(desk, target, whose, attempts.tried(), log).await;
             let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
             ticket = admitted?;
         }
@@ -214,6 +218,7 @@ impl Http1 {
         &mut self,
         desk: &mut Desk,
         target: &Target,
+        whose: Option<Whose>,
         tried: &[u64],
         log: &mut RequestLog,
     ) -> Option<Result<Ticket, ProxyError>> {
@@ -221,7 +226,7 @@ impl Http1 {
         let Desk { incoming, lines, .. } = desk;
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
-        let visitor = visitor(client, target, last, &head, log);
+        let visitor = Visitor { whose, ..visitor(client, target, last, &head, log) };
         let mut admission = pin!(visitor.admit(tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
@@ -278,6 +283,7 @@ impl Http1 {
             request_id: request_id.as_ref(),
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
+            keeps_authorization: ticket.keeps_authorization(),
         };
         let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
@@ -462,8 +468,8 @@ fn visitor<'a>(
     head: &'a Head<'a>,
     log: &RequestLog,
 ) -> Visitor<'a> {
-    let (host, path) = (last.host(), last.path());
-    Visitor { client, address: target.client, host, path, fields: head, arrived: log.began() }
+    let (host, path, arrived) = (last.host(), last.path(), log.began());
+    Visitor { client, address: target.client, host, path, fields: head, arrived, whose: None }
 }
 
 fn open(
