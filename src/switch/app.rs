@@ -322,6 +322,10 @@ impl App {
 
     /// The app is gone from routing altogether.
     pub(super) fn retire_all(self) -> Vec<Arc<Tenure>> {
+        if let Some(Asker { reply, .. }) = self.hold.asker {
+            let detail = format!("{} was taken out of service before its pool was empty", self.rollout.app());
+            reply.send(Err(Refusal::new(RefusalCode::UnknownApp, detail, "see the configuration"))).ok();
+        }
         // Whoever waits for a place learns that there is no app.
         self.capacity.iter().for_each(|capacity| capacity.abolish());
         let retire = |(_, pool): (Role, Arc<Pool>)| {
