@@ -146,7 +146,7 @@ impl Http1 {
         let client = Rc::clone(&self.client);
         let Some(admitted) = self.admit(desk, target, None, &[], log).await else { return Ok(Forwarded::Left) };
         let mut ticket = admitted?;
-        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
+        if !speaks_http1(&ticket) {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
@@ -202,7 +202,9 @@ impl Http1 {
                 },
             };
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
-            again.ok_or(failure)?;
+            if again.is_none() {
+                return Err(failure);
+            }
             desk.answer.clear();
             // Whatever it may have to wait for, it waits for it outside of its pool.
             let whose = Some(ticket.whose());
@@ -210,6 +212,10 @@ impl Http1 {
             let admitted = self.admit(desk, target, whose, attempts.tried(), log).await;
             let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
             ticket = admitted?;
+            if !speaks_http1(&ticket) {
+                // The configuration has changed meanwhile, and what is written is for another protocol.
+                return Err(failure);
+            }
         }
     }
 
@@ -449,7 +455,7 @@ async fn answer(
             if clean {
                 client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
             }
-            let closes = closes || !whole_upload || (until_close && relay.half_close.is_none());
+            let closes = closes || !whole_upload;
             return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
         }
         Err(broken) => broken,
@@ -470,6 +476,10 @@ fn visitor<'a>(
 ) -> Visitor<'a> {
     let (host, path, arrived) = (last.host(), last.path(), log.began());
     Visitor { client, address: target.client, host, path, fields: head, arrived, whose: None }
+}
+
+fn speaks_http1(ticket: &Ticket) -> bool {
+    ticket.endpoint().destination().transport.protocol == Protocol::Http1
 }
 
 fn open(
