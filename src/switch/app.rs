@@ -25,12 +25,14 @@ use super::{
 
 pub(super) struct App {
     pub(super) rollout: Rollout,
-    pub(super) matching: Matching,
+    pub(super) matching: Arc<Matching>,
     pub(super) last_event: Timestamp,
     pools: BTreeMap<Revision, Arc<Pool>>,
     names: Names,
     /// What the last publication led to, and as what.
     routed: Vec<(Role, Arc<Pool>)>,
+    /// The app as requests see it since then.
+    published: Option<Arc<Route>>,
     draining: Vec<Draining>,
 }
 
@@ -38,21 +40,25 @@ impl App {
     pub(super) fn new(rollout: Rollout) -> Self {
         Self {
             rollout,
-            matching: Matching::default(),
+            matching: Arc::default(),
             last_event: Timestamp::now(),
             pools: BTreeMap::new(),
             names: Names::default(),
             routed: Vec::new(),
+            published: None,
             draining: Vec::new(),
         }
     }
 
-    /// Takes over which requests are its, if its source has just spoken.
-    pub(super) fn match_by(&mut self, matching: Option<Matching>) {
-        if let Some(matching) = matching {
-            self.matching = matching;
-            self.last_event = Timestamp::now();
+    /// Takes over which requests are its, if its source has just spoken. Whether that is news.
+    pub(super) fn match_by(&mut self, matching: Option<Matching>) -> bool {
+        let Some(matching) = matching else { return false };
+        self.last_event = Timestamp::now();
+        let news = *self.matching != matching;
+        if news {
+            self.matching = Arc::new(matching);
         }
+        news
     }
 
     /// Makes the pools of a state it was made with.
@@ -150,8 +156,19 @@ impl App {
         self.routed.iter().flat_map(|(_, pool)| pool.endpoints()).for_each(|endpoint| endpoint.set_routed(false));
     }
 
+    /// The app as requests are to see it from now on, if they could tell it from how they have seen it.
+    pub(super) fn changed_route(&mut self) -> Option<Arc<Route>> {
+        let route = Arc::new(self.route());
+        let is_as_published = self.published.as_ref().is_some_and(|published| published.is_as(&route));
+        (!is_as_published).then(|| Arc::clone(self.published.insert(route)))
+    }
+
     /// The app as requests see it.
-    pub(super) fn route(&self) -> Route {
+    pub(super) fn published(&self) -> Option<&Arc<Route>> {
+        self.published.as_ref()
+    }
+
+    fn route(&self) -> Route {
         let pool = |revision: &Revision| self.pools.get(revision).map(Arc::clone);
         Route {
             app: self.rollout.app().clone(),
@@ -159,7 +176,7 @@ impl App {
             active: pool(self.rollout.active()),
             preview: self.rollout.preview().and_then(|(revision, _)| pool(revision)),
             policy: Arc::clone(self.rollout.policy()),
-            preview_allow: self.matching.preview_allow.clone().into(),
+            matching: Arc::clone(&self.matching),
         }
     }
 

@@ -62,7 +62,7 @@ pub use self::{
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
     record::{Attempt, EjectionReason, Ejections, Record},
     rollout::{Previous, Rollout},
-    snapshot::{Route, Snapshot},
+    snapshot::{Route, Routes, Snapshot},
     status::{
         Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, NameStatus,
         Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
