@@ -152,6 +152,7 @@ impl Server {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
+            mirrors: metrics.mirrors(),
             reload: reload_call(&running),
             tokens,
             version: admin::api::Version::of_this_build(),

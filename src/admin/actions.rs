@@ -92,7 +92,8 @@ pub(super) async fn discard(
 /// Makes the preview active.
 ///
 /// Answers once all live traffic goes to the new pool: no request whose head arrives after the answer starts on the old
-/// one. What is in flight there finishes there; `wait: drained` waits for that too.
+/// one. What is in flight there finishes there; `wait: drained` waits for that too. With `hold` new requests wait until
+/// the old pool is empty, and only then does traffic move: the answer comes within `maxAge`.
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/promote", operation_id = "promote", tag = "actions",
     params(AppPath, Guards), request_body = Option<PromoteRequest>,
@@ -121,7 +122,11 @@ pub(super) async fn promote(
         terms.caller.must_be(Role::Admin, "set gates aside")?;
         must_say_why(&body.reason, "setting gates aside")?;
     }
-    let command = Command::Promote { revision: body.revision, skip_gates: body.skip_gates };
+    let (revision, skip_gates) = (body.revision, body.skip_gates);
+    let command = match body.hold.0 {
+        None => Command::Promote { revision, skip_gates },
+        Some(hold) => Command::PromoteHeld { revision, skip_gates, bounds: admin.bounds(&terms.app, &hold)? },
+    };
     let order = terms.order(command, &body.reason, body.if_generation)?;
     let app = terms.app.clone();
     let (outcome, replayed) = admin.outcome(terms, order).await;
@@ -223,7 +228,7 @@ pub(super) async fn unpin(
 }
 
 impl Admin {
-    async fn act(self: Arc<Self>, terms: Terms, order: Order) -> Result<Response, Error> {
+    pub(super) async fn act(self: Arc<Self>, terms: Terms, order: Order) -> Result<Response, Error> {
         let (outcome, replayed) = self.outcome(terms, order).await;
         Ok(answer(outcome, replayed))
     }

@@ -2,6 +2,8 @@
 //! [`crate::switch`]. The server and the CLI both stand on these types, so they cannot drift apart. Requests refuse
 //! unknown keys; answers may grow new ones.
 
+mod door;
+
 use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
@@ -11,6 +13,7 @@ use serde::{
 };
 use utoipa::ToSchema;
 
+pub use self::door::{HoldFirst, HoldRequest, HoldTerms, MaintenanceRequest, Period};
 use crate::switch::{AppStatus, EndpointSpec, Event, Gate, Revision, Whereabouts};
 
 /// Where every call of this version begins.
@@ -64,6 +67,10 @@ pub struct PromoteRequest {
     /// What the answer waits for.
     #[serde(skip_serializing_if = "Wait::is_default")]
     pub wait: Wait,
+    /// For changes where old and new must not overlap: holds new requests, waits until the old pool is empty, flips, and
+    /// lets them in, as one action. Where the pool does not empty in time nothing has moved (`not-drained`).
+    #[serde(skip_serializing_if = "HoldFirst::is_default")]
+    pub hold: HoldFirst,
 }
 
 /// What the answer to a promotion waits for.
@@ -366,11 +373,12 @@ mod tests {
             skip_gates: true,
             reason: "hotfix".into(),
             wait: Wait::Drained,
+            hold: HoldFirst(Some(HoldTerms::default())),
         };
         let text = serde_json::to_string(&promote).unwrap();
         assert_eq!(
             text,
-            r#"{"revision":"green","ifGeneration":12,"skipGates":true,"reason":"hotfix","wait":"drained"}"#
+            r#"{"revision":"green","ifGeneration":12,"skipGates":true,"reason":"hotfix","wait":"drained","hold":true}"#
         );
         assert_eq!(serde_json::from_str::<PromoteRequest>(&text).unwrap(), promote);
         assert_eq!(serde_json::to_string(&PromoteRequest::default()).unwrap(), "{}");

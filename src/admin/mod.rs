@@ -1,5 +1,6 @@
 //! The admin API: promote, roll back, look. [`AdminServer`] binds its sockets; a request passes `accept` (connections),
-//! `edge` (foreign web pages, headers of safety), `caller` (who asks), and reaches one of `actions`, `views` or `events`.
+//! `edge` (foreign web pages, headers of safety), `caller` (who asks), and reaches one of `actions`, `doors`, `views` or
+//! `events`.
 //! An error leaves as the [`api::Problem`] that `problem` makes of it. [`HealthServer`] is the listener beside it that
 //! asks for no name.
 //!
@@ -13,6 +14,7 @@ mod action;
 mod actions;
 mod answers;
 mod caller;
+mod doors;
 mod edge;
 mod events;
 mod health;

@@ -21,12 +21,15 @@ use super::{
     answers::Answers,
     api::{EventMessage, Problem, ROOT, Version},
     caller::{self, Unwelcome},
-    edge, events,
+    doors, edge, events,
     problem::Error,
     tokens::Tokens,
     views,
 };
-use crate::switch::{Control, Viewer};
+use crate::{
+    switch::{Control, Viewer},
+    telemetry::mirror::Mirrors,
+};
 
 /// What the admin API works with.
 #[derive(Clone)]
@@ -35,6 +38,8 @@ pub struct Api {
     pub control: Control,
     /// The power to look at them.
     pub viewer: Viewer,
+    /// What the mirrors found.
+    pub mirrors: Arc<Mirrors>,
     /// Reads the configuration again.
     pub reload: Reload,
     /// Whom to let in on TCP; without them nobody.
@@ -110,8 +115,12 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(actions::promote))
         .routes(routes!(actions::rollback))
         .routes(routes!(actions::abort))
+        .routes(routes!(doors::hold))
+        .routes(routes!(doors::resume))
+        .routes(routes!(doors::maintenance))
         .routes(routes!(views::plan))
         .routes(routes!(actions::pin, actions::unpin))
+        .routes(routes!(views::mirror))
         .routes(routes!(views::history))
         .routes(routes!(views::journal))
         .routes(routes!(events::events))

@@ -19,7 +19,10 @@ use super::{
     problem::{AnyProblems, AppProblems, Error, described},
     routes::Admin,
 };
-use crate::switch::{AppBoard, AppName, AppStatus, Command, Order, Receipt, Refusal, RefusalCode};
+use crate::{
+    switch::{AppBoard, AppName, AppStatus, Command, Order, Receipt, Refusal, RefusalCode},
+    telemetry::mirror::MirrorReport,
+};
 
 /// How many entries a list answers if nobody says, and at most.
 const LISTED: usize = 100;
@@ -116,6 +119,22 @@ pub(super) async fn plan(
         gates: status.gates,
     };
     Ok(([(header::ETAG, format!("\"{}\"", plan.generation))], Json(plan)).into_response())
+}
+
+/// What an app's mirror found: how often candidate and live answer were equal, and the last that were not.
+#[utoipa::path(
+    get, path = "/api/v1/apps/{app}/mirror", operation_id = "mirror", tag = "views", params(AppPath),
+    responses((status = 200, description = "What was found since the start.", body = MirrorReport), AppProblems),
+)]
+pub(super) async fn mirror(
+    State(admin): State<Arc<Admin>>,
+    caller: Caller,
+    Path(path): Path<AppPath>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Json<MirrorReport>, Error> {
+    let app = path.seen_by(&caller)?;
+    let share = admin.known(&app)?.policy.mirror.as_ref().map_or(0, |mirror| mirror.share);
+    Ok(Json(admin.api.mirrors.report(&app, share)))
 }
 
 /// What was done to an app, the newest first.

@@ -1,6 +1,8 @@
 //! The verbs that change something. Each is one call of the admin API, whose receipt is printed; the guards are the
 //! same for all.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use http::Method;
 use jiff::Timestamp;
@@ -9,13 +11,16 @@ use serde_json::Value;
 
 use super::{
     client::Call,
+    door::Bounds,
     failure::{Exit, Failure},
     parse,
     session::{Session, ask, can_ask},
     wait,
 };
 use crate::{
-    admin::api::{DeployRequest, EndpointRequest, PinRequest, PlainRequest, PromoteRequest, RollbackRequest},
+    admin::api::{
+        DeployRequest, EndpointRequest, HoldFirst, HoldTerms, PinRequest, PlainRequest, PromoteRequest, RollbackRequest,
+    },
     switch::{AppName, AppStatus, PoolStatus, Receipt, Revision},
 };
 
@@ -66,12 +71,21 @@ pub(crate) struct Promote {
     /// Set the gates aside; wants --reason and the role admin. A pool without ready endpoints is refused all the same
     #[arg(long, requires = "reason")]
     skip_gates: bool,
+    /// For changes where old and new must not overlap: let new requests wait, move them when the old revision is idle.
+    /// If it is not within --max-age, nothing has moved
+    #[arg(long)]
+    hold: bool,
+    #[command(flatten)]
+    bounds: Bounds,
     /// When to return: `flipped` as soon as traffic has moved, `drained` when the replaced pool is empty as well
     #[arg(long, value_name = "WHEN", default_value = "flipped")]
     wait: Until,
     #[command(flatten)]
     guards: Guards,
 }
+
+/// How long the answer to a promotion that holds may take, if nobody says.
+const HELD_ANSWER: Duration = Duration::from_secs(600);
 
 /// When `promote` returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -94,13 +108,13 @@ pub(crate) struct Rollback {
     guards: Guards,
 }
 
-/// `tealgate abort`, `tealgate unpin`
+/// `tealgate abort`, `tealgate unpin`, `tealgate resume`
 #[derive(Debug, Args)]
 pub(crate) struct Plain {
     /// The app; may be left out when the server has exactly one
-    app: Option<AppName>,
+    pub(super) app: Option<AppName>,
     #[command(flatten)]
-    guards: Guards,
+    pub(super) guards: Guards,
 }
 
 /// `tealgate pin`
@@ -114,7 +128,7 @@ pub(crate) struct Pin {
     revision: Revision,
     /// When the pin ends by itself, e.g. 2h; never if left out
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
-    expires: Option<std::time::Duration>,
+    expires: Option<Duration>,
     #[command(flatten)]
     guards: Guards,
 }
@@ -159,13 +173,22 @@ impl Promote {
                 Some(format!("Move all live traffic of {app} from {from} to {to}?"))
             })
             .await?;
+        let hold = self.hold.then(|| self.bounds.terms());
+        if hold.is_none() && self.bounds.terms() != HoldTerms::default() {
+            return Err(Failure::usage("--max-age, --max-requests and --max-bytes are of a hold").hint("add --hold"));
+        }
         let body = PromoteRequest {
             revision: self.revision,
             skip_gates: self.skip_gates,
             reason: self.guards.reason.clone(),
+            hold: HoldFirst(hold),
             ..PromoteRequest::default()
         };
         let what = format!("cannot promote {app}");
+        let session = &match (self.hold, session.timeout) {
+            (true, None) => session.patient(self.bounds.max_age.unwrap_or_default().max(HELD_ANSWER)),
+            (true, Some(_)) | (false, _) => session.clone(),
+        };
         let receipt = self.guards.send(session, what, Method::POST, &app, "promote", &body).await?;
         match self.wait {
             Until::Drained if !self.guards.dry_run => wait::until_drained(session, &app, &receipt).await,
@@ -250,7 +273,7 @@ impl Guards {
     /// Asks the person at the terminal, if there is one. What was agreed to is what is then asked of the server: if the
     /// app has moved on between question and answer, the server refuses. Where there is nothing to ask, since nothing can
     /// be done, the server says why.
-    async fn confirm(
+    pub(super) async fn confirm(
         &mut self,
         session: &Session,
         app: &AppName,
@@ -268,7 +291,7 @@ impl Guards {
     }
 
     /// Sends the action and prints its receipt.
-    async fn send(
+    pub(super) async fn send(
         &self,
         session: &Session,
         what: String,
@@ -284,7 +307,11 @@ impl Guards {
         Ok(receipt)
     }
 
-    fn plain(&self) -> PlainRequest {
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    pub(super) fn plain(&self) -> PlainRequest {
         PlainRequest { reason: self.reason.clone(), if_generation: None }
     }
 }

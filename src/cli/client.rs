@@ -78,6 +78,11 @@ impl Client {
         Self { address, token, timeout }
     }
 
+    /// The same, with at least so much time for an answer.
+    pub(crate) fn patient(&self, at_least: Duration) -> Self {
+        Self { timeout: self.timeout.max(at_least), ..self.clone() }
+    }
+
     /// A client of the place where a server is to be expected: `socket` if somebody answers there, else TCP on the
     /// loopback interface, where the demo is.
     pub(crate) async fn nearby(socket: PathBuf, token: Option<String>, timeout: Duration) -> Result<Self, Failure> {

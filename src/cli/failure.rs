@@ -93,10 +93,10 @@ impl Exit {
     pub(crate) fn of_answer(code: &str, status: StatusCode) -> Self {
         match code {
             "not-ready" | "gate-failed" => Self::Refused,
-            "generation-mismatch" | "pinned" | "already-active" => Self::Conflict,
+            "generation-mismatch" | "pinned" | "already-active" | "held" => Self::Conflict,
             "invalid" => Self::Usage,
             "no-candidate" | "no-previous" | "in-use" | "unknown-app" | "unknown-revision" | "not-durable"
-            | "stopping" => Self::Failed,
+            | "not-held" | "not-drained" | "not-in-maintenance" | "stopping" => Self::Failed,
             "unauthorized" | "forbidden" => Self::Unauthorised,
             _ => Self::of_status(status),
         }
@@ -149,6 +149,10 @@ mod tests {
             ("no-candidate", 409, 1),
             ("no-previous", 409, 1),
             ("in-use", 409, 1),
+            ("held", 409, 5),
+            ("not-held", 409, 1),
+            ("not-drained", 409, 1),
+            ("not-in-maintenance", 409, 1),
             ("unknown-app", 404, 1),
             ("unknown-revision", 404, 1),
             ("invalid", 400, 2),

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     admin::api::{EventMessage, Plan, StateMessage},
     switch::{AppName, Receipt},
+    telemetry::mirror::MirrorReport,
 };
 
 /// `tealgate status`
@@ -28,6 +29,13 @@ pub(crate) struct Status {
 /// `tealgate plan`
 #[derive(Debug, Args)]
 pub(crate) struct PlanOf {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+}
+
+/// `tealgate mirror`
+#[derive(Debug, Args)]
+pub(crate) struct Mirror {
     /// The app; may be left out when the server has exactly one
     app: Option<AppName>,
 }
@@ -72,6 +80,17 @@ impl PlanOf {
         session.output.show(&plan)?;
         let refusal = plan.refusal.filter(|_| !plan.possible);
         Ok(refusal.map_or(Exit::Done, |refusal| Exit::of_answer(&refusal.code, StatusCode::CONFLICT)))
+    }
+}
+
+impl Mirror {
+    /// Shows how the candidate's answers compare with the live ones.
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot see the mirror of {app}");
+        let report: MirrorReport = session.client.get(what, &format!("/apps/{app}/mirror")).await?;
+        session.output.show(&report)?;
+        Ok(Exit::Done)
     }
 }
 

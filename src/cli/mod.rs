@@ -4,6 +4,7 @@
 
 mod act;
 mod client;
+mod door;
 mod failure;
 mod look;
 mod output;
@@ -103,7 +104,11 @@ impl Remote {
             Self::Plan(verb) => verb.run(session).await,
             Self::Pin(verb) => verb.run(session).await,
             Self::Unpin(verb) => verb.unpin(session).await,
+            Self::Hold(verb) => verb.run(session).await,
+            Self::Resume(verb) => verb.resume(session).await,
+            Self::Maintenance(verb) => verb.run(session).await,
             Self::Wait(verb) => verb.run(session).await,
+            Self::Mirror(verb) => verb.run(session).await,
             Self::History(verb) => verb.run(session).await,
             Self::Events(verb) => verb.run(session).await,
             Self::Discard(verb) => verb.run(session).await,

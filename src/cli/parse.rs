@@ -6,6 +6,7 @@ use jiff::{Span, SpanRelativeTo};
 
 use crate::{
     admin::api::EndpointRequest,
+    config,
     switch::{EndpointSpec, NotAnAddress},
 };
 
@@ -18,6 +19,11 @@ pub(crate) fn duration(given: &str) -> Result<Duration, String> {
     let span: Span = given.parse().map_err(|_| wrong())?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     Duration::try_from(duration).map_err(|_| wrong())
+}
+
+/// An amount of data: `64MiB`, `10kB`, or a number of octets.
+pub(crate) fn size(given: &str) -> Result<u64, String> {
+    config::octets(given)
 }
 
 /// An endpoint: its address (`IP:PORT`, `NAME:PORT` or `unix:/PATH`), or `ADDRESS,WEIGHT` with a weight of 1 to 256.

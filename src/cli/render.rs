@@ -10,9 +10,10 @@ use super::output::{BAD, BOLD, DIM, GOOD, Page, Show, WAITING, clean, moment, sh
 use crate::{
     admin::api::{EventMessage, Plan, Version},
     switch::{
-        Action, AppStatus, EndpointStatus, Gate, GateState, Happening, Health, Phase, Pin, PoolStatus, Receipt,
-        SourceStatus,
+        Action, AppStatus, EndpointStatus, Gate, GateState, Happening, Health, HoldStatus, Maintenance, Phase, Pin,
+        PoolStatus, Receipt, SourceStatus,
     },
+    telemetry::mirror::{Difference, MirrorReport},
 };
 
 impl Show for AppStatus {
@@ -31,6 +32,12 @@ impl Show for AppStatus {
         gates(&self.gates, page);
         if let Some(pin) = &self.pin {
             page.line(pin_line(pin));
+        }
+        if let Some(hold) = &self.hold {
+            page.line(hold_line(hold));
+        }
+        if let Some(maintenance) = &self.maintenance {
+            page.line(maintenance_line(maintenance));
         }
         if self.weight > 0 {
             page.line(format!("weight: {} % of live traffic goes to the preview", self.weight));
@@ -104,6 +111,33 @@ impl Show for Vec<Receipt> {
         });
         let rows = rows.collect();
         page.table(["AT", "GENERATION", "ACTION", "FROM", "TO", "BY", "REASON"], rows);
+    }
+}
+
+impl Show for MirrorReport {
+    fn names(&self) -> Vec<String> {
+        vec![self.app.clone()]
+    }
+
+    fn text(&self, page: &mut Page) {
+        let name = page.paint(BOLD, &self.app);
+        match self.share {
+            0.0 => page.line(format!("{name}  no mirror is configured")),
+            share => page.line(format!("{name}  {share} % of live requests, {} copies under way", self.in_flight)),
+        }
+        let compared = self.compared.iter().map(|(result, count)| format!("{result} {count}"));
+        page.line(clean(&compared.collect::<Vec<_>>().join("  ")));
+        for difference in &self.differences {
+            let Difference { at, method, path, differs, live, candidate, .. } = difference;
+            let (live, candidate) = (&live.revision, &candidate.revision);
+            page.line("");
+            page.line(format!(
+                "{}  {}",
+                moment(*at),
+                clean(&format!("{method} {path}  live {live}, candidate {candidate}"))
+            ));
+            differs.iter().for_each(|words| page.line(format!("  {}", clean(words))));
+        }
     }
 }
 
@@ -279,6 +313,19 @@ fn pin_line(pin: &Pin) -> String {
     clean(&format!("pinned to {} by {}{expires}: {}", pin.revision, pin.by, pin.reason))
 }
 
+fn hold_line(hold: &HoldStatus) -> String {
+    let HoldStatus { by, reason, deadline, waiting, max_requests, .. } = hold;
+    let reason = if reason.is_empty() { "" } else { &format!(": {reason}") };
+    clean(&format!("held by {by} until {}, {waiting} of {max_requests} waiting{reason}", moment(*deadline)))
+}
+
+fn maintenance_line(maintenance: &Maintenance) -> String {
+    let Maintenance { since, by, reason, retry_after_seconds } = maintenance;
+    let reason = if reason.is_empty() { "" } else { &format!(": {reason}") };
+    let since = moment(*since);
+    clean(&format!("maintenance by {by} since {since}, clients come back after {retry_after_seconds} s{reason}"))
+}
+
 fn source(source: &SourceStatus, page: &mut Page) {
     let stale = if source.stale { ", stale: the last known state serves" } else { "" };
     let authority =
@@ -298,6 +345,10 @@ fn receipt_line(receipt: &Receipt) -> String {
         Action::Abort => format!("{from} dropped, {to} stays active"),
         Action::Unpin => format!("{to} no longer pinned"),
         Action::Deploy => format!("{to} is the candidate"),
+        Action::Hold => format!("new requests wait; {} in flight on {to}", receipt.in_flight_on_old),
+        Action::Resume => format!("requests are let in to {to}"),
+        Action::Maintenance => "live traffic gets the maintenance page".to_owned(),
+        Action::Reopen => format!("live traffic is served by {to}"),
         Action::Discard | Action::Pin | Action::Source => to,
     };
     clean(&format!("{} {}: {roles}, generation {}", receipt.action.as_str(), receipt.app, receipt.generation))

@@ -23,6 +23,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// The same, with at least so much time for an answer.
+    pub(crate) fn patient(&self, at_least: Duration) -> Self {
+        Self { client: self.client.patient(at_least), ..self.clone() }
+    }
+
     /// The app named, or the only one there is.
     pub(crate) async fn app(&self, named: Option<AppName>) -> Result<AppName, Failure> {
         if let Some(app) = named {

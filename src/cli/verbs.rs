@@ -8,7 +8,7 @@ use clap::{
     builder::styling::{AnsiColor, Styles},
 };
 
-use super::{act, client::Address, look, output::Format, packaging, parse::duration, serve, token, wait};
+use super::{act, client::Address, door, look, output::Format, packaging, parse::duration, serve, token, wait};
 use crate::demo;
 
 const STYLES: Styles = Styles::styled()
@@ -154,6 +154,7 @@ terminal it asks first. Ends with 3 if a gate or a pool that is not ready says n
 Examples:
   tealgate promote shop
   tealgate promote shop --revision green --if-generation 12 --wait drained --timeout 2m
+  tealgate promote shop --hold --max-age 5s
   tealgate promote shop --skip-gates --reason \"hotfix for #42\" --yes")]
     Promote(act::Promote),
     /// Move all live traffic back to the previous revision, at once
@@ -191,6 +192,30 @@ Examples:
 Examples:
   tealgate unpin shop")]
     Unpin(act::Plain),
+    /// Let new live requests wait at the door, so that the old revision can finish what it has
+    #[command(after_help = "\
+For changes where old and new must not overlap. A promotion or rollback moves those who wait; `resume` lets them in, in the \
+order of arrival. So does the hold's end by itself after --max-age, and the end of the process. `promote --hold` does all of \
+it as one action.
+
+Examples:
+  tealgate hold shop --max-age 5s --max-requests 1000 --max-bytes 64MiB
+  tealgate promote shop --yes && tealgate resume shop")]
+    Hold(door::Hold),
+    /// End the hold: who waits is let in
+    #[command(after_help = "\
+Examples:
+  tealgate resume shop")]
+    Resume(act::Plain),
+    /// Answer live requests with the maintenance page, or serve them again
+    #[command(after_help = "\
+Live requests get 503 with Retry-After; what is in flight finishes, and previews are served. It stays on, also over a \
+restart, until it is turned off.
+
+Examples:
+  tealgate maintenance shop on --retry-after 10m --reason \"database upgrade\"
+  tealgate maintenance shop off")]
+    Maintenance(door::Maintenance),
     /// Wait until an app is where it should be
     #[command(after_help = "\
 Ends with 0 when it is, with 4 when the time (--timeout, default 10m) is over, with 1 when the candidate is dropped, and \
@@ -200,6 +225,15 @@ Examples:
   tealgate wait shop --for preview-ready --revision green --timeout 2m
   tealgate wait shop --for drained")]
     Wait(wait::Wait),
+    /// Show how the candidate answers copies of live requests, compared with what clients were given
+    #[command(after_help = "\
+Wants a `mirror` in the app's configuration. Shown are the counts since the server's start and the last 50 differences; of \
+bodies only the place that differs, of headers nothing that is secret.
+
+Examples:
+  tealgate mirror shop
+  tealgate mirror shop -o json | jq -r '.differences[].path' | sort | uniq -c")]
+    Mirror(look::Mirror),
     /// Show what was done to an app, by whom and why, the newest first
     #[command(after_help = "\
 Examples:
@@ -255,6 +289,12 @@ mod tests {
             "deploy shop --revision g --endpoint 127.0.0.1:1 --endpoint 127.0.0.1:2,5 --label a=b",
             "promote shop --revision g --if-generation 3 --dry-run --wait drained",
             "promote shop --skip-gates --reason hotfix -y",
+            "promote shop --hold --max-age 5s",
+            "hold shop --max-age 5s --max-requests 1000 --max-bytes 64MiB",
+            "resume shop",
+            "maintenance shop on --retry-after 2m --reason upgrade",
+            "maintenance off",
+            "mirror shop -o json",
             "rollback shop --to blue",
             "undo",
             "abort",

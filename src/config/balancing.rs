@@ -83,8 +83,8 @@ impl Pass<'_> {
     }
 
     pub(super) fn health_check(&mut self, block: &Health) -> HealthCheck {
-        let mut check = HealthCheck::default();
-        check.path = block.path.get().and_then(|path| self.read(path)).map(Into::into);
+        let path = block.path.get().and_then(|path| self.read(path)).map(Into::into);
+        let mut check = HealthCheck { path, ..HealthCheck::default() };
         self.set(&mut check.status, &block.status);
         check.host = block.host.get().and_then(|host| self.read(host)).map(|CheckHost(host)| host);
         check.port = block.port.get().and_then(|port| self.read(port)).and_then(Into::into);

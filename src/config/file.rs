@@ -2,6 +2,8 @@
 //! in `translate`. The comments are the descriptions in the JSON Schema, so they speak to whoever writes the file.
 
 mod app;
+mod limits;
+mod mirror;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -9,7 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::app::*;
+pub(super) use self::{app::*, limits::*, mirror::*};
 use super::{
     address::SocketPath,
     duration::Time,
@@ -192,7 +194,7 @@ pub(super) struct ListenerLimits {
     pub(super) head_size: Given<Text<Octets<1_024, 1_048_576>>>,
     /// Connections at once on this listener; 0 for no limit.
     pub(super) connections: Given<Text<Whole<0, { u32::MAX }>>>,
-    /// Connections at once from one client address; 0 for no limit.
+    /// Connections at once from one client address, of IPv6 from one /64 network; 0 for no limit.
     pub(super) connections_per_client: Given<Text<Whole<0, { u32::MAX }>>>,
     /// TLS handshakes and PROXY headers awaited at once by one worker; the oldest gives way. 0 for no limit.
     pub(super) handshakes: Given<Text<Whole<0, { u32::MAX }>>>,

@@ -15,6 +15,7 @@ mod duration;
 mod environment;
 mod error;
 mod file;
+mod mirror;
 mod node;
 mod not_yet;
 mod notation;
@@ -49,6 +50,11 @@ use crate::{
     telemetry,
 };
 
+/// An amount of data as the file writes it (`64MiB`, `10kB`, a number of octets), for the command line.
+pub(crate) fn octets(text: &str) -> Result<u64, String> {
+    size::read(text).map_err(|Wrong { what, hint }| hint.map_or_else(|| what.clone(), |hint| format!("{what}; {hint}")))
+}
+
 /// All that the file says, checked, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -69,8 +75,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a file, and makes sure that the files it names (certificates, keys, tokens) are there and hold what they
-    /// should.
+    /// Reads a file, and makes sure that the files it names (certificates, keys, tokens, pages) are there and hold what
+    /// they should.
     pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
         let unreadable = |error| {
             let wrong = Wrong::new(format!("the configuration cannot be read: {error}"));
@@ -81,17 +87,20 @@ impl Config {
     }
 
     /// Reads the text of a file. `file` names it in errors, and relative paths in it start at its directory; neither it
-    /// nor any file it names is opened.
+    /// nor any file it names is opened, so error pages are empty.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, authorities, tokens. When one of them changes, whoever uses it reads it anew.
+    /// The files it names: certificates, keys, authorities, tokens, pages. When one of them changes, whoever uses it reads it
+    /// anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
         let towards_endpoints = transports.flat_map(|tls| tls.files());
-        tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens).cloned().collect()
+        let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values()).map(|page| &page.file);
+        let named = tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens);
+        named.chain(pages).cloned().collect()
     }
 }
 

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_saphyr::{Location, Spanned};
 
@@ -35,6 +35,19 @@ pub(super) struct Text<T> {
 /// A mapping from names to `T`, in the order of the file.
 #[derive(Debug)]
 pub(super) struct Named<T>(Vec<(Placed<String>, T)>);
+
+/// A value with a short form, a single text, and a long one, a mapping that says more.
+#[derive(Debug)]
+pub(super) enum ShortOr<L> {
+    Short(String),
+    Long(L),
+}
+
+/// A mapping that has a short form too.
+pub(super) trait LongForm {
+    /// Both forms, as an error names them.
+    const FORMS: &str;
+}
 
 impl<T> Given<T> {
     pub(super) fn get(&self) -> Option<&Placed<T>> {
@@ -79,6 +92,35 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Placed<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Of an alias, `defined` is where the value was written: that is what has to be changed.
         Spanned::deserialize(deserializer).map(|Spanned { value, defined, .. }| Self { value, place: defined })
+    }
+}
+
+impl<'de, L: LongForm + Deserialize<'de>> Deserialize<'de> for ShortOr<L> {
+    /// By hand, because serde's untagged enums lose the places.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<L>(PhantomData<L>);
+
+        impl<'de, L: LongForm + Deserialize<'de>> Visitor<'de> for Either<L> {
+            type Value = ShortOr<L>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(L::FORMS)
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<ShortOr<L>, E> {
+                Ok(ShortOr::Short(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<ShortOr<L>, E> {
+                Ok(ShortOr::Short(number.to_string()))
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<ShortOr<L>, M::Error> {
+                L::deserialize(MapAccessDeserializer::new(map)).map(ShortOr::Long)
+            }
+        }
+
+        deserializer.deserialize_any(Either(PhantomData))
     }
 }
 

@@ -2,8 +2,9 @@
 //! Lengths of time
 //! are in `duration`, amounts of data in `size`, hosts and addresses in `address`.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
+use http::{HeaderName, HeaderValue};
 use schemars::{Schema, json_schema};
 
 use super::{
@@ -13,8 +14,8 @@ use super::{
 use crate::{
     proxy::{Alpn, ClientAuthMode, ForwardingField, ListenerRole},
     switch::{
-        AppName, AutoPromotion, Family, MinReady, NotAName, Protocol, ProxyVersion, Revision, Roots, Streams,
-        TlsVersion,
+        AppName, AutoPromotion, Family, MinReady, NotAName, Protocol, ProxyVersion, Rate, RateBy, Revision, Roots,
+        Streams, TlsVersion,
     },
     telemetry::{AccessFormat, Format, Level},
 };
@@ -219,6 +220,112 @@ impl Notation for MinReady {
     }
 }
 
+/// A share of something, in whole percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share(u32);
+
+impl From<Share> for u32 {
+    fn from(share: Share) -> Self {
+        share.0
+    }
+}
+
+impl Notation for Share {
+    fn read(text: &str) -> Result<Self, Wrong> {
+        let number = text.strip_suffix('%').and_then(|number| whole(number).ok()).filter(|number| *number <= 100);
+        let wrong = || Wrong::new(format!("{} is not a share", quoted(text))).hint("use \"0%\" to \"100%\"");
+        number.and_then(|number| u32::try_from(number).ok()).map(Self).ok_or_else(wrong)
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^([1-9]?[0-9]|100)%$" })
+    }
+}
+
+/// A rate in its short form, `100/s`; none for `0`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ShortRate(Option<Rate>);
+
+impl From<ShortRate> for Option<Rate> {
+    fn from(rate: ShortRate) -> Self {
+        rate.0
+    }
+}
+
+impl Notation for ShortRate {
+    fn read(text: &str) -> Result<Self, Wrong> {
+        if text == "0" {
+            return Ok(Self(None));
+        }
+        let wrong =
+            || Wrong::new(format!("{} is not a rate", quoted(text))).hint("use 1/s to 1000000/s, /m or /h, or 0");
+        let (number, unit) = text.split_once('/').ok_or_else(wrong)?;
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err(wrong()),
+        };
+        let requests = Whole::<1, 1_000_000>::read(number).ok().and_then(|number| NonZeroU32::new(number.into()));
+        let requests = requests.ok_or_else(wrong)?;
+        Ok(Self(Some(Rate { requests, per: Duration::from_secs(seconds), burst: requests, by: RateBy::ClientIp })))
+    }
+
+    fn schema() -> Schema {
+        let short = json_schema!({ "type": "string", "pattern": "^[1-9][0-9]*/[smh]$", "examples": ["100/s"] });
+        json_schema!({ "anyOf": [{ "const": 0 }, short] })
+    }
+}
+
+impl Notation for RateBy {
+    fn read(text: &str) -> Result<Self, Wrong> {
+        let wrong = || Wrong::new(format!("{} does not tell clients apart", quoted(text)));
+        if text == "client_ip" {
+            return Ok(Self::ClientIp);
+        }
+        let name = text.strip_prefix("header:").ok_or_else(|| wrong().hint("use client_ip or header:NAME"))?;
+        match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(name) => Ok(Self::Header(name.as_str().into())),
+            Err(_) => Err(wrong().hint(format!("{} is no name of a field", quoted(name)))),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [{ "const": "client_ip" }, { "type": "string", "pattern": "^header:[!-~]+$" }] })
+    }
+}
+
+/// The value of a `Content-Type`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MediaType(String);
+
+impl From<MediaType> for String {
+    fn from(media_type: MediaType) -> Self {
+        media_type.0
+    }
+}
+
+impl Notation for MediaType {
+    fn read(text: &str) -> Result<Self, Wrong> {
+        let essence = text.split(';').next().unwrap_or_default().trim();
+        let tokens = essence.split_once('/').filter(|(kind, sub)| {
+            [kind, sub]
+                .iter()
+                .all(|token| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
+        });
+        match tokens.filter(|_| HeaderValue::from_str(text).is_ok() && text.is_ascii()) {
+            Some(_) => Ok(Self(text.to_owned())),
+            None => {
+                Err(Wrong::new(format!("{} is not a media type", quoted(text))).hint("write one such as text/html"))
+            }
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[!-.0-~]+/[!-.0-~]+", "examples": ["text/html; charset=utf-8"] })
+    }
+}
+
 /// A path as a request has it, without query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UrlPath(String);
@@ -369,6 +476,22 @@ mod tests {
         reads("3", MinReady::Count(3));
         reads("60%", MinReady::Percent(60));
         refuses::<MinReady>(&["0", "0%", "101%", "-1", "%", "half", "50 %", ""]);
+    }
+
+    #[test]
+    fn shares_rates_and_what_they_are_by_are_written_in_one_way() {
+        reads("20%", Share(20));
+        refuses::<Share>(&["20", "101%", "-1%", "%", "1.5%", ""]);
+        let number = |n| NonZeroU32::new(n).unwrap();
+        let (requests, per) = (number(100), Duration::from_secs(60));
+        reads("100/m", ShortRate(Some(Rate { requests, per, burst: requests, by: RateBy::ClientIp })));
+        reads("0", ShortRate(None));
+        refuses::<ShortRate>(&["", "100", "0/s", "100/d", "1000001/s", "/s", "-1/s", "1.5/s", "100 /s"]);
+        reads("header:X-Api-Key", RateBy::Header("x-api-key".into()));
+        reads("client_ip", RateBy::ClientIp);
+        refuses::<RateBy>(&["", "ip", "header", "header:", "header:a b", "cookie:a"]);
+        reads("text/html; charset=utf-8", MediaType("text/html; charset=utf-8".to_owned()));
+        refuses::<MediaType>(&["", "html", "text/", "/html", "text/html\n", "text/a b"]);
     }
 
     #[test]

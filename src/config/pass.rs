@@ -20,6 +20,9 @@ use super::{
 /// The largest file that is read, in octets: the configuration, a certificate, a key, a token file.
 pub(super) const LARGEST_FILE: usize = 1 << 20;
 
+/// The largest page that stands for an error, in octets.
+const LARGEST_PAGE: usize = 256 << 10;
+
 /// The pass, with what it found wrong so far.
 pub(super) struct Pass<'a> {
     pub(super) document: Document<'a>,
@@ -36,6 +39,8 @@ pub(super) enum FileKind {
     Key,
     RevocationList,
     Tokens,
+    /// Of an error; [`LARGEST_PAGE`] at most.
+    Page,
 }
 
 impl Pass<'_> {
@@ -84,6 +89,17 @@ impl Pass<'_> {
         self.document.file.parent().unwrap_or(Path::new("")).join(path)
     }
 
+    /// A page that answers are made of, with its path; empty where files are not opened.
+    pub(super) fn page(&mut self, written: &Placed<Text<PathBuf>>) -> Option<(PathBuf, Vec<u8>)> {
+        let path = self.file(written, FileKind::Page)?;
+        if !self.open_files {
+            return Some((path, Vec::new()));
+        }
+        // It was just looked at; what is wrong with it has been said.
+        let octets = read_file(&path).ok()?;
+        Some((path, octets))
+    }
+
     /// The path of a file that must be there.
     pub(super) fn file(&mut self, written: &Placed<Text<PathBuf>>, kind: FileKind) -> Option<PathBuf> {
         let path = self.read(written)?;
@@ -118,6 +134,10 @@ impl FileKind {
                 Some(Err(_)) | None => Err(lacking("revocation list")),
             },
             Self::Tokens => Ok(()),
+            Self::Page if octets.len() <= LARGEST_PAGE => Ok(()),
+            Self::Page => {
+                Err(Wrong::new(format!("{shown} is larger than 256KiB")).hint("such pages are kept in memory"))
+            }
         }
     }
 }

@@ -29,6 +29,12 @@ impl<const MAX: u64> From<Octets<0, MAX>> for Option<u64> {
     }
 }
 
+impl<const MIN: u64, const MAX: u64> From<Octets<MIN, MAX>> for u64 {
+    fn from(octets: Octets<MIN, MAX>) -> Self {
+        octets.0
+    }
+}
+
 impl<const MIN: u64, const MAX: u64> From<Octets<MIN, MAX>> for usize {
     fn from(octets: Octets<MIN, MAX>) -> Self {
         Self::try_from(octets.0).unwrap_or(Self::MAX)
@@ -55,7 +61,8 @@ impl<const MIN: u64, const MAX: u64> Notation for Octets<MIN, MAX> {
     }
 }
 
-fn read(text: &str) -> Result<u64, Wrong> {
+/// Any number of octets.
+pub(super) fn read(text: &str) -> Result<u64, Wrong> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = (&text[..end], text[end..].trim_start());

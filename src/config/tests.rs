@@ -1,5 +1,6 @@
 //! What the configuration promises to whoever writes the file: good files mean what they say, bad ones are told exactly.
 
+mod doors;
 mod hostile;
 mod mistakes;
 
@@ -103,25 +104,36 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "active",
             "address",
             "bind",
+            "body",
+            "burst",
+            "by",
             "cert",
             "client_ip",
+            "content_type",
             "cookie",
             "crl",
             "dir",
             "error_ratio",
+            "file",
             "header",
             "host",
             "key",
+            "max_body",
+            "max_in_flight",
             "min_version",
             "mode",
             "name",
             "path",
+            "per",
             "port",
             "preview",
             "proxy_protocol",
+            "requests",
             "roots",
             "server_name",
+            "share",
             "socket",
+            "status",
             "timeout",
             "tokens",
             "ttl"
@@ -198,9 +210,11 @@ fn every_key_reaches_its_place() {
     promotion: { auto: after 10m, min_ready: 60% }
     rollback: { keep_previous: 0s }
     timeouts: { connect: 3s, response: 1m, upgrade_idle: 2h, request: 5m }
-    limits: { body_size: 10MiB, in_flight: 0, queue: 0 }
-    retries: { attempts: 1, per_try: 3s }
-    drain: { timeout: 0s, streams: cut }
+    limits: { body_size: 10MiB, in_flight: 100, queue: 50, queue_timeout: 3s,
+              rate: { requests: 100, per: 1m, burst: 7, by: header:X-Api-Key } }
+    retries: { attempts: 1, per_try: 3s, budget: 5% }
+    drain: { timeout: 0s, streams: cut, close_rate: 50 }
+    errors: { "503": { file: sorry.html }, "429": { file: /pages/429.json, content_type: application/json } }
     expose_revision: true"#,
     );
     let shown = format!("{:?}", wanted.matching);
@@ -220,13 +234,17 @@ fn every_key_reaches_its_place() {
     let shown = format!("{policy:?}");
     for part in [
         "keep_previous: KeepPrevious(0ns)",
-        "drain: Drain { timeout: 0ns",
+        "drain: Drain { timeout: 0ns, streams: Cut, close_rate: 50 }",
         r#"path: Some("/healthz?deep"), status: Statuses([200..=200, 301..=302]), host: Some("shop.test"), port: Some(9100)"#,
         "interval: 5s, jitter: 0, timeout: 250ms, rise: 4, fall: 5",
         "consecutive_failures: 7, error_percent: 25, window: 5s, min_requests: 3, lasts: 60s, max_percent: 100, gateway_errors: false",
         "slow_start: 30s",
         "connect: 3s, response: 60s, upgrade_idle: 7200s, request: Some(300s), body_size: Some(10485760)",
-        r#"attempts: 1, per_try: 3s, expose_revision: true, host: Some("app.internal:8443")"#,
+        r#"attempts: 1, per_try: 3s, retry_budget: 5, expose_revision: true, host: Some("app.internal:8443")"#,
+        "InFlightLimit { most: 100, queue: 50, queue_timeout: 3s }",
+        r#"Rate { requests: 100, per: 60s, burst: 7, by: Header("x-api-key") }"#,
+        "503: ErrorPage(/etc/tealgate/sorry.html as text/html; charset=utf-8, 0 octets)",
+        "429: ErrorPage(/pages/429.json as application/json, 0 octets)",
         r#"roots: File("/etc/tealgate/roots.pem"), identity: Some(ClientIdentity { cert: "/etc/tealgate/c.crt""#,
         r#"key: "/keys/c.key" }), server_name: Some("app.internal"), min_version: Tls13 }), proxy_protocol: Some(V1)"#,
         "lookup: Lookup { interval: 60s, family: Ipv6 }",

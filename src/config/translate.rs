@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -16,11 +17,12 @@ use super::{
     Config,
     address::{EndpointAddress, SocketPath},
     claims::Claims,
-    error::Wrong,
+    error::{Wrong, quoted},
     file::{self, File},
-    node::{Given, Named, Placed, Text},
+    mirror::Ignored,
+    node::{Given, Named, Placed, ShortOr, Text},
     not_yet,
-    notation::Workers,
+    notation::{ShortRate, Workers},
     pass::{FileKind, Pass},
     places,
 };
@@ -31,14 +33,17 @@ use crate::{
         TlsOptions, TlsVersion, TrustedProxies,
     },
     switch::{
-        Address, AppName, ClientIdentity, Desired, EndpointSpec, Matching, Policy, Protocol, Revision, Roots,
-        Transport, UpstreamTls, Wanted,
+        Address, AppName, ClientIdentity, Desired, EndpointSpec, ErrorPage, ErrorPages, HoldBounds, InFlightLimit,
+        Limits, Matching, Mirror, Policy, Protocol, Rate, RateBy, Revision, Roots, Transport, UpstreamTls, Wanted,
     },
     telemetry,
 };
 
 const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7181);
 const MOST_WORKERS: usize = 256;
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The statuses of answers of ours that may be about one app (see `proxy::error`).
+const ANSWERED_BY_US: [u16; 8] = [400, 403, 408, 413, 429, 502, 503, 504];
 
 impl Pass<'_> {
     /// The configuration. It is sound only if the pass found nothing wrong.
@@ -278,6 +283,7 @@ impl Pass<'_> {
         self.set(&mut policy.keep_previous.0, &app.rollback.keep_previous);
         self.set(&mut policy.drain.timeout, &app.drain.timeout);
         self.set(&mut policy.drain.streams, &app.drain.streams);
+        self.set(&mut policy.drain.close_rate, &app.drain.close_rate);
         policy.balance = self.balance(&app.balance);
         policy.health = self.health_check(&app.health);
         policy.ejection = app.ejection.value().map(|block| self.ejection(block));
@@ -300,8 +306,105 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.body_size, &app.limits.body_size);
         self.set(&mut policy.traffic.attempts, &app.retries.attempts);
         self.set(&mut policy.traffic.per_try, &app.retries.per_try);
+        self.set(&mut policy.traffic.retry_budget, &app.retries.budget);
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
+        policy.limits = self.limits(&app.limits);
+        policy.errors = self.error_pages(&app.errors);
+        policy.hold = self.hold(&app.hold);
+        policy.mirror = app.mirror.value().map(|mirror| Arc::new(self.mirror(mirror)));
         policy
+    }
+
+    fn limits(&mut self, limits: &file::Limits) -> Limits {
+        let mut in_flight = InFlightLimit { most: 0, queue: 0, queue_timeout: QUEUE_TIMEOUT };
+        let most = limits.in_flight.get().map(|most| self.read(most));
+        in_flight.most = most.flatten().map_or(0, Into::into);
+        self.set(&mut in_flight.queue, &limits.queue);
+        self.set(&mut in_flight.queue_timeout, &limits.queue_timeout);
+        let unlimited = in_flight.most == 0 && most != Some(None);
+        if let Some(queue) = limits.queue.get().filter(|_| unlimited && in_flight.queue > 0) {
+            let wrong = Wrong::new("a queue without a limit of requests in flight: nobody would ever wait in it");
+            self.wrong(queue.place, wrong.hint("set `in_flight`, or leave `queue` out"));
+        }
+        Limits { in_flight: (in_flight.most > 0).then_some(in_flight), rate: self.rate(&limits.rate) }
+    }
+
+    fn rate(&mut self, given: &Given<file::RateForm>) -> Option<Rate> {
+        let Placed { value: file::RateForm(form), place } = given.get()?;
+        match form {
+            ShortOr::Short(text) => {
+                self.read(&Placed { value: Text::<ShortRate>::new(text.clone()), place: *place })?.into()
+            }
+            ShortOr::Long(block) => {
+                let requests = self.read(&block.requests).and_then(|requests| NonZeroU32::new(requests.into()))?;
+                let mut rate = Rate { requests, per: Duration::from_secs(1), burst: requests, by: RateBy::ClientIp };
+                self.set(&mut rate.per, &block.per);
+                self.set(&mut rate.by, &block.by);
+                let burst = block.burst.get().and_then(|burst| self.read(burst));
+                rate.burst = burst.and_then(|burst| NonZeroU32::new(burst.into())).unwrap_or(requests);
+                Some(rate)
+            }
+        }
+    }
+
+    fn error_pages(&mut self, errors: &Named<file::ErrorBlock>) -> ErrorPages {
+        let mut pages = ErrorPages::default();
+        for (key, block) in errors.iter() {
+            let status = key.value.parse().ok().filter(|status| ANSWERED_BY_US.contains(status));
+            if status.is_none() {
+                let all = ANSWERED_BY_US.map(|status| status.to_string()).join(", ");
+                let wrong = Wrong::new(format!("{} is not a status that we answer ourselves", quoted(&key.value)));
+                self.wrong(key.place, wrong.hint(format!("use one of {all}")));
+            }
+            let mut content_type = "text/html; charset=utf-8".to_owned();
+            self.set(&mut content_type, &block.content_type);
+            let read = self.page(&block.file);
+            pages.0.extend(
+                status.zip(read).map(|(status, (file, body))| {
+                    (status, Arc::new(ErrorPage { file, content_type, body: body.into() }))
+                }),
+            );
+        }
+        pages
+    }
+
+    fn hold(&mut self, given: &file::HoldBlock) -> HoldBounds {
+        let mut hold = HoldBounds::default();
+        self.set(&mut hold.max_age, &given.max_age);
+        self.set(&mut hold.max_requests, &given.max_requests);
+        self.set(&mut hold.max_bytes, &given.max_bytes);
+        if let Some(Placed { place, .. }) = given.max_age.get().filter(|_| hold.max_age > HoldBounds::LONGEST) {
+            self.wrong(
+                *place,
+                Wrong::new("a hold of more than an hour").hint("use 1h or less; to close the app, use maintenance"),
+            );
+        }
+        hold
+    }
+
+    fn mirror(&mut self, given: &file::Mirror) -> Mirror {
+        let mut mirror = Mirror::default();
+        mirror.share = self.read(&given.share).map_or(mirror.share, Into::into);
+        if given.methods.get().is_some() {
+            mirror.methods = self.read_all(&given.methods).into_iter().map(|(method, _)| method).collect();
+        }
+        self.set(&mut mirror.max_in_flight, &given.max_in_flight);
+        self.set(&mut mirror.max_body, &given.max_body);
+        self.set(&mut mirror.timeout, &given.timeout);
+        let compare = &mut mirror.compare;
+        self.set(&mut compare.status, &given.compare.status);
+        self.set(&mut compare.body, &given.compare.body);
+        if given.compare.headers.get().is_some() {
+            let named = self.read_all(&given.compare.headers);
+            compare.headers = named.into_iter().map(|(field, _)| field.into()).collect();
+        }
+        for (ignored, _) in self.read_all(&given.compare.ignore) {
+            match ignored {
+                Ignored::Field(name) => compare.ignore_headers.push(name),
+                Ignored::Json(path) => compare.ignore_json.push(path),
+            }
+        }
+        mirror
     }
 
     fn transport(&mut self, upstream: &file::Upstream) -> Transport {

@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use tokio::{
@@ -32,6 +32,29 @@ macro_rules! each {
 }
 
 impl Socket {
+    /// Ready when there may be something to read. To find that there is not costs less than to try.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Self::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+            Self::Tls(_) | Self::TlsUnix(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Whether nothing has come and nothing was closed since it was used last. Costs no system call: the runtime's driver
+    /// knows.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let is_nothing = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        match self {
+            Self::Tcp(stream) => is_nothing(stream.try_read(&mut [0])),
+            Self::Unix(stream) => is_nothing(stream.try_read(&mut [0])),
+            Self::Tls(_) | Self::TlsUnix(_) => {
+                let (mut nobody, mut octet) = (Context::from_waker(Waker::noop()), [0]);
+                Pin::new(self).poll_read(&mut nobody, &mut ReadBuf::new(&mut octet)).is_pending()
+            }
+        }
+    }
+
     /// The protocol that ALPN (RFC 7301) has settled for, if the endpoint took part in it.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         match self {

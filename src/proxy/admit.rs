@@ -1,14 +1,14 @@
 //! The one door to the switch: whatever a request came in by, it is admitted here, once for each attempt, so that a retry
 //! reads the current snapshot. What makes a request wait before it is let in belongs here too.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
 use super::{client::Client, cookie::cookie, error::ProxyError};
 use crate::{
-    switch::{RequestKey, Ticket},
+    switch::{Closed, NotAdmitted, NotAwaited, RequestKey, Ticket},
     telemetry::request_log::RequestLog,
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Visitor<'a> {
 pub(super) trait Fields {
     /// The value of the first line of this name, given in lower case.
     fn first(&self, name: &str) -> Option<&[u8]>;
+    /// How much memory they take, in octets; asked only of requests that have to wait.
+    fn octets(&self) -> usize;
 
     /// The value of the first cookie of this name.
     fn cookie(&self, name: &str) -> Option<&[u8]> {
@@ -42,6 +44,10 @@ impl Fields for HeaderMap {
         self.get(name).map(HeaderValue::as_bytes)
     }
 
+    fn octets(&self) -> usize {
+        self.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+    }
+
     /// HTTP/2 clients may send each cookie on a line of its own (RFC 9113 §8.2.3).
     fn cookie(&self, name: &str) -> Option<&[u8]> {
         self.get_all(header::COOKIE).iter().find_map(|line| cookie(line.as_bytes(), name))
@@ -49,17 +55,85 @@ impl Fields for HeaderMap {
 }
 
 impl Visitor<'_> {
-    /// Admits it to an endpoint, one not yet `tried` if there is one.
+    /// Admits it to an endpoint, one not yet `tried` if there is one. A request that is tried again must have let go of the
+    /// ticket it had: while requests are held, its pool may be waited for to be empty.
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
-        let ticket = self.client.worker.reader.admit(self, tried).map_err(|error| {
-            error.app().into_iter().for_each(|app| log.turned_away(app));
-            ProxyError::of_admission(error, self.client.options.unknown_host)
-        })?;
+        let mut ticket = self.enter(tried, log).await?;
+        if ticket.policy().limits.any() {
+            // Boxed, as what only some apps need.
+            ticket = Box::pin(self.within_limits(ticket, tried, log)).await?;
+        }
         log.admitted(&ticket);
         if ticket.tenure().is_late(self.arrived) {
             log.late_start();
         }
         Ok(ticket)
+    }
+
+    /// Admits it, whatever the limits. Where waiting helps it waits, and asks again, on the snapshot of that moment.
+    async fn enter(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
+        loop {
+            match self.client.worker.reader.admit(self, tried) {
+                Ok(ticket) => return Ok(ticket),
+                // Boxed, so that what only few requests need makes none of the others larger.
+                Err(refusal) => Box::pin(self.outlast(refusal, log)).await?,
+            }
+        }
+    }
+
+    /// Counts it against its app's limits. Who has to wait for a place gives the ticket back and is admitted anew, on
+    /// the snapshot of that moment; a retry has its place already.
+    async fn within_limits(
+        &self,
+        mut ticket: Ticket,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Result<Ticket, ProxyError> {
+        if log.is_new()
+            && let Some(rate) = &ticket.policy().limits.rate
+            && let Err(wait) = self.client.worker.rate_limits.check(ticket.app(), rate, self)
+        {
+            log.turned_away(ticket.app());
+            return Err(ProxyError::RateLimited { wait });
+        }
+        loop {
+            let (Some(capacity), Some(limit)) = (&ticket.route().capacity, ticket.policy().limits.in_flight) else {
+                return Ok(ticket);
+            };
+            if log.has_place_of(capacity) {
+                return Ok(ticket);
+            }
+            if let Some(slot) = capacity.try_take() {
+                log.keep(slot);
+                return Ok(ticket);
+            }
+            let (app, capacity) = (ticket.app().clone(), Arc::clone(capacity));
+            log.turned_away(&app);
+            drop(ticket);
+            let slot = capacity.wait(limit).await.map_err(|error| match error {
+                NotAwaited::Full => ProxyError::Overloaded { app },
+                NotAwaited::TooLong => ProxyError::QueueTimeout { app },
+            })?;
+            log.keep(slot);
+            ticket = self.enter(tried, log).await?;
+        }
+    }
+
+    /// Waits where waiting helps: `Ok` is to be asked for admission again, on whatever snapshot is current by then.
+    async fn outlast(&self, refusal: NotAdmitted, log: &mut RequestLog) -> Result<(), ProxyError> {
+        if let NotAdmitted::Closed { app, by: Closed::Held(hold) } = &refusal {
+            log.held(app);
+            if hold.wait(self.octets()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        refusal.app().into_iter().for_each(|app| log.turned_away(app));
+        Err(ProxyError::of_admission(refusal, self.client.options.unknown_host))
+    }
+
+    /// What it keeps in memory while it waits, in octets. Its body is not read.
+    fn octets(&self) -> u64 {
+        (self.host.len() + self.path.len() + self.fields.octets()) as u64
     }
 }
 

@@ -85,7 +85,7 @@ impl Arrival {
             return Err(Some(NotServed::Limit));
         }
         timer.set_within(options.timeouts.handshake);
-        let secured = timer.guard(secure(socket, tls)).await.map_err(too_long)?;
+        let secured = timer.guard(Box::pin(secure(socket, tls))).await.map_err(too_long)?;
         let (stream, certificate) = secured.map_err(|error| not_secured(&error))?;
         let is_h2 = stream.tls().map(|tls| tls.alpn_protocol() == Some(b"h2"));
         client.introduce(Forwarding::new(options, peer, certificate), room == Room::Crowded);
@@ -116,7 +116,7 @@ fn too_long(alarm: Alarm) -> Failure {
     match alarm {
         Alarm::Due => Some(NotServed::Timeout),
         // No tenure is followed before there is a request.
-        Alarm::Cut => None,
+        Alarm::Cut | Alarm::Retired => None,
     }
 }
 

@@ -3,21 +3,26 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
     connect::Origin,
     error::ProxyError,
     exchange::{Exchange, Failure},
     h1::FailureKind,
+    headers,
     outgoing::Outgoing,
     patience::{Impatience, Patience},
     upstream::{Reuse, Upstream},
 };
 use crate::{
     switch::{Attempt, Ticket, Traffic},
-    telemetry::request_log::RequestLog,
+    telemetry::request_log::{Recent, RequestLog},
 };
+
+/// So many retries a worker grants an app within the last while whatever its budget, or one with little traffic would have
+/// none: three a second.
+const RETRIES_ALWAYS: f64 = 30.0;
 
 /// What has been tried of one request.
 pub(super) struct Attempts {
@@ -80,7 +85,7 @@ impl Attempts {
         patience.follow(ticket.tenure());
         let within = self.within(traffic, request.is_bodyless());
         let begun = upstream.begin(ticket.endpoint(), request, self.origin, self.reuse, traffic.connect);
-        let (exchange, reused) = match begun.await {
+        let (mut exchange, reused) = match begun.await {
             Ok(begun) => begun,
             Err((error, request)) => {
                 return Err(Failed {
@@ -92,11 +97,13 @@ impl Attempts {
                 });
             }
         };
-        let mut exchange = Box::new(exchange);
         let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => {
                 note_answer(ticket, status);
+                if headers::is_event_stream(headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)) {
+                    patience.with_stream(ticket);
+                }
                 return Ok((exchange, status, headers));
             }
             Ok(Err(kind)) => (kind, None),
@@ -150,8 +157,17 @@ impl Attempts {
             log.attempt_failed(error.label());
             ticket.note(Attempt::Failed);
         }
-        if self.made >= ticket.policy().traffic.attempts {
+        let traffic = &ticket.policy().traffic;
+        if self.made >= traffic.attempts {
             return (error, None);
+        }
+        // What was never sent is no more work for the upstreams than it was before, however often it is tried.
+        if sent && again.is_some() {
+            if !log.recent().is_none_or(|recent| has_budget(&recent, traffic.retry_budget)) {
+                log.retry_denied();
+                return (error, None);
+            }
+            log.retry_granted();
         }
         self.made += 1;
         self.tried.push(ticket.endpoint().id());
@@ -168,6 +184,13 @@ pub(super) fn note_answer(ticket: &Ticket, status: StatusCode) {
         }
         _ => Attempt::Answered,
     });
+}
+
+/// Whether the app's traffic can bear one more retry: when most requests fail, to send each of them again is what keeps
+/// the upstream down.
+fn has_budget(recent: &Recent, percent: u32) -> bool {
+    let share = recent.requests * f64::from(percent) / 100.0;
+    recent.retries + 1.0 <= share.max(RETRIES_ALWAYS)
 }
 
 #[cfg(test)]

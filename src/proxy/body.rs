@@ -16,6 +16,7 @@ use super::{
     exchange::Exchange,
     h1::FailureKind,
     headers,
+    mirror::Sampled,
     patience::{Impatience, Patience},
     upload::Upload,
 };
@@ -48,6 +49,8 @@ pub(super) struct Download {
     pub(super) exchange: Box<Exchange>,
     pub(super) ticket: Ticket,
     pub(super) patience: Patience,
+    /// Hears of it, where a copy of the request was sent as well.
+    pub(super) sampled: Option<Box<Sampled>>,
 }
 
 /// Why an answer breaks off. The client sees it: no last chunk on HTTP/1, a reset stream on HTTP/2.
@@ -84,6 +87,9 @@ impl Download {
     /// Ends it: the upstream's connection is kept, if it may serve another request.
     pub(super) fn finish(self, client: &Client, log: &mut RequestLog) {
         log.received(self.patience.upload().map_or(0, Upload::octets));
+        if self.exchange.has_ended() {
+            self.sampled.into_iter().for_each(|sampled| sampled.done());
+        }
         if let Some(connection) = self.exchange.into_connection() {
             client.worker.upstream.keep(self.ticket.endpoint(), connection);
         }
@@ -96,6 +102,9 @@ impl Download {
         match self.exchange.poll_body(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
+                if let (Some(sampled), Some(data)) = (&mut self.sampled, frame.data_ref()) {
+                    sampled.answer_body(data);
+                }
                 self.patience.client_to_take();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -115,6 +124,8 @@ impl BodyError {
             Self::Request => (Outcome::ClientGone, "body"),
             Self::Impatience(Impatience::Client) => (Outcome::ClientGone, "request_timeout"),
             Self::Impatience(Impatience::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+            // As its app's owner wants it.
+            Self::Impatience(Impatience::Retired) => (Outcome::Answered, "retired"),
             Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
         }
     }

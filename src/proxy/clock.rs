@@ -2,8 +2,10 @@
 //! removal for something that hardly ever fires; here a request owns a slot, setting its deadline is one store, and a tick
 //! looks through the slots. Deadlines are kept to one [`TICK`]: never early, late by less than two.
 //!
-//! A slot also hears of the end of its request's tenure ([`Alarm::Cut`]), and may be told that its deadline is final: then
-//! whoever holds the task is aborted, for a task that waits on its client's window is not polled and could not end itself.
+//! A slot also hears of the end of its request's tenure ([`Alarm::Cut`]). One of a long-lived stream does with it what its
+//! app's policy says: stay, or leave in its turn, at the deadline or as soon as the pool is retired ([`Alarm::Retired`]).
+//! And a slot may be told that its deadline is final: then whoever holds the task is aborted, for a task that waits on its
+//! client's window is not polled and could not end itself.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,6 +13,7 @@ use std::{
     future::Future,
     pin::pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -18,7 +21,7 @@ use std::{
 use slab::Slab;
 use tokio::{task::AbortHandle, time::Instant};
 
-use crate::switch::{Stage, Tenure};
+use crate::switch::{Drain, Stage, Streams, Tenure};
 
 /// How often deadlines are looked at.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -28,6 +31,8 @@ pub(super) struct Clock {
     slots: RefCell<Slab<Slot>>,
     /// The tenures whose end is being waited for.
     followed: RefCell<HashSet<u64>>,
+    /// The worker is ending: to whatever runs, that is what the retirement of its pool is.
+    ending: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -35,10 +40,21 @@ struct Slot {
     due: Option<Instant>,
     is_final: bool,
     tenure: u64,
-    cut: bool,
+    /// Set for a long-lived stream, which few are.
+    stream: Option<Box<Stream>>,
+    /// Its time is over, whatever its deadline.
+    over: Option<Alarm>,
     waker: Option<Waker>,
     /// The task to abort; a slot without one is never made final.
     task: Option<AbortHandle>,
+}
+
+/// A long-lived stream, and how it is treated when its pool is retired.
+struct Stream {
+    tenure: Arc<Tenure>,
+    policy: Drain,
+    /// When it is to be closed, and with which alarm.
+    leaves: Option<(Instant, Alarm)>,
 }
 
 /// Why a wait ended early.
@@ -48,11 +64,18 @@ pub(super) enum Alarm {
     Due,
     /// The tenure was cut.
     Cut,
+    /// The tenure was retired, and the stream is one that leaves then.
+    Retired,
 }
 
 impl Clock {
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { now: Cell::new(Instant::now()), slots: RefCell::default(), followed: RefCell::default() })
+        Rc::new(Self {
+            now: Cell::new(Instant::now()),
+            slots: RefCell::default(),
+            followed: RefCell::default(),
+            ending: Cell::new(false),
+        })
     }
 
     /// The time of the last tick.
@@ -70,7 +93,10 @@ impl Clock {
         let now = Instant::now();
         self.now.set(now);
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
-            if slot.due.is_some_and(|due| due <= now) {
+            let leaves = slot.stream.as_ref().and_then(|stream| stream.leaves);
+            if let Some((_, alarm)) = leaves.filter(|(at, _)| *at <= now) {
+                slot.end(alarm);
+            } else if slot.due.is_some_and(|due| due <= now) {
                 slot.ring();
             }
         }
@@ -83,28 +109,60 @@ impl Clock {
         }
     }
 
-    /// Whether the tenure that a timer follows was cut.
-    pub(super) fn is_cut(&self, timer: TimerKey) -> bool {
-        self.slots.borrow().get(timer.0).is_some_and(|slot| slot.cut)
+    /// The worker is about to end: streams that leave when their pool is retired leave now.
+    pub(super) fn begin_to_end(&self) {
+        self.ending.set(true);
+        self.slots.borrow_mut().iter_mut().for_each(|(_, slot)| slot.reached(Stage::Retired));
     }
 
-    fn cut(&self, tenure: u64) {
-        for (_, slot) in self.slots.borrow_mut().iter_mut().filter(|(_, slot)| slot.tenure == tenure) {
-            slot.cut = true;
-            slot.ring();
-        }
+    /// Ends whatever still runs, kept streams too.
+    pub(super) fn cut_all(&self) {
+        self.slots.borrow_mut().iter_mut().for_each(|(_, slot)| slot.end(Alarm::Cut));
     }
 
-    async fn await_cut(self: Rc<Self>, tenure: u64, mut stage: tokio::sync::watch::Receiver<Stage>) {
-        // An error means that the tenure is gone, and so is everybody in it.
-        if stage.wait_for(|stage| *stage == Stage::Cut).await.is_ok() {
-            self.cut(tenure);
+    fn reached(&self, tenure: u64, stage: Stage) {
+        let mut slots = self.slots.borrow_mut();
+        slots.iter_mut().filter(|(_, slot)| slot.tenure == tenure).for_each(|(_, slot)| slot.reached(stage));
+    }
+
+    async fn await_end(self: Rc<Self>, tenure: u64, mut stage: tokio::sync::watch::Receiver<Stage>) {
+        for awaited in [Stage::Retired, Stage::Cut] {
+            // An error means that the tenure is gone, and so is everybody in it.
+            if stage.wait_for(|stage| *stage >= awaited).await.is_err() {
+                break;
+            }
+            self.reached(tenure, awaited);
         }
         self.followed.borrow_mut().remove(&tenure);
     }
 }
 
 impl Slot {
+    fn reached(&mut self, stage: Stage) {
+        let Some(stream) = &mut self.stream else {
+            if stage == Stage::Cut {
+                self.end(Alarm::Cut);
+            }
+            return;
+        };
+        let Stream { tenure, policy, leaves } = &mut **stream;
+        let alarm = match (policy.streams, stage) {
+            (Streams::Cut, Stage::Retired | Stage::Cut) => Alarm::Retired,
+            (Streams::Drain, Stage::Cut) => Alarm::Cut,
+            (Streams::Keep, _) | (_, Stage::Serving) | (Streams::Drain, Stage::Retired) => return,
+        };
+        // To be told once more is no new turn.
+        if leaves.is_none() && self.over.is_none() {
+            *leaves = Some((tenure.next_departure(policy.close_rate), alarm));
+        }
+    }
+
+    fn end(&mut self, alarm: Alarm) {
+        self.over.get_or_insert(alarm);
+        self.stream = None;
+        self.ring();
+    }
+
     fn ring(&mut self) {
         match &self.task {
             Some(task) if self.is_final => task.abort(),
@@ -158,21 +216,30 @@ impl Timer {
     pub(super) fn follow(&self, tenure: &Tenure) {
         let id = tenure.id();
         let slot = &mut self.clock.slots.borrow_mut()[self.key];
-        (slot.tenure, slot.cut) = (id, false);
+        (slot.tenure, slot.over) = (id, None);
         if self.clock.followed.borrow_mut().insert(id) {
-            tokio::task::spawn_local(Rc::clone(&self.clock).await_cut(id, tenure.stage()));
+            tokio::task::spawn_local(Rc::clone(&self.clock).await_end(id, tenure.stage()));
         }
     }
 
-    pub(super) fn is_cut(&self) -> bool {
-        self.clock.is_cut(self.key())
+    /// It is for a long-lived stream from now on, on the tenure it follows: rings when that one's time has come.
+    pub(super) fn is_for_stream(&self, tenure: &Arc<Tenure>, policy: Drain) {
+        let slot = &mut self.clock.slots.borrow_mut()[self.key];
+        slot.stream = Some(Box::new(Stream { tenure: Arc::clone(tenure), policy, leaves: None }));
+        let stage = *tenure.stage().borrow();
+        slot.reached(if self.clock.ending.get() { stage.max(Stage::Retired) } else { stage });
     }
 
-    /// Ready when the deadline has passed or the tenure was cut; otherwise the task is woken when it does.
+    /// Whether its time is over whatever the deadline, and why.
+    pub(super) fn over(&self) -> Option<Alarm> {
+        self.clock.slots.borrow()[self.key].over
+    }
+
+    /// Ready when the deadline has passed or its time is over; otherwise the task is woken when it is.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Alarm> {
         let slot = &mut self.clock.slots.borrow_mut()[self.key];
-        if slot.cut {
-            return Poll::Ready(Alarm::Cut);
+        if let Some(alarm) = slot.over {
+            return Poll::Ready(alarm);
         }
         if slot.due.is_some_and(|due| due <= self.clock.now()) {
             return Poll::Ready(Alarm::Due);

@@ -88,7 +88,7 @@ async fn sniff(client: &Rc<Client>, stream: &mut Stream, timer: &Timer) -> Optio
             }
             Ok(Ok(more)) if more > 0 => timer.set_within(client.options.timeouts.head),
             // A preface that does not get on is nothing anybody could be answered to.
-            Ok(_) | Err(Alarm::Due | Alarm::Cut) => {
+            Ok(_) | Err(Alarm::Due | Alarm::Cut | Alarm::Retired) => {
                 client.worker.put_back(desk);
                 return None;
             }

@@ -2,6 +2,8 @@
 //! proxy error types of RFC 9209 §2.3 where that has one; [`ProxyError::into_parts`] is the only place where a failure
 //! becomes an answer.
 
+use std::{sync::Arc, time::Duration};
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header, response};
 use rustls::AlertDescription;
@@ -13,7 +15,7 @@ use super::{
     upload::{self, Upload},
 };
 use crate::{
-    switch::{AppName, NotAdmitted, Role},
+    switch::{AppName, Closed, NotAdmitted, Policy, Role},
     telemetry::request_log::Outcome,
 };
 
@@ -21,7 +23,9 @@ use crate::{
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// How long a client that was told "not now" should wait: a probe's interval.
-const RETRY_AFTER_SECONDS: &str = "2";
+const RETRY_AFTER_SECONDS: u64 = 2;
+
+const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Why a request failed.
 #[derive(Debug, Error)]
@@ -53,6 +57,22 @@ pub(super) enum ProxyError {
     /// The listener, or the client, has too many connections.
     #[error("too many connections")]
     ConnectionLimitReached,
+    /// Requests are held, and no more may wait; they come in again after so long at the latest.
+    #[error("{app} holds as many requests as it may just now")]
+    Held {
+        /// The app.
+        app: AppName,
+        /// How long the hold lasts at most.
+        retry_after: Duration,
+    },
+    /// The app is under maintenance.
+    #[error("{app} is down for maintenance; please come back later")]
+    Maintenance {
+        /// The app.
+        app: AppName,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// There is nothing to send it to.
     #[error("{app} has no endpoint to serve this")]
     DestinationUnavailable {
@@ -64,6 +84,24 @@ pub(super) enum ProxyError {
     NoCandidate {
         /// The app.
         app: AppName,
+    },
+    /// As many requests of the app as may be are in flight, and as many as may wait do.
+    #[error("{app} has as many requests in flight as it may")]
+    Overloaded {
+        /// The app.
+        app: AppName,
+    },
+    /// It has waited for a place among the requests in flight, and there was none in time.
+    #[error("{app} had no place for another request in time")]
+    QueueTimeout {
+        /// The app.
+        app: AppName,
+    },
+    /// The client asks more often than it may.
+    #[error("too many requests")]
+    RateLimited {
+        /// After how long the next one would be let in.
+        wait: Duration,
     },
     /// The pool it ran on was drained, and the drain's deadline came first.
     #[error("the revision that served this has been drained")]
@@ -122,9 +160,14 @@ impl ProxyError {
             Self::UnknownHost(status) => *status,
             Self::PreviewForbidden => StatusCode::FORBIDDEN,
             Self::ConnectionLimitReached
+            | Self::Held { .. }
+            | Self::Maintenance { .. }
             | Self::DestinationUnavailable { .. }
             | Self::NoCandidate { .. }
+            | Self::Overloaded { .. }
+            | Self::QueueTimeout { .. }
             | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::ConnectionRefused(_)
             | Self::DestinationIpUnroutable(_)
             | Self::ConnectionFailed(_)
@@ -152,9 +195,13 @@ impl ProxyError {
             | Self::Connect
             | Self::UnknownProtocol => "http_request_error",
             Self::UnknownHost(_) => "destination_not_found",
-            Self::PreviewForbidden => "http_request_denied",
-            Self::ConnectionLimitReached => "connection_limit_reached",
+            Self::PreviewForbidden | Self::RateLimited { .. } => "http_request_denied",
+            Self::ConnectionLimitReached | Self::Overloaded { .. } | Self::QueueTimeout { .. } => {
+                "connection_limit_reached"
+            }
             Self::DestinationUnavailable { .. }
+            | Self::Held { .. }
+            | Self::Maintenance { .. }
             | Self::NoCandidate { .. }
             | Self::Drained
             | Self::ConnectionFailed(_) => "destination_unavailable",
@@ -184,8 +231,13 @@ impl ProxyError {
             Self::UnknownHost(_) => "unknown_host",
             Self::PreviewForbidden => "preview_forbidden",
             Self::ConnectionLimitReached => "connection_limit",
+            Self::Held { .. } => "held",
+            Self::Maintenance { .. } => "maintenance",
             Self::DestinationUnavailable { .. } => "no_endpoint",
             Self::NoCandidate { .. } => "no_candidate",
+            Self::Overloaded { .. } => "overloaded",
+            Self::QueueTimeout { .. } => "queue_timeout",
+            Self::RateLimited { .. } => "rate_limited",
             Self::Drained => "drained",
             Self::ConnectionRefused(_) | Self::DestinationIpUnroutable(_) | Self::ConnectionFailed(_) => "connect",
             Self::ConnectionTimeout => "connect_timeout",
@@ -224,19 +276,24 @@ impl ProxyError {
         )
     }
 
-    /// The answer: its head, and a short text.
-    pub(super) fn into_parts(self) -> (response::Parts, Bytes) {
+    /// The answer: its head, and a short text, or the page that its app has for it.
+    pub(super) fn into_parts(self, policy: Option<&Policy>) -> (response::Parts, Bytes) {
         let status = self.status();
-        let text = Bytes::from(format!("{} {self}\n", status.as_u16()));
         let (mut parts, ()) = http::Response::new(()).into_parts();
         parts.status = status;
         let headers = &mut parts.headers;
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        let page = policy.and_then(|policy| policy.errors.0.get(&status.as_u16()));
+        let page = page.and_then(|page| Some((HeaderValue::try_from(&page.content_type).ok()?, page)));
+        let (content_type, text) = match page {
+            Some((content_type, page)) => (content_type, Bytes::from_owner(Arc::clone(&page.body))),
+            None => (PLAIN_TEXT, Bytes::from(format!("{} {self}\n", status.as_u16()))),
+        };
+        headers.insert(header::CONTENT_TYPE, content_type);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
         let proxy_status = format!("tealgate; error={}", self.error_type());
         headers.extend(HeaderValue::try_from(proxy_status).ok().map(|value| (PROXY_STATUS, value)));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110 §15.5.6: a 405 names what is allowed.
@@ -244,6 +301,18 @@ impl ProxyError {
             headers.insert(header::ALLOW, allowed);
         }
         (parts, text)
+    }
+
+    /// After how many seconds it is worth another try, where it is known to pass.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            // Rounded up: to come back a moment early is to be told so again.
+            Self::Held { retry_after, .. } | Self::Maintenance { retry_after, .. } => {
+                Some(retry_after.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX))
+            }
+            Self::RateLimited { wait } => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+            _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_SECONDS),
+        }
     }
 
     /// What broke an exchange with an upstream off. `upload` is the request's body, if it has one.
@@ -262,7 +331,7 @@ impl ProxyError {
         match whose {
             Impatience::Client => Self::RequestTimeout,
             Impatience::Upstream | Impatience::Whole => Self::HttpResponseTimeout,
-            Impatience::Cut => Self::Drained,
+            Impatience::Cut | Impatience::Retired => Self::Drained,
         }
     }
 
@@ -278,6 +347,8 @@ impl ProxyError {
                 Self::UnknownHost(StatusCode::from_u16(unknown_host).unwrap_or(StatusCode::MISDIRECTED_REQUEST))
             }
             NotAdmitted::PreviewForbidden { .. } => Self::PreviewForbidden,
+            NotAdmitted::Closed { app, by: Closed::Held(hold) } => Self::Held { app, retry_after: hold.remaining() },
+            NotAdmitted::Closed { app, by: Closed::Maintenance(retry_after) } => Self::Maintenance { app, retry_after },
             NotAdmitted::NoPool { app, role: Role::Preview } => Self::NoCandidate { app },
             NotAdmitted::NoPool { app, .. } | NotAdmitted::NoEndpoint { app, .. } => {
                 Self::DestinationUnavailable { app }
@@ -305,7 +376,7 @@ mod tests {
     #[test]
     fn an_error_says_what_failed_and_when_to_come_back() {
         let app = "shop".parse().expect("a name");
-        let (parts, text) = ProxyError::DestinationUnavailable { app }.into_parts();
+        let (parts, text) = ProxyError::DestinationUnavailable { app }.into_parts(None);
         assert_eq!(parts.status, 503);
         assert_eq!(parts.headers["proxy-status"], "tealgate; error=destination_unavailable");
         assert!(parts.headers.contains_key("retry-after"));

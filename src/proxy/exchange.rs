@@ -21,6 +21,7 @@ use super::{
 };
 
 /// A request being sent, and its answer being received.
+#[expect(clippy::large_enum_variant, reason = "it lives in a box, mostly as the larger one")]
 pub(super) enum Exchange {
     H1(h1::Exchange<Socket, OutgoingBody>),
     H2(h2::Exchange<UploadBody>),
@@ -95,7 +96,7 @@ impl Exchange {
         match self {
             Self::H1(exchange) => {
                 let h1::Failure { kind, sent, request } = exchange.fail(kind);
-                Failure { kind, sent, is_well: false, request: request.map(Outgoing::H1) }
+                Failure { kind, sent, is_well: false, request: request.map(Box::new).map(Outgoing::H1) }
             }
             Self::H2(exchange) => {
                 let h2::Failure { kind, sent, reset, message } = exchange.fail(kind);

@@ -30,7 +30,12 @@ pub(super) struct Forwarding {
     /// The line that tells of its certificate, or nothing.
     certificate: Box<str>,
     /// The last authority, and the lines for it: it rarely changes on a connection.
-    last: RefCell<Option<(Box<[u8]>, Rc<[u8]>)>>,
+    last: RefCell<Option<Last>>,
+}
+
+struct Last {
+    authority: Box<[u8]>,
+    lines: Rc<[u8]>,
 }
 
 /// Whose a request is.
@@ -107,11 +112,11 @@ impl Forwarding {
             return self.write(told, text).into_bytes().into();
         }
         let mut last = self.last.borrow_mut();
-        if let Some((_, lines)) = last.as_ref().filter(|(last, _)| **last == *authority) {
-            return Rc::clone(lines);
+        if let Some(last) = last.as_ref().filter(|last| *last.authority == *authority) {
+            return Rc::clone(&last.lines);
         }
         let lines: Rc<[u8]> = self.write(&Told::default(), text).into_bytes().into();
-        *last = Some((authority.into(), Rc::clone(&lines)));
+        *last = Some(Last { authority: authority.into(), lines: Rc::clone(&lines) });
         lines
     }
 

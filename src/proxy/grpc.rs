@@ -47,7 +47,7 @@ pub(super) fn timeout(fields: &HeaderMap) -> Option<Duration> {
 pub(super) fn refusal(error: ProxyError) -> (response::Parts, Bytes) {
     let status = status(&error);
     let message = escaped(&error.to_string());
-    let (mut parts, _) = error.into_parts();
+    let (mut parts, _) = error.into_parts(None);
     parts.status = StatusCode::OK;
     for name in [header::CONTENT_LENGTH, header::ALLOW] {
         parts.headers.remove(name);

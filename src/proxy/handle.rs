@@ -21,6 +21,7 @@ use super::{
     grpc,
     h1::Framing,
     headers::{self, Going, RequestId},
+    mirror::{self, Copied, Sampled},
     outgoing::{Lines, Message, Outgoing},
     patience::Patience,
     replay::Replay,
@@ -30,7 +31,7 @@ use super::{
     websocket::Ask,
 };
 use crate::{
-    switch::{Ticket, Traffic},
+    switch::{Policy, Ticket, Traffic},
     telemetry::request_log::{Head, RequestLog},
 };
 
@@ -59,24 +60,35 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let asker = client.forwarding().asker(fields);
     let target = target(&client, &parts, &asker);
     let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host), asker.address);
+    let is_head = parts.method == Method::HEAD;
+    let mut policy = None;
     let forwarded = match target {
-        Ok(target) => match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
-            Ok(ticket) => {
-                forward(&client, &target, parts, Inflow::Http2(incoming), timer, arrived, ticket, &mut log).await
+        Ok(target) => {
+            let forwarded = match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
+                Ok(ticket) => {
+                    let incoming = Inflow::Http2(incoming);
+                    let asked = Asked { client: &client, target: &target, parts: &mut parts, incoming, timer, arrived };
+                    forward(asked, ticket, &mut log).await
+                }
+                Err(error) => Err(error),
+            };
+            if forwarded.is_err() {
+                policy = client.worker.reader.policy(&visitor(&client, &target, &parts, arrived));
             }
-            Err(error) => Err(error),
-        },
+            forwarded
+        }
         Err(error) => Err(error),
     };
     match forwarded {
-        Ok(reply) if reply.switched => return switch(reply, stream, log, serving),
+        Ok(reply) if reply.switched => switch(reply, stream, log, serving),
         Ok(reply) => {
             log.answered(reply.status);
-            let download = Download { exchange: reply.exchange, ticket: reply.ticket, patience: reply.patience };
+            let Reply { exchange, ticket, patience, sampled, .. } = reply;
+            let download = Download { exchange, ticket, patience, sampled };
             let body = TrackedBody::upstream(download, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
-        Err(error) => refuse(error, is_grpc, Record { log, serving }),
+        Err(error) => refuse(error, policy.as_deref(), is_grpc, is_head, Record { log, serving }),
     }
 }
 
@@ -107,6 +119,18 @@ fn path(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
+/// A request as it came.
+pub(super) struct Asked<'a> {
+    pub(super) client: &'a Client,
+    pub(super) target: &'a Target,
+    pub(super) parts: &'a mut Parts,
+    pub(super) incoming: Inflow,
+    /// On HTTP/2, the one that its task is aborted by.
+    pub(super) timer: Timer,
+    /// When its head was whole.
+    pub(super) arrived: Instant,
+}
+
 /// An upstream's answer, from its head on.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -116,22 +140,19 @@ pub(super) struct Reply {
     pub(super) exchange: Box<Exchange>,
     pub(super) ticket: Ticket,
     pub(super) patience: Patience,
+    /// Hears of it, where a copy of the request was sent as well.
+    pub(super) sampled: Option<Box<Sampled>>,
 }
 
 /// Sends a request that was admitted, and awaits an answer. What may be tried again is, each time admitted anew, so that a
 /// retry reads the current snapshot.
-pub(super) async fn forward(
-    client: &Client,
-    target: &Target,
-    mut parts: Parts,
-    incoming: Inflow,
-    timer: Timer,
-    arrived: Instant,
-    mut ticket: Ticket,
-    log: &mut RequestLog,
-) -> Result<Reply, ProxyError> {
-    let (message, patience) = prepare(client, target, &mut parts, incoming, timer, &ticket, log)?;
+pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut RequestLog) -> Result<Reply, ProxyError> {
+    let Asked { client, target, parts, incoming, timer, arrived } = asked;
+    let (message, patience) = prepare(client, target, parts, incoming, timer, &ticket, log)?;
     let ask = message.ask.clone();
+    let safe = patience.upload().is_none() && ask.is_none();
+    let copy = || Some(Copied::of_message(&message));
+    let mut sampled = safe.then(|| mirror::sample(&client.worker, &ticket, &message.method, copy)).flatten();
     let mut request = Outgoing::Any(Box::new(message));
     let mut attempts = Attempts::new(&parts.method, client.origin(target.client));
     loop {
@@ -142,15 +163,20 @@ pub(super) async fn forward(
                     None => Ok((status, status == StatusCode::SWITCHING_PROTOCOLS)),
                 };
                 let (status, switched) = settled.inspect_err(|error| log.attempt_failed(error.label()))?;
+                if let Some(sampled) = &mut sampled {
+                    sampled.answer_head(status, headers.clone());
+                }
                 headers::to_downstream(&mut headers, &ticket, status == StatusCode::SWITCHING_PROTOCOLS);
-                return Ok(Reply { status, headers, switched, exchange, ticket, patience });
+                return Ok(Reply { status, headers, switched, exchange, ticket, patience, sampled });
             }
             Err(failed) => attempts.judge(failed, &ticket, &patience, log),
         };
         request = again.ok_or(failure)?;
+        // Whatever it may have to wait for, it waits for it outside of its pool.
+        drop(ticket);
         let fields = request.fields();
         let visitor =
-            Visitor { client, address: target.client, host: &target.host, path: path(&parts), fields, arrived };
+            Visitor { client, address: target.client, host: &target.host, path: path(parts), fields, arrived };
         ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }
@@ -224,10 +250,11 @@ fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving:
     let Reply { status, headers, exchange, ticket, .. } = reply;
     let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
         let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
-        return refuse(error, false, Record { log, serving });
+        return refuse(error, None, false, false, Record { log, serving });
     };
     log.answered(status);
-    let opening = tunnel::Opening { upstream, early, ticket, log, serving };
+    // An extended CONNECT is for nothing else (see `target`).
+    let opening = tunnel::Opening { upstream, early, is_websocket: true, ticket, log, serving };
     tokio::task::spawn_local(async move {
         // If it comes to nothing, the client has gone, and the log says so.
         if let Ok(stream) = stream.await {
@@ -244,14 +271,21 @@ fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Respons
     response
 }
 
-/// The only place where a failure becomes an answer.
-fn refuse(error: ProxyError, is_grpc: bool, mut record: Record) -> Response<TrackedBody> {
+/// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
+fn refuse(
+    error: ProxyError,
+    policy: Option<&Policy>,
+    is_grpc: bool,
+    is_head: bool,
+    mut record: Record,
+) -> Response<TrackedBody> {
     record.log.ended(error.outcome(), error.label());
     // Whatever words it is told in, this is what it is counted as.
     record.log.answered(error.status());
     let (parts, text) = match is_grpc {
         true => grpc::refusal(error),
-        false => error.into_parts(),
+        false => error.into_parts(policy),
     };
+    let text = if is_head { Bytes::new() } else { text };
     Response::from_parts(parts, TrackedBody::text(text, record))
 }

@@ -126,6 +126,15 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether an answer with this `Content-Type` is a stream of events, which may never end (HTML, server-sent events).
+pub(super) fn is_event_stream(content_type: Option<&[u8]>) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    let Some((essence, rest)) = content_type.and_then(|value| value.split_at_checked(EVENT_STREAM.len())) else {
+        return false;
+    };
+    essence.eq_ignore_ascii_case(EVENT_STREAM) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
+}
+
 /// The fields that these `Connection` lines name, but those that nobody may take out.
 fn nominated<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<HeaderName> {
     let names = lines.flat_map(members).filter_map(|member| HeaderName::from_bytes(member).ok());
@@ -320,6 +329,10 @@ impl Fields for Head<'_> {
     fn first(&self, name: &str) -> Option<&[u8]> {
         let is_it = |line: &&Line| line.name_in(self.octets).eq_ignore_ascii_case(name.as_bytes());
         self.lines.iter().find(is_it).map(|line| line.value_in(self.octets))
+    }
+
+    fn octets(&self) -> usize {
+        self.octets.len()
     }
 
     /// Some clients send several lines, though RFC 6265 §5.4 allows one.

@@ -18,7 +18,7 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
-use super::{Bind, ListenerLimits, ListenerOptions, TcpOptions, tls::CertificateError};
+use super::{Bind, ListenerLimits, ListenerOptions, TcpOptions, rate::network, tls::CertificateError};
 
 /// A listener as it was bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +156,8 @@ fn is_stale(path: &Path) -> bool {
 #[derive(Default)]
 pub(super) struct Crowd {
     all: AtomicUsize,
-    by_client: Mutex<HashMap<IpAddr, usize>>,
+    /// By the network that stands for a client.
+    by_client: Mutex<HashMap<u128, usize>>,
 }
 
 /// Whether there is room for a connection.
@@ -185,7 +186,7 @@ impl Room {
 /// A connection counted in, until dropped.
 pub(super) struct Admitted {
     crowd: Arc<Crowd>,
-    client: Cell<Option<IpAddr>>,
+    client: Cell<Option<u128>>,
 }
 
 impl Crowd {
@@ -195,7 +196,7 @@ impl Crowd {
         (Admitted { crowd: Arc::clone(self), client: Cell::new(None) }, Room::of(all, limits.connections))
     }
 
-    fn by_client(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn by_client(&self) -> MutexGuard<'_, HashMap<u128, usize>> {
         self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -206,7 +207,7 @@ impl Admitted {
         if limits.connections_per_client == 0 {
             return Room::Enough;
         }
-        let client = client.to_canonical();
+        let client = network(client);
         self.client.set(Some(client));
         let mut by_client = self.crowd.by_client();
         let count = by_client.entry(client).or_insert(0);

@@ -8,11 +8,37 @@
 //! lets only well-framed HTTP/1 requests through. hyper calls [`handle`] with each request, whatever its
 //! version. There the request's [`target`] is read, its log line opened, and [`Reader::admit`](crate::switch::Reader::admit)
 //! asked, in [`admit`], for a ticket: the pool and endpoint it is for, on one snapshot. The head is made the upstream's in [`headers`];
-//! [`attempts`] takes an idle connection or a new one from [`upstream`], and [`h1`] sends the one and receives the other head.
+//! [`attempts`] takes a connection that is there or a new one from [`upstream`], and an [`exchange`] on it, of [`h1`] or [`h2`],
+//! sends the one and receives the other head. What differs between the versions is in [`websocket`] and [`grpc`].
 //! That is made the client's, and the answer leaves in a [`body::TrackedBody`], which carries ticket and log. When the body
 //! ends, or is dropped, both close. After a 101 a [`tunnel`] takes over both streams, and ticket and log with them.
 //!
 //! Whatever fails on this road is an [`error::ProxyError`], and becomes an answer in one place, the end of [`handle`].
+//!
+//! # Limits of time and number
+//!
+//! | What | Setting | What the client is told, and the reason in metrics |
+//! |---|---|---|
+//! | TLS handshake | listener `timeouts.handshake` | nothing: the connection is closed |
+//! | Request head | listener `timeouts.head` | 408 `request_timeout` |
+//! | Pause in a request's body | listener `timeouts.body` | 408 `request_timeout` |
+//! | Pause in taking an answer | listener `timeouts.body` | the answer is cut: `client_gone` |
+//! | Idle connection | listener `timeouts.idle` | nothing: it is closed |
+//! | Size of a head, of its first line | listener `limits.head_size` | 431 `head_too_large`, 414 `target_too_long` |
+//! | Connections, of all and of one client | listener `limits.connections`, `…_per_client` | 503 `connection_limit` |
+//! | Connect to an endpoint | `timeouts.connect` | 504 `connect_timeout`, if no other endpoint can be tried |
+//! | Head of the answer | `timeouts.response`, `retries.per_try` | 504 `timeout`, likewise |
+//! | Silence in a tunnel | `timeouts.upgrade_idle` | the tunnel ends: `idle` |
+//! | The whole request | `timeouts.request` | 504 `timeout`, or the answer is cut |
+//! | Size of a request's body | `limits.body_size` | 413 `body_too_large` |
+//! | Requests in flight | `limits.in_flight`, `limits.queue` | 503 `overloaded` |
+//! | Wait for a place among them | `limits.queue_timeout` | 503 `queue_timeout` |
+//! | Rate of one client | `limits.rate` | 429 `rate_limited` |
+//! | Retries of what was sent | `retries.budget` | what the last attempt came to; `retries_denied_total` |
+//! | A replaced pool | `drain.timeout`, `drain.streams` | 503 `drained`, or the answer is cut |
+//!
+//! Each 503 and 429 says when to come back. Requests are never sent to two endpoints at once to see who is faster: an
+//! application may mind, and a retry budget would be spent on those that are slow because they are overloaded.
 //!
 //! # What a request costs
 //!
@@ -35,6 +61,7 @@ mod error;
 mod exchange;
 mod flood;
 mod forwarding;
+mod frames;
 mod gate;
 mod grpc;
 mod h1;
@@ -44,11 +71,13 @@ mod handle;
 mod headers;
 mod http1;
 mod listener;
+mod mirror;
 mod options;
 mod outgoing;
 mod patience;
 mod plane;
 mod proxy_header;
+mod rate;
 mod replay;
 mod stream;
 mod target;

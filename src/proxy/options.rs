@@ -251,8 +251,8 @@ pub struct ListenerLimits {
     pub head_size: usize,
     /// Connections at once on this listener, over all workers.
     pub connections: usize,
-    /// Connections at once from one client address, over all workers: that of a PROXY header where there is one. Trusted
-    /// HTTP proxies, which speak for many clients, are not counted.
+    /// Connections at once from one client address (of IPv6 one /64 network), over all workers: that of a PROXY header where
+    /// there is one. Trusted HTTP proxies, which speak for many clients, are not counted.
     pub connections_per_client: usize,
     /// Arrivals at once by one worker: PROXY headers awaited, and TLS handshakes. When one more comes, the oldest of them
     /// is closed: a client in good order is through in a round trip or two, and a crowd of stalled ones does not keep it

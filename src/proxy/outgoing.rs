@@ -21,7 +21,7 @@ pub(super) enum Outgoing {
     /// For whatever the endpoint speaks.
     Any(Box<Message<OutgoingBody>>),
     /// Written for HTTP/1, and for nothing else.
-    H1(h1::Outgoing<OutgoingBody>),
+    H1(Box<h1::Outgoing<OutgoingBody>>),
 }
 
 /// A request that is not written yet.

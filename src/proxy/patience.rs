@@ -14,7 +14,7 @@ use super::{
     clock::{Alarm, TICK, Timer},
     upload::{State, Upload},
 };
-use crate::switch::Tenure;
+use crate::switch::{Tenure, Ticket};
 
 /// The patience with one request.
 pub(super) struct Patience {
@@ -41,6 +41,18 @@ pub(super) enum Impatience {
     Whole,
     /// The tenure it runs on was cut.
     Cut,
+    /// It is a stream, the tenure it runs on was retired, and its app has streams end then.
+    Retired,
+}
+
+impl Impatience {
+    fn of(alarm: Alarm) -> Self {
+        match alarm {
+            Alarm::Due => Self::Whole,
+            Alarm::Cut => Self::Cut,
+            Alarm::Retired => Self::Retired,
+        }
+    }
 }
 
 impl Patience {
@@ -62,6 +74,11 @@ impl Patience {
     /// Ends when this tenure is cut.
     pub(super) fn follow(&self, tenure: &Tenure) {
         self.timer.follow(tenure);
+    }
+
+    /// The answer is a stream that may never end: what becomes of it when its pool is retired is the app's policy.
+    pub(super) fn with_stream(&self, ticket: &Ticket) {
+        self.timer.is_for_stream(ticket.tenure(), ticket.policy().drain);
     }
 
     /// Awaits the head of an answer: `within` so much from now, or from the end of the request's body, as long as that
@@ -98,16 +115,17 @@ impl Patience {
 
     /// Whether it is over at once, however much there is to hand on.
     pub(super) fn is_over(&self) -> Option<Impatience> {
-        if self.timer.is_cut() {
-            return Some(Impatience::Cut);
+        if let Some(alarm) = self.timer.over() {
+            return Some(Impatience::of(alarm));
         }
         self.whole.filter(|whole| *whole <= self.timer.clock().now()).map(|_| Impatience::Whole)
     }
 
     fn poll_overdue(&self, cx: &mut Context<'_>, began: Instant, within: Duration) -> Poll<Impatience> {
         loop {
-            if ready!(self.timer.poll(cx)) == Alarm::Cut {
-                return Poll::Ready(Impatience::Cut);
+            match ready!(self.timer.poll(cx)) {
+                Alarm::Due => {}
+                alarm @ (Alarm::Cut | Alarm::Retired) => return Poll::Ready(Impatience::of(alarm)),
             }
             // The body may have got on since the timer was set.
             let (due, whose) = self.next(began, within);

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     Bind, ListenerOptions,
     listener::{self, Bound, ListenError, Listening},
+    rate::Rates,
     tls::{self, CertificateFacts, Certificates, Loaded},
     worker::{self, Order, Running, Terms},
 };
@@ -70,7 +71,11 @@ impl DataPlane {
         recorder: impl Fn(usize) -> Rc<Recorder> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync> = Arc::new(recorder);
-        let start = |index| worker::start(index, readers.clone(), connector.clone(), Arc::clone(&recorder));
+        let rates: Arc<Rates> = Arc::default();
+        let start = |index| {
+            let (recorder, rates) = (Arc::clone(&recorder), Arc::clone(&rates));
+            worker::start(index, readers.clone(), connector.clone(), recorder, rates)
+        };
         let started = (0..workers).map(start).collect::<io::Result<Vec<_>>>()?;
         let (workers, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
         let tickets = tls::shared_tickets().map_err(io::Error::other)?;

@@ -38,6 +38,15 @@ macro_rules! each {
 }
 
 impl Stream {
+    /// Ready when there may be something to read. To find that there is not costs less than to try.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Self::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+            _ => Poll::Ready(()),
+        }
+    }
+
     /// The TLS session, if there is one.
     pub(super) fn tls(&self) -> Option<&ServerConnection> {
         match self {

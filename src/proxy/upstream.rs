@@ -6,6 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -84,7 +85,7 @@ pub(super) enum Reuse {
 
 /// A request being sent, and whether its connection was there before: then the upstream may be closing it at this very
 /// moment. Or why it cannot be sent, and the request.
-pub(super) type Begun = Result<(Exchange, bool), (ProxyError, Outgoing)>;
+pub(super) type Begun = Result<(Box<Exchange>, bool), (ProxyError, Outgoing)>;
 
 impl Upstream {
     pub(super) fn new(clock: &Rc<Clock>, connector: Connector) -> Self {
@@ -102,7 +103,7 @@ impl Upstream {
         within: Duration,
     ) -> Begun {
         match (request, endpoint.destination().transport.protocol) {
-            (Outgoing::H1(request), _) => self.begin_h1(endpoint, request, origin, reuse, within).await,
+            (Outgoing::H1(request), _) => self.begin_h1(endpoint, *request, origin, reuse, within).await,
             (Outgoing::Any(message), Protocol::Http1) => {
                 self.begin_h1(endpoint, message.into_h1(), origin, reuse, within).await
             }
@@ -129,28 +130,30 @@ impl Upstream {
         reuse: Reuse,
         within: Duration,
     ) -> Begun {
-        match self.http1(endpoint, origin, reuse, within).await {
-            Ok((connection, reused)) => Ok((Exchange::H1(connection.exchange(request)), reused)),
-            Err(error) => Err((error, Outgoing::H1(request))),
+        if let Some(idle) = self.idle(endpoint, reuse) {
+            return Ok((Box::new(Exchange::H1(idle.exchange(request))), true));
+        }
+        match self.open_http1(endpoint, origin, within).await {
+            Ok(connection) => Ok((Box::new(Exchange::H1(connection.exchange(request))), false)),
+            Err(error) => Err((error, Outgoing::H1(Box::new(request)))),
         }
     }
 
-    /// An HTTP/1 connection to an endpoint, a new one for `origin`, and whether it was there before.
-    pub(super) async fn http1(
-        &self,
-        endpoint: &Endpoint,
+    /// An idle HTTP/1 connection to an endpoint, if `reuse` allows and there is one.
+    pub(super) fn idle(&self, endpoint: &Endpoint, reuse: Reuse) -> Option<Connection> {
+        if reuse == Reuse::Any { self.take_idle(endpoint) } else { None }
+    }
+
+    /// A new HTTP/1 connection to an endpoint, for `origin`. On the heap, so that a request that has a connection already
+    /// does not carry the room for opening one.
+    pub(super) fn open_http1<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
         origin: Option<Origin>,
-        reuse: Reuse,
         within: Duration,
-    ) -> Result<(Connection, bool), ProxyError> {
-        if reuse == Reuse::Any
-            && let Some(idle) = self.take_idle(endpoint)
-        {
-            return Ok((idle, true));
-        }
-        // On the heap, so that a request that has a connection already does not carry the room for opening one.
-        let socket = Box::pin(connect_http1(&self.connector, endpoint, origin, within)).await?;
-        Ok((Connection::new(socket), false))
+    ) -> Pin<Box<dyn Future<Output = Result<Connection, ProxyError>> + 'a>> {
+        let socket = connect_http1(&self.connector, endpoint, origin, within);
+        Box::pin(async move { Ok(Connection::new(socket.await?)) })
     }
 
     /// On HTTP/2, or on what the endpoint chooses where `protocol` lets it.
@@ -175,13 +178,13 @@ impl Upstream {
             && reuse == Reuse::Any
             && let Some(idle) = self.take_idle(endpoint)
         {
-            return Ok((Exchange::H1(idle.exchange(message.into_h1())), true));
+            return Ok((Box::new(Exchange::H1(idle.exchange(message.into_h1()))), true));
         }
         let open = async || self.open(endpoint, origin, protocol, set.places(), within).await;
         match timeout(within, set.seek(after, open)).await {
             Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
             Ok(Ok(h2::Found::Other(socket))) => {
-                Ok((Exchange::H1(Connection::new(socket).exchange(message.into_h1())), false))
+                Ok((Box::new(Exchange::H1(Connection::new(socket).exchange(message.into_h1()))), false))
             }
             Ok(Err(error)) => Err((error, Outgoing::Any(message))),
             Err(_) => Err((ProxyError::ConnectionTimeout, Outgoing::Any(message))),
@@ -228,7 +231,7 @@ impl Upstream {
         let mut kept = self.kept.borrow_mut();
         let idle = &mut kept.get_mut(&endpoint.id())?.idle;
         while let Some(Idle { mut connection, .. }) = idle.pop() {
-            if connection.is_quiet() {
+            if connection.io().is_quiet() {
                 return Some(connection);
             }
         }
@@ -268,7 +271,7 @@ impl Upstream {
         let Some(Kept { idle, streams, .. }) = kept.get_mut(&endpoint.id()) else { return Census::default() };
         let (now, mut closed) = (self.clock.now(), None);
         idle.retain_mut(|idle| {
-            let open = idle.connection.is_quiet();
+            let open = idle.connection.io().is_quiet();
             if !open {
                 closed = closed.max(Some(idle.since));
             }
@@ -302,7 +305,7 @@ impl Upstream {
         for Kept { idle, streams, .. } in self.kept.borrow_mut().values_mut() {
             idle.retain_mut(|idle| {
                 idle.connection.release_memory();
-                now < idle.since + MAX_IDLE_AGE && idle.connection.is_quiet()
+                now < idle.since + MAX_IDLE_AGE && idle.connection.io().is_quiet()
             });
             if let Some(streams) = streams {
                 streams.sweep(now.checked_sub(MAX_IDLE_AGE));
@@ -316,7 +319,7 @@ fn begin_on(place: h2::Place, message: Box<Message<OutgoingBody>>, reused: bool)
         let error = ProxyError::HttpUpgradeFailed("the upstream takes no WebSocket over HTTP/2");
         return Err((error, Outgoing::Any(message)));
     }
-    Ok((Exchange::H2(h2::Exchange::begin(place, message)), reused))
+    Ok((Box::new(Exchange::H2(h2::Exchange::begin(place, message))), reused))
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ mod tests {
         let right = accept(&question["sec-websocket-key"]);
         let settle = |status: u16, accepts: &[&HeaderValue]| {
             let mut answer = HeaderMap::new();
-            accepts.iter().for_each(|accept| drop(answer.append(header::SEC_WEBSOCKET_ACCEPT, (*accept).clone())));
+            answer.extend(accepts.iter().map(|accept| (header::SEC_WEBSOCKET_ACCEPT, (*accept).clone())));
             ask.settle(false, StatusCode::from_u16(status).expect("a status"), &mut answer).ok()
         };
         assert_eq!(settle(101, &[&right]), Some((StatusCode::OK, true)));

@@ -32,7 +32,9 @@ use super::{
     connection::{self, Socket},
     http1::Desk,
     listener::{self, Crowd, Listening, Room},
+    rate::{RateLimits, Rates},
     tls::Certificates,
+    tunnel,
     upstream::Upstream,
     warm::Warming,
 };
@@ -57,8 +59,11 @@ pub(super) struct Worker {
     pub(super) recorder: Rc<Recorder>,
     pub(super) upstream: Upstream,
     pub(super) warming: Warming,
+    pub(super) rate_limits: RateLimits,
+    rates: Arc<Rates>,
     clients: RefCell<Slab<Rc<Client>>>,
     /// Memory for requests to come.
+    #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the connections")]
     desks: RefCell<Vec<Box<Desk>>>,
 }
 
@@ -100,6 +105,7 @@ pub(super) fn start(
     readers: Readers,
     connector: Connector,
     recorder: Arc<dyn Fn(usize) -> Rc<Recorder> + Send + Sync>,
+    rates: Arc<Rates>,
 ) -> io::Result<(Running, thread::JoinHandle<()>)> {
     let (orders, received) = mpsc::unbounded_channel();
     let (started, outcome) = std_mpsc::channel();
@@ -109,7 +115,7 @@ pub(super) fn start(
             Ok(runtime) => {
                 drop(started.send(Ok(())));
                 runtime.block_on(async {
-                    let worker = Worker::new(readers.reader(index), connector, recorder(index));
+                    let worker = Worker::new(readers.reader(index), connector, recorder(index), rates);
                     worker.run(received).await;
                 });
             }
@@ -122,11 +128,12 @@ pub(super) fn start(
 }
 
 impl Worker {
-    fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>) -> Rc<Self> {
+    fn new(reader: Reader, connector: Connector, recorder: Rc<Recorder>, rates: Arc<Rates>) -> Rc<Self> {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock, connector);
-        let (warming, clients, desks) = (Warming::default(), RefCell::default(), RefCell::default());
-        Rc::new(Self { clock, reader, recorder, upstream, warming, clients, desks })
+        let (warming, rate_limits) = (Warming::default(), RateLimits::new(&rates));
+        let (clients, desks) = (RefCell::default(), RefCell::default());
+        Rc::new(Self { clock, reader, recorder, upstream, warming, rate_limits, rates, clients, desks })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -201,6 +208,9 @@ impl Worker {
             }
             if count.is_multiple_of(SWEEP) {
                 self.upstream.sweep();
+                if self.reader.worker() == 0 {
+                    self.rates.sweep();
+                }
             }
             if count.is_multiple_of(WARM) {
                 self.warming.look(&self);
@@ -212,6 +222,7 @@ impl Worker {
     async fn drain(&self, within: Duration) -> usize {
         let deadline = Instant::now() + within;
         let mut looks = interval(TICK / 4);
+        self.clock.begin_to_end();
         loop {
             // Also those that came in with the last accepts.
             self.clients.borrow().iter().for_each(|(_, client)| client.close());
@@ -225,6 +236,12 @@ impl Worker {
         }
         let cut = self.clients.borrow().iter().map(|(_, client)| client.in_flight() as usize).sum();
         self.recorder.cuts_what_is_left();
+        // Who can still be told so is told.
+        self.clock.cut_all();
+        let last_words = Instant::now() + tunnel::CLOSING;
+        while !self.clients.borrow().is_empty() && Instant::now() < last_words {
+            looks.tick().await;
+        }
         self.clients.borrow().iter().for_each(|(_, client)| client.abort());
         // Aborted tasks are dropped when the runtime comes round to them.
         while !self.clients.borrow().is_empty() {

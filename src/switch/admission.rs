@@ -3,7 +3,7 @@
 //! **The invariant.** *Once a retired occupancy has been seen empty, no request ever enters it.* [`enter`] takes the
 //! worker's view, adds one to its slot, and then reads the version again; if that moved on, it takes the one back and
 //! goes round. [`Current::swap`] puts the new snapshot in place, then raises the version; only after that may
-//! [`Occupancy::retire`] be called, and only after that may a drain sum the slots. A `SeqCst` fence stands on each side
+//! [`Occupancy::await_departures`] be called, and only after that may a drain sum the slots. A `SeqCst` fence stands on each side
 //! between the write and the read, so in the one order all fences share either the reader sees the new version or the
 //! drain sees the reader (Dekker's argument; C++20 [atomics.order] §4).
 //!
@@ -91,17 +91,18 @@ pub(super) fn enter<T, C, E>(
     }
 }
 
-/// Who is inside, and whether the door has been taken out of routing.
+/// Who is inside, and whether somebody waits for the last to leave.
 pub(super) struct Occupancy {
     slots: InFlight,
-    retired: AtomicBool,
+    /// Whether departures are reported.
+    awaited: AtomicBool,
     emptied: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Occupancy {
-    /// An empty one. `emptied` is called whenever somebody leaves after retirement; it may look at [`Self::sum`].
+    /// An empty one. `emptied` is called whenever somebody leaves while that is awaited; it may look at [`Self::sum`].
     pub(super) fn new(workers: usize, emptied: Box<dyn Fn() + Send + Sync>) -> Self {
-        Self { slots: InFlight::new(workers), retired: AtomicBool::new(false), emptied }
+        Self { slots: InFlight::new(workers), awaited: AtomicBool::new(false), emptied }
     }
 
     fn enter(&self, worker: usize) {
@@ -109,20 +110,25 @@ impl Occupancy {
         fence(SeqCst);
     }
 
-    /// Either this sees the retirement, and reports, or the drain that follows it sees the departure.
+    /// Either this sees that it is awaited, and reports, or the drain that waits sees the departure.
     pub(super) fn leave(&self, worker: usize) {
         self.slots.remove(worker);
         fence(SeqCst);
-        if self.retired.load(Relaxed) {
+        if self.awaited.load(Relaxed) {
             (self.emptied)();
         }
     }
 
-    /// Says that no snapshot leads here any more; from now on, leaving is reported. To be called after the publication
-    /// that took it out of routing.
-    pub(super) fn retire(&self) {
-        self.retired.store(true, Relaxed);
+    /// From now on, leaving is reported. To be called after the publication since which nobody is let in here: of the
+    /// snapshot that no longer leads here, or of the hold that stands before it.
+    pub(super) fn await_departures(&self) {
+        self.awaited.store(true, Relaxed);
         fence(SeqCst);
+    }
+
+    /// Nobody waits any more.
+    pub(super) fn let_be(&self) {
+        self.awaited.store(false, Relaxed);
     }
 
     pub(super) fn sum(&self) -> u64 {

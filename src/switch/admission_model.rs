@@ -34,7 +34,7 @@ impl Pool {
     }
 
     fn retire_and_look(&self) {
-        self.occupancy.retire();
+        self.occupancy.await_departures();
         if self.occupancy.sum() == 0 {
             self.drained.store(true, SeqCst);
         }

@@ -9,19 +9,25 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use super::{
     address::{Address, HostPort},
-    control::{AppBoard, Draining},
+    capacity::Capacity,
+    control::{AppBoard, Draining, Refusal, RefusalCode},
     desired::Matching,
+    hold::{HeldOutcomes, Keeper},
     name::{Revision, Role},
     names::Names,
     pool::{Endpoint, Pool, Site, Tenure},
     record::EjectionReason,
-    rollout::{Input, Readiness, Rollout},
-    snapshot::Route,
-    status::{Happening, Health, Receipt, SourceStatus},
+    rollout::{Deed, Input, Readiness, Rollout},
+    snapshot::{Closed, Route},
+    status::{Action, Happening, Health, Receipt, SourceStatus},
 };
+
+/// Where an answer goes, if somebody waits for one.
+pub(super) type Reply = Option<oneshot::Sender<Result<Receipt, Refusal>>>;
 
 pub(super) struct App {
     pub(super) rollout: Rollout,
@@ -34,6 +40,39 @@ pub(super) struct App {
     /// The app as requests see it since then.
     published: Option<Arc<Route>>,
     draining: Vec<Draining>,
+    capacity: Option<Arc<Capacity>>,
+    hold: HoldState,
+}
+
+/// The live side of the app's hold.
+#[derive(Default)]
+struct HoldState {
+    /// Of the hold that is on.
+    keeper: Option<Keeper>,
+    /// Whether its end is being waited for.
+    timed: bool,
+    /// Of one that the next publication takes out.
+    ended: Option<Keeper>,
+    /// The active tenure, while it is being cleared.
+    clearing: Option<Arc<Tenure>>,
+    outcomes: Arc<HeldOutcomes>,
+    /// Who waits for the promotion that the hold waits for.
+    asker: Option<Asker>,
+}
+
+/// Somebody whose promotion waits.
+pub(super) struct Asker {
+    pub(super) by: String,
+    pub(super) reply: oneshot::Sender<Result<Receipt, Refusal>>,
+}
+
+/// What is to be done about a hold that has begun.
+pub(super) struct Begun {
+    pub(super) id: u64,
+    /// How long it lasts at most.
+    pub(super) within: Duration,
+    /// The tenure whose emptying it waits for.
+    pub(super) clearing: Option<Arc<Tenure>>,
 }
 
 impl App {
@@ -47,6 +86,8 @@ impl App {
             routed: Vec::new(),
             published: None,
             draining: Vec::new(),
+            capacity: None,
+            hold: HoldState::default(),
         }
     }
 
@@ -64,6 +105,7 @@ impl App {
     /// Makes the pools of a state it was made with.
     pub(super) fn begin(&mut self, workers: usize) -> Option<Happening> {
         self.sync_pools(workers);
+        self.sync_capacity();
         Some(Happening::Added)
     }
 
@@ -75,6 +117,8 @@ impl App {
         if !same_pools {
             self.sync_pools(workers);
         }
+        self.sync_capacity();
+        self.sync_hold();
         let after = (self.rollout.phase(), self.rollout.message());
         (before != after).then_some(Happening::Changed { phase: after.0, message: after.1 })
     }
@@ -109,6 +153,22 @@ impl App {
         self.mark_routed();
     }
 
+    /// The places are the same ones as long as there is a limit, so that who has one is counted whatever changes.
+    fn sync_capacity(&mut self) {
+        let most = self.rollout.policy().limits.in_flight.map(|limit| limit.most as usize);
+        self.capacity = match (self.capacity.take(), most) {
+            (Some(capacity), Some(most)) => {
+                capacity.resize(most);
+                Some(capacity)
+            }
+            (None, Some(most)) => Some(Capacity::new(most)),
+            (capacity, None) => {
+                capacity.iter().for_each(|capacity| capacity.abolish());
+                None
+            }
+        };
+    }
+
     /// Drops endpoints that were replaced, once one of those that replace them is healthy. Whether there were any.
     pub(super) fn let_go_of_replaced(&mut self, workers: usize) -> bool {
         let active = self.rollout.active();
@@ -130,6 +190,78 @@ impl App {
                 self.pools.insert(pool.revision.clone(), Arc::new(pool.with_new_tenure(workers)));
             }
         }
+    }
+
+    fn sync_hold(&mut self) {
+        let hold = &mut self.hold;
+        match self.rollout.holding() {
+            Some(holding) if hold.keeper.is_none() => {
+                hold.keeper = Some(Keeper::new(holding.bounds, &hold.outcomes));
+                hold.timed = false;
+            }
+            None => hold.ended = hold.keeper.take(),
+            Some(_) => {}
+        }
+    }
+
+    /// To be called after a publication: lets in whom a hold that it took out kept out, and clears the active pool for a
+    /// promotion that waits. Says what is to be waited for.
+    pub(super) fn attend_hold(&mut self) -> Option<Begun> {
+        let active = self.pools.get(self.rollout.active()).map(|pool| Arc::clone(&pool.tenure));
+        if let Some(keeper) = self.hold.ended.take() {
+            // A flip has retired it meanwhile, and it is another's to see out.
+            let still = |tenure: &Arc<Tenure>| active.as_ref().is_some_and(|active| active.id() == tenure.id());
+            self.hold.clearing.take().filter(still).iter().for_each(|tenure| tenure.serve_on());
+            keeper.release();
+        }
+        let (keeper, holding) = (self.hold.keeper.as_ref()?, self.rollout.holding()?);
+        if std::mem::replace(&mut self.hold.timed, true) {
+            return None;
+        }
+        self.hold.clearing = active.filter(|_| holding.promotes().is_some());
+        self.hold.clearing.iter().for_each(|tenure| tenure.clear());
+        Some(Begun { id: keeper.id(), within: holding.bounds.max_age, clearing: self.hold.clearing.clone() })
+    }
+
+    /// Whether this is the hold that is on.
+    pub(super) fn is_held_by(&self, id: u64) -> bool {
+        self.hold.keeper.as_ref().is_some_and(|keeper| keeper.id() == id)
+    }
+
+    /// Keeps who asked for a promotion that waits, and gives him back when it no longer does: as `reply` when it was
+    /// carried out, and otherwise with the reason why not.
+    pub(super) fn keep_promise(&mut self, deeds: &[Deed], reply: &mut Reply) -> Option<(Asker, Refusal)> {
+        let waits = self.rollout.holding().is_some_and(|holding| holding.promotes().is_some());
+        let deed = deeds.first();
+        match deed {
+            Some(Deed { action: Action::Hold, by, .. }) if waits => {
+                self.hold.asker = reply.take().map(|reply| Asker { by: by.clone(), reply });
+                None
+            }
+            _ if waits => None,
+            Some(Deed { action: Action::Promote, .. }) if reply.is_none() => {
+                *reply = self.hold.asker.take().map(|asker| asker.reply);
+                None
+            }
+            _ => {
+                let asker = self.hold.asker.take()?;
+                let ended = deeds.iter().rev().find(|deed| deed.action == Action::Resume);
+                let why = ended.map_or_else(|| "the hold has ended".to_owned(), Deed::why_resumed);
+                let hint =
+                    "live traffic has not moved; see what is in flight on the active revision, or allow more time";
+                Some((asker, Refusal::new(RefusalCode::NotDrained, why, hint)))
+            }
+        }
+    }
+
+    pub(super) fn in_flight_on_active(&self) -> u64 {
+        self.pools.get(self.rollout.active()).map_or(0, |pool| pool.tenure.in_flight())
+    }
+
+    fn closed(&self) -> Option<Closed> {
+        let maintenance = self.rollout.maintenance();
+        let maintenance = maintenance.map(|m| Closed::Maintenance(Duration::from_secs(m.retry_after_seconds)));
+        maintenance.or_else(|| self.hold.keeper.as_ref().map(|keeper| Closed::Held(Arc::clone(keeper.hold()))))
     }
 
     fn in_roles(&self) -> Vec<(Role, Arc<Pool>)> {
@@ -176,7 +308,9 @@ impl App {
             active: pool(self.rollout.active()),
             preview: self.rollout.preview().and_then(|(revision, _)| pool(revision)),
             policy: Arc::clone(self.rollout.policy()),
+            capacity: self.capacity.clone(),
             matching: Arc::clone(&self.matching),
+            closed: self.closed(),
         }
     }
 
@@ -204,6 +338,8 @@ impl App {
 
     /// The app is gone from routing altogether.
     pub(super) fn retire_all(self) -> Vec<Arc<Tenure>> {
+        // Whoever waits for a place learns that there is no app.
+        self.capacity.iter().for_each(|capacity| capacity.abolish());
         let retire = |(_, pool): (Role, Arc<Pool>)| {
             pool.tenure.retire();
             Arc::clone(&pool.tenure)
@@ -278,6 +414,7 @@ impl App {
             rollout: Arc::new(self.rollout.clone()),
             policy: Arc::clone(self.rollout.policy()),
             pools: self.pools.clone(),
+            capacity: self.capacity.clone(),
             names: self.names.clone(),
             draining: self.draining.clone(),
             history,
@@ -288,6 +425,8 @@ impl App {
                 last_event: Some(self.last_event),
                 drift: self.rollout.drift(),
             },
+            hold: self.hold.keeper.as_ref().map(|keeper| Arc::clone(keeper.hold())),
+            held: Arc::clone(&self.hold.outcomes),
         }
     }
 }

@@ -15,14 +15,16 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     address::{Address, HostPort},
+    capacity::Capacity,
     desired::{Desired, EndpointSpec},
+    hold::{HeldOutcomes, Hold},
     name::{AppName, Revision},
     names::Names,
-    policy::Policy,
+    policy::{HoldBounds, Policy},
     pool::{Pool, Tenure},
     record::EjectionReason,
-    rollout::{Readiness, Rollout},
-    status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, PoolStatus, Receipt, SourceStatus},
+    rollout::{HoldEnd, Readiness, Rollout},
+    status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, HoldStatus, PoolStatus, Receipt, SourceStatus},
 };
 
 /// Something somebody wants done to an app.
@@ -82,6 +84,30 @@ pub enum Command {
     },
     /// Take the pin off.
     Unpin,
+    /// Let new live requests wait at the door.
+    Hold {
+        /// How many, and how long.
+        bounds: HoldBounds,
+    },
+    /// End the hold: who waits is let in.
+    Resume,
+    /// Hold, wait until the active pool is empty, make the preview active, and end the hold, as one action: for changes
+    /// where old and new must not overlap. Where the pool does not empty in time, the hold ends and nothing has moved.
+    PromoteHeld {
+        /// Only if the preview is this revision.
+        revision: Option<Revision>,
+        /// Set the gates aside, as in [`Self::Promote`].
+        skip_gates: bool,
+        /// Of the hold.
+        bounds: HoldBounds,
+    },
+    /// Answer live requests with the maintenance page.
+    Maintain {
+        /// When clients are told to come back.
+        retry_after: Duration,
+    },
+    /// Serve live requests again.
+    Reopen,
 }
 
 impl Command {
@@ -90,11 +116,15 @@ impl Command {
         match self {
             Self::Deploy { .. } => Action::Deploy,
             Self::Discard { .. } => Action::Discard,
-            Self::Promote { .. } => Action::Promote,
+            Self::Promote { .. } | Self::PromoteHeld { .. } => Action::Promote,
             Self::Rollback { .. } => Action::Rollback,
             Self::Abort => Action::Abort,
             Self::Pin { .. } => Action::Pin,
             Self::Unpin => Action::Unpin,
+            Self::Hold { .. } => Action::Hold,
+            Self::Resume => Action::Resume,
+            Self::Maintain { .. } => Action::Maintenance,
+            Self::Reopen => Action::Reopen,
         }
     }
 }
@@ -123,6 +153,14 @@ pub enum RefusalCode {
     GateFailed,
     /// A pin keeps the active revision.
     Pinned,
+    /// A hold is on already.
+    Held,
+    /// No hold is on.
+    NotHeld,
+    /// The active pool did not become empty while its requests were held.
+    NotDrained,
+    /// The app is not under maintenance.
+    NotInMaintenance,
     /// The request contradicts itself or leaves something out.
     Invalid,
     /// The action could not be made durable; nothing has changed.
@@ -145,6 +183,10 @@ impl RefusalCode {
             Self::NotReady => "not-ready",
             Self::GateFailed => "gate-failed",
             Self::Pinned => "pinned",
+            Self::Held => "held",
+            Self::NotHeld => "not-held",
+            Self::NotDrained => "not-drained",
+            Self::NotInMaintenance => "not-in-maintenance",
             Self::Invalid => "invalid",
             Self::NotDurable => "not-durable",
             Self::Stopping => "stopping",
@@ -183,6 +225,7 @@ pub(super) enum Message {
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
     Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
+    HoldOver { app: AppName, hold: u64, how: HoldEnd },
     Measured { receipt: Box<Receipt>, reply: Option<oneshot::Sender<Result<Receipt, Refusal>>> },
     Stop { reply: oneshot::Sender<()> },
 }
@@ -300,6 +343,8 @@ pub struct AppBoard {
     pub policy: Arc<Policy>,
     /// The live pool of each known revision.
     pub pools: BTreeMap<Revision, Arc<Pool>>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
     /// The names among its endpoints.
     pub names: Names,
     /// Retired tenures that are not empty.
@@ -308,6 +353,10 @@ pub struct AppBoard {
     pub history: Arc<VecDeque<Receipt>>,
     /// Where the desired state comes from.
     pub source: SourceStatus,
+    /// The hold that is on, with those who wait.
+    pub hold: Option<Arc<Hold>>,
+    /// What became of all that were ever held.
+    pub held: Arc<HeldOutcomes>,
 }
 
 /// A retired tenure on its way out.
@@ -354,7 +403,24 @@ impl AppBoard {
             weight: 0,
             names: self.names.status(),
             source: self.source.clone(),
+            hold: self.hold_status(),
+            maintenance: rollout.maintenance().cloned(),
         }
+    }
+
+    fn hold_status(&self) -> Option<HoldStatus> {
+        let (holding, waiting) = (self.rollout.holding()?, self.hold.as_ref()?.waiting());
+        Some(HoldStatus {
+            since: holding.since,
+            by: holding.by.clone(),
+            reason: holding.reason.clone(),
+            deadline: holding.deadline,
+            waiting: waiting.requests,
+            waiting_bytes: waiting.octets,
+            max_requests: holding.bounds.max_requests,
+            max_bytes: holding.bounds.max_bytes,
+            promotes: holding.promotes().map(Revision::to_string),
+        })
     }
 
     /// Where the app stands, in a sentence, and which of its endpoints cannot be found.

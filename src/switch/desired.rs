@@ -78,3 +78,21 @@ impl<A: Into<Whereabouts>> From<A> for EndpointSpec {
         Self { address: address.into(), weight: Self::default_weight() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_kept_as_one_string_and_those_of_old_journals_are_read() {
+        let old = r#"[{"address":"127.0.0.1:9001","weight":2},{"address":"[::1]:9001"}]"#;
+        let specs: Vec<EndpointSpec> = serde_json::from_str(old).expect("as written before there were names");
+        assert_eq!(specs[0], EndpointSpec { address: "127.0.0.1:9001".parse().expect("an address"), weight: 2 });
+        for address in ["127.0.0.1:9001", "app.internal:9001", "unix:/run/app.sock"] {
+            let spec = EndpointSpec::from(address.parse::<Whereabouts>().expect("an address"));
+            let json = serde_json::to_string(&spec).expect("a record");
+            assert_eq!(json, format!(r#"{{"address":"{address}","weight":1}}"#));
+            assert_eq!(serde_json::from_str::<EndpointSpec>(&json).expect("as written"), spec);
+        }
+    }
+}

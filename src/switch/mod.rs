@@ -22,12 +22,16 @@ mod app;
 mod archive;
 mod balance;
 mod barrier;
+mod capacity;
 mod control;
 mod desired;
 mod drain;
 mod ejection;
+mod hold;
 mod journal;
+mod limits;
 mod memory;
+mod mirror;
 mod name;
 mod names;
 mod policy;
@@ -42,31 +46,37 @@ mod status;
 mod sticky;
 mod switchboard;
 mod sync;
+mod waiting;
 mod warmth;
 
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
+    capacity::{Capacity, Slot},
     control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     ejection::{Judge, Sentence},
+    hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
+    limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
+    mirror::{BodyComparison, Comparison, JsonPath, JsonStep, Mirror, NotAJsonPath, SafeMethod},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
     names::Names,
     policy::{
         AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
-        KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses, Streams,
-        TlsVersion, Traffic, Transport, UpstreamTls,
+        HoldBounds, KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses,
+        Streams, TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
     reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
     record::{Attempt, EjectionReason, Ejections, Record},
-    rollout::{Previous, Rollout},
-    snapshot::{Route, Routes, Snapshot},
+    rollout::{Holding, Previous, Rollout},
+    snapshot::{Closed, Route, Routes, Snapshot},
     status::{
-        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, NameStatus,
-        Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
+        Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, HoldStatus,
+        Maintenance, NameStatus, Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,
     },
     switchboard::{NotRestored, Readers, Switch, SwitchOptions},
+    waiting::{Bounds, NotAwaited, Waiting, WaitingRoom},
     warmth::{Cold, Warmth},
 };

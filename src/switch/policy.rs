@@ -3,7 +3,11 @@
 
 use std::{num::NonZeroU16, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
-use super::address::Whereabouts;
+use super::{
+    address::Whereabouts,
+    limits::{ErrorPages, Limits},
+    mirror::Mirror,
+};
 
 /// Everything one app's owner can set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,10 +26,18 @@ pub struct Policy {
     pub ejection: Option<Ejection>,
     /// Timeouts, limits and retries of a request.
     pub traffic: Traffic,
+    /// How much is let in.
+    pub limits: Limits,
+    /// Answers of the owner's own in place of ours.
+    pub errors: ErrorPages,
     /// How connections to endpoints are made.
     pub transport: Arc<Transport>,
     /// How the names of endpoints are looked up.
     pub lookup: Lookup,
+    /// How far a hold goes that does not say so itself.
+    pub hold: HoldBounds,
+    /// What of live traffic is copied to the candidate; `None` for nothing.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 /// The gates before a promotion.
@@ -91,13 +103,16 @@ impl Default for KeepPrevious {
 pub struct Drain {
     /// How long ordinary requests may go on before they are cut.
     pub timeout: Duration,
-    /// What long-lived streams (tunnels) do.
+    /// What long-lived streams do: tunnels, and answers that are event streams.
     pub streams: Streams,
+    /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
+    /// back at once; one or more.
+    pub close_rate: u32,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), streams: Streams::Drain }
+        Self { timeout: Duration::from_secs(30), streams: Streams::Drain, close_rate: 100 }
     }
 }
 
@@ -106,11 +121,39 @@ impl Default for Drain {
 pub enum Streams {
     /// Stay until one side ends them.
     Keep,
-    /// Stay until the drain deadline.
+    /// Stay until the drain deadline; from then on they are closed at the close rate.
     #[default]
     Drain,
-    /// End at once, so that the client comes back on the new pool.
+    /// End at once, at the close rate, so that the client comes back on the new pool.
     Cut,
+}
+
+/// How far a hold may go: beyond, a request is refused, or the hold ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldBounds {
+    /// How long it lasts at most; then all that wait are let in, wherever live traffic goes then. 1 ms to 1 h.
+    pub max_age: Duration,
+    /// How many requests may wait, 1 to 1,000,000.
+    pub max_requests: u32,
+    /// How many octets of memory the heads of all that wait may take, 1 KiB to 64 GiB. Bodies are not read meanwhile.
+    pub max_bytes: u64,
+}
+
+impl HoldBounds {
+    /// The longest that a hold may be asked to last.
+    pub const LONGEST: Duration = Duration::from_secs(3600);
+    /// The most requests that it may be asked to hold.
+    pub const MOST_REQUESTS: u32 = 1_000_000;
+    /// The least octets that it may be asked to keep.
+    pub const LEAST_BYTES: u64 = 1 << 10;
+    /// The most octets that it may be asked to keep.
+    pub const MOST_BYTES: u64 = 1 << 36;
+}
+
+impl Default for HoldBounds {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(10), max_requests: 1000, max_bytes: 64 << 20 }
+    }
 }
 
 /// How endpoints are probed.
@@ -275,6 +318,9 @@ pub struct Traffic {
     pub attempts: u32,
     /// How long one try may take to the response's head while another is still allowed.
     pub per_try: Duration,
+    /// How many retries of what an upstream may have begun to work on the app's requests of the last while may cause, in
+    /// percent of them. What was never sent counts for nothing.
+    pub retry_budget: u32,
     /// Whether live clients too are told the revision and generation that answered.
     pub expose_revision: bool,
     /// The `Host` that endpoints are sent, with its port if there is one; `None` for the one the client sent.
@@ -303,6 +349,7 @@ impl Default for Traffic {
             body_size: None,
             attempts: 2,
             per_try: Duration::from_secs(10),
+            retry_budget: 20,
             expose_revision: false,
             host: None,
         }

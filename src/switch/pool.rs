@@ -4,8 +4,8 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -288,6 +288,9 @@ pub struct Tenure {
     occupancy: Occupancy,
     emptied: Arc<Notify>,
     stage: watch::Sender<Stage>,
+    /// When the first of its streams was told to go, and how many have been.
+    parting: OnceLock<Instant>,
+    departures: AtomicU32,
     /// Each worker's next turn, for round robin.
     turns: Box<[CachePadded<AtomicUsize>]>,
     /// When the flip that ended it was acknowledged: nanoseconds after `began`, 0 while there was none.
@@ -305,6 +308,8 @@ impl Tenure {
             occupancy: Occupancy::new(workers, Box::new(move || bell.notify_one())),
             emptied,
             stage: watch::Sender::new(Stage::Serving),
+            parting: OnceLock::new(),
+            departures: AtomicU32::new(0),
             // Not all begin with the same endpoint.
             turns: (0..workers).map(|worker| CachePadded::new(AtomicUsize::new(worker))).collect(),
             acknowledged: AtomicU64::new(0),
@@ -336,6 +341,15 @@ impl Tenure {
         }
     }
 
+    /// When the next of its long-lived streams is to be closed: each asks once, at its time, and they get moments of their
+    /// own, at most so many in a second. Where in its share of the second a moment lies is left to chance, so that clients
+    /// that were closed in step do not come back in step.
+    pub fn next_departure(&self, per_second: u32) -> Instant {
+        let since = *self.parting.get_or_init(Instant::now);
+        let turn = f64::from(self.departures.fetch_add(1, Ordering::Relaxed)) + fastrand::f64();
+        since + Duration::from_secs_f64(turn / f64::from(per_second.max(1)))
+    }
+
     pub(super) fn occupancy(&self) -> &Occupancy {
         &self.occupancy
     }
@@ -349,8 +363,20 @@ impl Tenure {
 
     /// Takes note that no snapshot leads here any more. To be called after the publication that did it.
     pub(super) fn retire(&self) {
-        self.occupancy.retire();
+        self.occupancy.await_departures();
         self.stage.send_replace(Stage::Retired);
+    }
+
+    /// Asks what is inside to leave, as on retirement, while a hold stands before the door. To be called after the
+    /// publication of the hold.
+    pub(super) fn clear(&self) {
+        self.retire();
+    }
+
+    /// Goes on as before [`Self::clear`].
+    pub(super) fn serve_on(&self) {
+        self.occupancy.let_be();
+        self.stage.send_replace(Stage::Serving);
     }
 
     pub(super) fn acknowledge(&self) {
@@ -363,10 +389,28 @@ impl Tenure {
         self.stage.send_replace(Stage::Cut);
     }
 
-    /// Waits until a retired tenure is empty. Every departure after [`Self::retire`] rings.
+    /// Waits until a tenure that was retired or is being cleared is empty. Every departure rings.
     pub(super) async fn emptied(&self) {
         while self.occupancy.sum() > 0 {
             self.emptied.notified().await;
+        }
+        // Whoever else waits is told in turn.
+        self.emptied.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_leave_one_by_one_at_the_close_rate() {
+        let tenure = Tenure::new(1);
+        let began = Instant::now();
+        for turn in 0..50 {
+            let share = Duration::from_millis(10);
+            let after = tenure.next_departure(100) - began;
+            assert!(after >= share * turn && after <= share * (turn + 1), "{turn}: {after:?}");
         }
     }
 }

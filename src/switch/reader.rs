@@ -15,7 +15,7 @@ use super::{
     pool::{Endpoint, Pool, Tenure},
     record::Attempt,
     roster::{Lineup, Roster},
-    snapshot::{Route, Snapshot},
+    snapshot::{Closed, Route, Snapshot},
 };
 
 /// What the core asks of a request; the data plane answers it, so the core need not know HTTP.
@@ -48,6 +48,14 @@ pub enum NotAdmitted {
         /// The app.
         app: AppName,
     },
+    /// Live requests of the app are kept out for now.
+    #[error("{app} lets no live request in just now")]
+    Closed {
+        /// The app.
+        app: AppName,
+        /// By what.
+        by: Closed,
+    },
     /// The app has no revision in that role.
     #[error("{app} has no {} revision", role.as_str())]
     NoPool {
@@ -73,7 +81,10 @@ impl NotAdmitted {
     pub fn app(&self) -> Option<&AppName> {
         match self {
             Self::UnknownHost => None,
-            Self::PreviewForbidden { app } | Self::NoPool { app, .. } | Self::NoEndpoint { app, .. } => Some(app),
+            Self::PreviewForbidden { app }
+            | Self::Closed { app, .. }
+            | Self::NoPool { app, .. }
+            | Self::NoEndpoint { app, .. } => Some(app),
         }
     }
 }
@@ -144,6 +155,28 @@ impl Reader {
         Ok(ticket)
     }
 
+    /// Admits a copy of a live request of this app to its candidate, if that is still this revision. It enters as any
+    /// other, so that a drain knows of it.
+    pub fn admit_copy(&self, app: &AppName, candidate: &Revision, key: &impl RequestKey) -> Option<Ticket> {
+        let mut view = self.view.borrow_mut();
+        let mut rng = self.rng.borrow_mut();
+        let choose = |snapshot: &Snapshot| {
+            let route = snapshot.routes().iter().position(|route| route.app == *app).ok_or(())?;
+            let pool =
+                snapshot.routes()[route].preview.as_ref().filter(|pool| pool.revision() == candidate).ok_or(())?;
+            let roster = self.rosters.of(&pool.lineup);
+            let chosen = balance::choose(pool, &roster.value, key, self.worker, &[], &mut rng);
+            let Chosen { endpoint, lines } = chosen.ok_or(())?;
+            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint, lines })
+        };
+        let choice = admission::enter(&self.shared.current, &mut view, self.worker, choose, |s, c| {
+            c.pool(s).tenure().occupancy()
+        });
+        let ticket = Ticket { view: Rc::clone(&view), choice: choice.ok()?, worker: self.worker };
+        ticket.endpoint().in_flight().add(self.worker);
+        Some(ticket)
+    }
+
     fn choose(
         &self,
         snapshot: &Snapshot,
@@ -158,12 +191,23 @@ impl Reader {
         if role == Role::Preview && !route.admits_to_preview(key.client()) {
             return Err(NotAdmitted::PreviewForbidden { app: app() });
         }
+        if let Some(by) = route.closed.as_ref().filter(|_| role == Role::Active) {
+            return Err(NotAdmitted::Closed { app: app(), by: by.clone() });
+        }
         let pool = route.pool(role).ok_or_else(|| NotAdmitted::NoPool { app: app(), role })?;
         let roster = self.rosters.of(&pool.lineup);
         let chosen = balance::choose(pool, &roster.value, key, self.worker, tried, rng);
         let Chosen { endpoint, lines } =
             chosen.ok_or_else(|| NotAdmitted::NoEndpoint { app: app(), role, revision: pool.revision().clone() })?;
         Ok(Choice { route: index, role, endpoint, lines })
+    }
+
+    /// How the app treats its requests that this one is for; `None` where no app answers to it. For what is said to those
+    /// who were not admitted.
+    pub fn policy(&self, key: &impl RequestKey) -> Option<Arc<Policy>> {
+        let view = self.view.borrow();
+        let (index, _) = view.value.find(key.host(), key.path())?;
+        Some(Arc::clone(&view.value.routes()[index].policy))
     }
 
     /// Waits until a snapshot this worker has not adopted is published.

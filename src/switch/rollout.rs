@@ -3,6 +3,7 @@
 //! says. Here are the state, the flip, and what follows from time alone; `orders` has what people ask for, `source` what the
 //! source wants, `words` how it is said.
 
+mod hold;
 mod orders;
 mod source;
 #[cfg(test)]
@@ -14,12 +15,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::hold::HoldEnd;
+pub use self::hold::Holding;
 use super::{
     control::{Command, Refusal, RefusalCode},
     desired::EndpointSpec,
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
-    status::{Action, Phase, Pin},
+    status::{Action, Maintenance, Phase, Pin},
     warmth::Cold,
 };
 
@@ -32,6 +35,8 @@ pub struct Rollout {
     readiness: BTreeMap<Revision, Readiness>,
     /// Since when the candidate's gates have held without a break.
     gates_since: Option<Timestamp>,
+    /// New live requests wait.
+    holding: Option<Holding>,
 }
 
 /// What must survive a restart.
@@ -49,6 +54,9 @@ pub(super) struct Kept {
     said: Said,
     /// The revision the source wants active, while that cannot be done yet.
     wish: Option<Revision>,
+    /// Live requests get the maintenance page.
+    #[serde(default)]
+    maintenance: Option<Maintenance>,
 }
 
 /// A revision in a role, and since when.
@@ -111,6 +119,8 @@ pub(super) enum Input {
     Order { command: Command, by: String, reason: String, if_generation: Option<u64> },
     /// How many endpoints of a revision are ready.
     Readiness { revision: Revision, readiness: Readiness },
+    /// The hold has come to its end.
+    HoldOver(HoldEnd),
     /// Time has passed.
     Clock,
 }
@@ -150,10 +160,26 @@ impl Deed {
             || (self.action == Action::Source && self.from.is_some() && self.from != self.to)
     }
 
+    /// Whether nobody asked for it.
+    pub(super) fn came_by_itself(&self) -> bool {
+        self.by == hold::BY_ITSELF
+    }
+
+    /// Of the end of a hold: how it came about.
+    pub(super) fn why_resumed(&self) -> String {
+        match (self.by.as_str(), self.reason.as_str()) {
+            (hold::BY_ITSELF, why) => why.to_owned(),
+            (by, "") => format!("{by} ended the hold"),
+            (by, why) => format!("{by} ended the hold: {why}"),
+        }
+    }
+
     /// Whether it goes ahead though it cannot be written down: a rollback, because returning to what worked needs nobody
-    /// (G5), and what the source wants, because the source says it again after a restart.
+    /// (G5), what the source wants, because the source says it again after a restart, and the closing and opening of the
+    /// door, because a hold is not kept anyway and maintenance is for bad days.
     pub(super) fn must_not_wait(&self) -> bool {
-        self.action == Action::Rollback || self.by == source::SOURCE
+        use Action::{Hold, Maintenance, Reopen, Resume, Rollback};
+        matches!(self.action, Rollback | Hold | Resume | Maintenance | Reopen) || self.by == source::SOURCE
     }
 }
 
@@ -179,13 +205,19 @@ impl Rollout {
         match input {
             Input::Order { command, by, reason, if_generation } => {
                 self.expect_generation(if_generation)?;
-                let (action, reason_given) = (command.action(), reason.clone());
+                let action = match command {
+                    // What it is asked for comes when the pool is empty.
+                    Command::PromoteHeld { .. } => Action::Hold,
+                    _ => command.action(),
+                };
+                let reason_given = reason.clone();
                 let (from, to) = step.next.obey(command, &by, reason, now)?;
                 step.deeds.push(step.next.deed(action, from, to, by, reason_given));
             }
             Input::Readiness { revision, readiness } => {
                 step.next.readiness.insert(revision, readiness);
             }
+            Input::HoldOver(how) => step.next.end_hold(how, now, &mut step.deeds),
             Input::Clock => {}
         }
         step.next.settle(now, &mut step.deeds);
@@ -264,6 +296,7 @@ impl Rollout {
     fn settle(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
         self.kept.pin.take_if(|pin| pin.expires.is_some_and(|expires| expires <= now));
         self.kept.previous.take_if(|previous| previous.until <= now);
+        self.drop_stale_hold(deeds);
         self.fulfil_wish(now, deeds);
         self.judge_candidate(now);
         self.promote_if_due(now, deeds);

@@ -7,12 +7,15 @@ use std::{
     net::IpAddr,
     ops::Index,
     sync::Arc,
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
 
 use super::{
+    capacity::Capacity,
     desired::{HostPattern, Matching},
+    hold::Hold,
     name::{AppName, Generation, Role},
     policy::Policy,
     pool::Pool,
@@ -89,8 +92,21 @@ pub struct Route {
     pub preview: Option<Arc<Pool>>,
     /// How requests are treated.
     pub policy: Arc<Policy>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
     /// What leads here, and who sees the preview.
     pub matching: Arc<Matching>,
+    /// What keeps live requests out; `None` while they are let in.
+    pub closed: Option<Closed>,
+}
+
+/// What keeps live requests out of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// They wait.
+    Held(Arc<Hold>),
+    /// They are refused, and told to come back after so long.
+    Maintenance(Duration),
 }
 
 impl Route {
@@ -109,16 +125,13 @@ impl Route {
 
     /// Whether no request could tell them apart.
     pub(super) fn is_as(&self, other: &Self) -> bool {
-        let same = |one: &Option<Arc<Pool>>, other: &Option<Arc<Pool>>| match (one, other) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
         self.generation == other.generation
-            && same(&self.active, &other.active)
-            && same(&self.preview, &other.preview)
+            && same(self.active.as_ref(), other.active.as_ref())
+            && same(self.preview.as_ref(), other.preview.as_ref())
             && Arc::ptr_eq(&self.policy, &other.policy)
+            && same(self.capacity.as_ref(), other.capacity.as_ref())
             && Arc::ptr_eq(&self.matching, &other.matching)
+            && self.closed == other.closed
     }
 
     fn is_kept_warm(&self) -> bool {
@@ -239,6 +252,10 @@ impl RouteTable {
     }
 }
 
+fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
+}
+
 /// Whether `path` is `prefix` or lies below it: `/shop` covers `/shop`, `/shop/` and `/shop/a`, not `/shopping`.
 fn covers(prefix: &str, path: &str) -> bool {
     match path.strip_prefix(prefix) {
@@ -299,10 +316,10 @@ mod tests {
     }
 
     fn route(app: &str, generation: u64) -> Arc<Route> {
-        let (active, preview, policy) = (None, None, Arc::default());
+        let (active, preview, policy, capacity, closed) = (None, None, Arc::default(), None, None);
         let matching = Matching { hosts: vec![exact(&format!("{app}.test"))], ..Matching::default() };
         let (app, generation) = (app.parse().expect("a name"), Generation(generation));
-        Arc::new(Route { app, generation, active, preview, policy, matching: Arc::new(matching) })
+        Arc::new(Route { app, generation, active, preview, policy, capacity, matching: Arc::new(matching), closed })
     }
 
     #[test]

@@ -55,6 +55,53 @@ pub struct AppStatus {
     pub names: Vec<NameStatus>,
     /// Where the desired state comes from.
     pub source: SourceStatus,
+    /// The hold, if one is on: new live requests wait at the door.
+    #[serde(default)]
+    pub hold: Option<HoldStatus>,
+    /// The maintenance, if it is on: live requests get its page.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
+}
+
+/// A hold that is on. A restart ends it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HoldStatus {
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When it ends by itself, and who waits is let in.
+    #[schema(value_type = String, format = DateTime)]
+    pub deadline: Timestamp,
+    /// How many requests wait.
+    pub waiting: usize,
+    /// How many octets of memory their heads take.
+    pub waiting_bytes: u64,
+    /// How many may wait; beyond, they are answered 503.
+    pub max_requests: u32,
+    /// How many octets they may take; beyond, they are answered 503.
+    pub max_bytes: u64,
+    /// The revision that becomes active as soon as the active pool is empty; null for a hold that only holds.
+    pub promotes: Option<String>,
+}
+
+/// Maintenance: live requests are answered 503 with its page. It outlives a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Maintenance {
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+    /// Why; clients are not told.
+    pub reason: String,
+    /// After how many seconds clients are told to come back.
+    pub retry_after_seconds: u64,
 }
 
 /// A pool as shown in an app's state.
@@ -225,6 +272,14 @@ pub enum Action {
     Pin,
     /// The pin was taken off.
     Unpin,
+    /// New live requests wait at the door.
+    Hold,
+    /// The hold has ended.
+    Resume,
+    /// Live requests get the maintenance page.
+    Maintenance,
+    /// Live requests are served again.
+    Reopen,
     /// A change of the source was applied.
     Source,
 }
@@ -240,6 +295,10 @@ impl Action {
             Self::Abort => "abort",
             Self::Pin => "pin",
             Self::Unpin => "unpin",
+            Self::Hold => "hold",
+            Self::Resume => "resume",
+            Self::Maintenance => "maintenance",
+            Self::Reopen => "reopen",
             Self::Source => "source",
         }
     }

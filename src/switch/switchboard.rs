@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     address::{Address, HostPort},
     admission::Current,
-    app::App,
+    app::{App, Asker, Begun, Reply},
     archive::Archive,
     barrier::Barrier,
     control::{Applied, Board, Command, Control, Feed, Message, Order, Refusal, RefusalCode, Viewer},
@@ -31,11 +31,12 @@ use super::{
     journal::{Journal, Recovered},
     memory::Memory,
     name::{AppName, Revision},
+    policy::Drain,
     pool::{Pool, Tenure},
     reader::{Reader, Shared},
-    rollout::{Deed, Input, Rollout, Step},
+    rollout::{Deed, HoldEnd, Input, Rollout, Step},
     snapshot::{Route, Snapshot},
-    status::{Event, Happening, Receipt, ReplicaReceipt},
+    status::{Action, Event, Happening, Receipt, ReplicaReceipt},
 };
 
 /// How many messages may wait; senders then wait too.
@@ -216,6 +217,7 @@ impl Switchboard {
             Message::Observed { app, revision, address, healthy } => {
                 self.observe(&app, &revision, &address, healthy).await;
             }
+            Message::HoldOver { app, hold, how } => self.hold_over(&app, hold, how).await,
             Message::Ejected { app: name, revision, endpoint, reason } => {
                 if self.apps.get_mut(&name).is_some_and(|app| app.eject(&revision, endpoint, reason)) {
                     self.refresh(&name).await;
@@ -279,8 +281,8 @@ impl Switchboard {
             self.show(name);
             self.tell(name, Happening::Removed);
             applied.removed.push(name.to_string());
-            let within = app.rollout.policy().drain.timeout;
-            app.retire_all().into_iter().for_each(|tenure| self.see_out(name, tenure, within));
+            let policy = app.rollout.policy().drain;
+            app.retire_all().into_iter().for_each(|tenure| self.see_out(name, tenure, policy));
         }
         let names: Vec<_> = self.apps.keys().cloned().collect();
         for name in names {
@@ -309,6 +311,8 @@ impl Switchboard {
     }
 
     async fn order(&mut self, order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>>) {
+        // Whoever is refused finds on the board why.
+        self.flush();
         let (name, action, by) = (order.app.clone(), order.command.action(), order.by.clone());
         let dry_run = order.dry_run;
         let decided = self.decide(order);
@@ -340,9 +344,18 @@ impl Switchboard {
     }
 
     fn decide(&self, order: Order) -> Result<Step, Refusal> {
-        let Order { app: name, command, by, reason, if_generation, .. } = order;
+        let Order { app: name, mut command, by, reason, if_generation, dry_run } = order;
+        if let Command::PromoteHeld { revision, skip_gates, .. } = &mut command
+            && dry_run
+        {
+            // What would happen is the promotion; the hold is how.
+            command = Command::Promote { revision: revision.take(), skip_gates: *skip_gates };
+        }
         let app = self.apps.get(&name).ok_or_else(|| self.unknown_app(&name))?;
-        let skips = matches!(command, Command::Promote { skip_gates: true, .. });
+        let skips = matches!(
+            command,
+            Command::Promote { skip_gates: true, .. } | Command::PromoteHeld { skip_gates: true, .. }
+        );
         if skips && reason.trim().is_empty() {
             let detail = "skipping gates wants a reason";
             return Err(Refusal::new(RefusalCode::Invalid, detail, "say why; it goes into the journal"));
@@ -454,7 +467,9 @@ impl Switchboard {
             let news = if known { app.adopt(step.next, workers) } else { app.begin(workers) };
             changed.extend(app.changed_route());
             self.due.extend(app.rollout.deadline().map(|at| (at, name.clone())));
-            done.push((name, news, step.deeds, receipts, reply));
+            let mut reply = reply;
+            let broken = app.keep_promise(&step.deeds, &mut reply);
+            done.push((name, news, step.deeds, receipts, reply, broken));
         }
         let published = Instant::now();
         let version = match (elsewhere, changed.is_empty()) {
@@ -462,21 +477,69 @@ impl Switchboard {
             (false, false) => self.publish(changed),
             (false, true) => self.shared.current.version(),
         };
-        for (name, news, deeds, receipts, mut reply) in done {
+        for (name, news, deeds, receipts, mut reply, broken) in done {
             let retired = self.retire(&name);
+            self.attend_hold(&name, &deeds);
             self.show(&name);
             for (deed, mut receipt) in deeds.iter().zip(receipts) {
                 receipt.published_at = Timestamp::now();
                 // A flip may retire the candidate's tenure as well; live traffic is what was on `from`.
                 let left = retired.iter().find(|pool| deed.is_flip() && deed.from.as_ref() == Some(pool.revision()));
                 let left = left.map(|pool| Arc::clone(pool.tenure()));
-                receipt.in_flight_on_old = left.as_ref().map_or(0, |tenure| tenure.in_flight());
+                receipt.in_flight_on_old = match deed.action {
+                    // What a hold keeps apart from those it holds.
+                    Action::Hold => self.apps.get(&name).map_or(0, App::in_flight_on_active),
+                    _ => left.as_ref().map_or(0, |tenure| tenure.in_flight()),
+                };
                 self.confirm(Confirmation { version, published, receipt, left, reply: reply.take() });
+            }
+            if let Some((Asker { by, reply }, refusal)) = broken {
+                let (code, detail) = (refusal.code.as_str().to_owned(), refusal.detail.clone());
+                self.tell(&name, Happening::Refused { action: Action::Promote, by, code, detail });
+                self.flush();
+                reply.send(Err(refusal)).ok();
             }
             if let Some(news) = news {
                 self.tell(&name, news);
             }
         }
+    }
+
+    /// Lets in whom a hold kept out that has just been taken out, and sees to the end of one that has begun: at its age,
+    /// or as soon as the pool is empty that it waits for. A clock that nobody sets measures it.
+    fn attend_hold(&mut self, name: &AppName, deeds: &[Deed]) {
+        // What somebody asked for is logged where it was asked.
+        if let Some(ended) = deeds.iter().find(|deed| deed.action == Action::Resume && deed.came_by_itself()) {
+            tracing::warn!(app = %name, reason = ended.reason, "a hold has ended by itself");
+        }
+        let Some(begun) = self.apps.get_mut(name).and_then(App::attend_hold) else { return };
+        let (app, messages) = (name.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            let Begun { id: hold, within, clearing } = begun;
+            let emptied = async {
+                match clearing {
+                    Some(tenure) => tenure.emptied().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let how = match tokio::time::timeout(within, emptied).await {
+                Ok(()) => HoldEnd::Emptied,
+                Err(_) => HoldEnd::Aged,
+            };
+            if let Some(messages) = messages.upgrade() {
+                messages.send(Message::HoldOver { app, hold, how }).await.ok();
+            }
+        });
+    }
+
+    /// A hold has come to its end. A promotion that cannot be carried out then must not leave it standing.
+    async fn hold_over(&mut self, name: &AppName, hold: u64, how: HoldEnd) {
+        let Some(app) = self.apps.get(name).filter(|app| app.is_held_by(hold)) else { return };
+        let Ok(step) = app.rollout.handle(Input::HoldOver(how), Timestamp::now()) else { return };
+        if let Err((refusal, _)) = self.carry_out(name, step, None).await {
+            self.advance(name, Input::HoldOver(HoldEnd::Failed(refusal.detail))).await;
+        }
+        self.refresh(name).await;
     }
 
     /// Publishes the view of all apps.
@@ -500,20 +563,20 @@ impl Switchboard {
     /// Takes note of the tenures that the last publication took out of routing, and sees them out.
     fn retire(&mut self, name: &AppName) -> Vec<Arc<Pool>> {
         let Some(app) = self.apps.get_mut(name) else { return Vec::new() };
-        let within = app.rollout.policy().drain.timeout;
-        let retired = app.retire_unrouted(self.shared.barrier.workers(), within);
+        let policy = app.rollout.policy().drain;
+        let retired = app.retire_unrouted(self.shared.barrier.workers(), policy.timeout);
         for pool in &retired {
-            self.see_out(name, Arc::clone(pool.tenure()), within);
+            self.see_out(name, Arc::clone(pool.tenure()), policy);
         }
         retired
     }
 
-    fn see_out(&self, name: &AppName, tenure: Arc<Tenure>, within: Duration) {
+    fn see_out(&self, name: &AppName, tenure: Arc<Tenure>, policy: Drain) {
         let Some(messages) = self.messages.upgrade() else { return };
         let app = name.clone();
         tokio::spawn(async move {
             let id = tenure.id();
-            let drained = drain(tenure, within).await;
+            let drained = drain(tenure, policy).await;
             messages.send(Message::Drained { app, tenure: id, cut: drained.cut, took: drained.took }).await.ok();
         });
     }
@@ -626,8 +689,6 @@ struct Change {
     receipts: Vec<Receipt>,
     reply: Reply,
 }
-
-type Reply = Option<oneshot::Sender<Result<Receipt, Refusal>>>;
 
 struct Confirmation {
     version: u64,

@@ -43,7 +43,7 @@ pub(super) struct Line<'a> {
     pub(super) request_id: Option<&'a str>,
     pub(super) trace_id: Option<&'a str>,
     /// What was out of the ordinary; the empty ones say nothing.
-    pub(super) flags: [&'static str; 3],
+    pub(super) flags: [&'static str; 4],
     pub(super) referer: &'a [u8],
     pub(super) user_agent: &'a [u8],
 }
@@ -332,7 +332,7 @@ mod tests {
             client: Some("192.0.2.7".parse().unwrap()),
             request_id: Some("r-1"),
             trace_id: None,
-            flags: [""; 3],
+            flags: [""; 4],
             referer: b"",
             user_agent: b"curl/8 \"x\"",
         }
@@ -388,9 +388,9 @@ mod tests {
             let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
             parsed["flags"].as_str().unwrap().to_owned()
         };
-        assert_eq!(flags(["a", "", "c"]), "a,c");
-        assert_eq!(flags(["a", "b", "c"]), "a,b,c");
-        assert_eq!(flags(["", "b", ""]), "b");
+        assert_eq!(flags(["a", "", "c", ""]), "a,c");
+        assert_eq!(flags(["a", "b", "c", "d"]), "a,b,c,d");
+        assert_eq!(flags(["", "b", "", ""]), "b");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     connections::Unserved,
+    mirror::Mirrors,
     series::{Ledger, Place, Series},
 };
 use crate::switch::{AppBoard, AppName, Board, Revision, Role};
@@ -25,6 +26,7 @@ pub(super) struct Book {
     /// What no app was found for.
     unrouted: Arc<Series>,
     unserved: Unserved,
+    mirrors: Arc<Mirrors>,
     open: Mutex<Open>,
 }
 
@@ -44,7 +46,12 @@ struct Listed {
 impl Book {
     pub(super) fn new(workers: usize) -> Self {
         let unrouted = Series::new(None, Arc::new(Ledger::new(workers)), workers);
-        Self { workers, unrouted: Arc::new(unrouted), unserved: Unserved::default(), open: Mutex::default() }
+        let (unrouted, unserved, mirrors) = (Arc::new(unrouted), Unserved::default(), Arc::default());
+        Self { workers, unrouted, unserved, mirrors, open: Mutex::default() }
+    }
+
+    pub(super) fn mirrors(&self) -> &Arc<Mirrors> {
+        &self.mirrors
     }
 
     pub(super) fn unrouted(&self) -> &Arc<Series> {
@@ -80,6 +87,9 @@ impl Book {
     pub(super) fn follow(&self, board: &Board, now: Instant) {
         let mut open = self.open();
         for (app, state) in &board.apps {
+            if state.policy.mirror.is_some() {
+                self.mirrors.of(app);
+            }
             let place = |role, revision: &Revision| Place { app: app.clone(), pool: Some((role, revision.clone())) };
             // Any known revision may become active: its series then does not begin with the flip.
             for revision in state.pools.keys() {

@@ -102,7 +102,15 @@ fn is_flip(receipt: &Receipt) -> bool {
     match receipt.action {
         Action::Promote | Action::Rollback => true,
         Action::Source => receipt.from.is_some() && receipt.from != receipt.to,
-        Action::Deploy | Action::Discard | Action::Abort | Action::Pin | Action::Unpin => false,
+        Action::Deploy
+        | Action::Discard
+        | Action::Abort
+        | Action::Pin
+        | Action::Unpin
+        | Action::Hold
+        | Action::Resume
+        | Action::Maintenance
+        | Action::Reopen => false,
     }
 }
 

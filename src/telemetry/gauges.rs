@@ -4,12 +4,13 @@ use jiff::Timestamp;
 
 use super::{
     metrics::{
-        APP_GENERATION, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, POOL_ENDPOINTS,
-        POOL_INFO, ROLLBACK_READY, ROLLBACK_WINDOW, SOURCE_LAST_EVENT, SOURCE_STALE,
+        APP_GENERATION, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, HELD_ENDED,
+        HELD_REQUESTS, MAINTENANCE, POOL_ENDPOINTS, POOL_INFO, REQUESTS_WAITING, ROLLBACK_READY, ROLLBACK_WINDOW,
+        SOURCE_LAST_EVENT, SOURCE_STALE,
     },
     sheet::Sheet,
 };
-use crate::switch::{AppBoard, Board, EjectionReason, GateState, Health, Pool, Revision};
+use crate::switch::{AppBoard, Board, EjectionReason, GateState, Health, HeldOutcome, Pool, Revision};
 
 pub(super) fn put_board(board: &Board, now: Timestamp, sheet: &mut Sheet) {
     for (app, state) in &board.apps {
@@ -20,6 +21,9 @@ pub(super) fn put_board(board: &Board, now: Timestamp, sheet: &mut Sheet) {
 fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
     let rollout = &state.rollout;
     sheet.gauge(&APP_GENERATION, &[app], rollout.generation().0 as f64);
+    if let Some(capacity) = &state.capacity {
+        sheet.gauge(&REQUESTS_WAITING, &[app], capacity.waiting().requests as f64);
+    }
     for pool in state.pools.values() {
         for endpoint in pool.endpoints() {
             let (address, up) = (endpoint.address().to_string(), endpoint.health() == Health::Healthy);
@@ -48,6 +52,11 @@ fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
     sheet.gauge(&ROLLBACK_READY, &[app], ready.into());
     let window = rollout.previous().map_or(0.0, |previous| previous.until.duration_since(now).as_secs_f64());
     sheet.gauge(&ROLLBACK_WINDOW, &[app], window.max(0.0));
+    sheet.gauge(&HELD_REQUESTS, &[app], state.hold.as_ref().map_or(0, |hold| hold.waiting().requests) as f64);
+    for outcome in HeldOutcome::ALL {
+        sheet.counter(&HELD_ENDED, &[app, outcome.as_str()], state.held.count(outcome));
+    }
+    sheet.gauge(&MAINTENANCE, &[app], rollout.maintenance().is_some().into());
     for gate in rollout.gates() {
         sheet.gauge(&GATE_STATE, &[app, &gate.name], number(gate.state));
     }

@@ -23,6 +23,7 @@ use super::{
     book::Book,
     flips::Flips,
     gauges,
+    mirror::{Compared, Mirrors},
     request_log::{Outcome, Recorder},
     series::{Ledger, Series},
     sheet::Sheet,
@@ -68,6 +69,13 @@ families! {
          failed, or we refused with a 5xx.";
     RETRIES: COUNTER "retries_total" ["app"]
         "Attempts after a request's first.";
+    RETRIES_DENIED: COUNTER "retries_denied_total" ["app"]
+        "Attempts that were not made because they would have been over the retry budget.";
+    REQUESTS_REFUSED: COUNTER "requests_refused_total" ["app" "reason"]
+        "Requests that we refused, by what was in the way: a limit, a malformed request, nothing to send it to. app is \
+         empty where no app was found.";
+    REQUESTS_WAITING: GAUGE "requests_waiting" ["app"]
+        "Requests that wait for a place among those in flight; shown where their number is limited.";
     LATE_STARTS: COUNTER "flip_late_starts_total" ["app"]
         "Requests that started on a pool after the flip that replaced it was acknowledged; there should be none.";
     FLIPS: COUNTER "flips_total" ["app" "kind" "result"]
@@ -94,6 +102,16 @@ families! {
         "1 if there is a previous revision with enough ready endpoints to return to.";
     ROLLBACK_WINDOW: GAUGE "rollback_window_seconds" ["app"]
         "How long the previous revision is still kept; 0 without one.";
+    HELD_REQUESTS: GAUGE "held_requests" ["app"]
+        "Requests that wait at the door while a hold is on.";
+    HELD_ENDED: COUNTER "held_requests_ended_total" ["app" "outcome"]
+        "How the waiting of held requests ended: released by somebody or a flip, expired with the hold's age, refused over \
+         its bounds, left by their clients.";
+    MAINTENANCE: GAUGE "maintenance" ["app"]
+        "1 while live requests get the maintenance page.";
+    MIRROR_COMPARED: COUNTER "mirror_compared_total" ["app" "result"]
+        "Copies of live requests sent to the candidate, by how the answers compared: equal, or the first of status, headers \
+         and body that differs; failed without a whole answer of the candidate, dropped where nothing could be compared.";
     GATE_STATE: GAUGE "gate_state" ["app" "gate"]
         "A gate of the candidate's promotion: 0 pending, 1 running, 2 passed, 3 failed, 4 skipped.";
     SOURCE_STALE: GAUGE "source_stale" ["app"]
@@ -207,6 +225,11 @@ impl Metrics {
         *self.facts.certificates.lock().unwrap_or_else(PoisonError::into_inner) = ends;
     }
 
+    /// What the mirrors of all apps found.
+    pub fn mirrors(&self) -> Arc<Mirrors> {
+        Arc::clone(self.facts.book.mirrors())
+    }
+
     /// Everything, in the Prometheus text format.
     pub fn render(&self) -> String {
         let text = TextEncoder::new().encode_to_string(&self.registry.gather());
@@ -222,6 +245,11 @@ impl Facts {
         self.book.all_series().iter().for_each(|series| put_series(series, &mut sheet));
         self.book.visit_ledgers(|app, ledger| put_ledger(app, ledger, &mut sheet));
         gauges::put_board(&board, Timestamp::now(), &mut sheet);
+        self.book.mirrors().visit(|app, book| {
+            for result in Compared::ALL {
+                sheet.counter(&MIRROR_COMPARED, &[app.as_str(), result.as_str()], book.count(result));
+            }
+        });
         self.book.unserved().visit(|listener, why, count| {
             sheet.counter(&CONNECTIONS_NOT_SERVED, &[listener, why], count);
         });
@@ -273,7 +301,11 @@ fn put_ledger(app: Option<&AppName>, ledger: &Ledger, sheet: &mut Sheet) {
     for (reason, count) in lost {
         sheet.counter(&REQUESTS_LOST, &[app, reason], count);
     }
+    for (reason, count) in ledger.refused_by_reason() {
+        sheet.counter(&REQUESTS_REFUSED, &[app, reason], count);
+    }
     sheet.counter(&RETRIES, &[app], ledger.retries());
+    sheet.counter(&RETRIES_DENIED, &[app], ledger.retries_denied());
     sheet.counter(&LATE_STARTS, &[app], ledger.late_starts());
 }
 

@@ -8,6 +8,8 @@ pub mod connections;
 mod flips;
 mod gauges;
 pub mod metrics;
+pub mod mirror;
+mod recent;
 pub mod request_log;
 mod series;
 mod sheet;

@@ -17,14 +17,16 @@ use http::{Method, StatusCode, Version};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+pub use super::recent::Recent;
 use super::{
     access_line::Line,
     access_log::{AccessLog, Pen},
     book::Book,
     connections::NotServed,
+    mirror::Mirrors,
     series::{Cells, LedgerCells, MethodLabel, Place, Series},
 };
-use crate::switch::{Address, AppName, Role, Ticket};
+use crate::switch::{Address, AppName, Capacity, Role, Slot, Ticket};
 
 /// How long the wall clock is inferred from the other one before it is read again.
 const WALL: Duration = Duration::from_secs(1);
@@ -41,6 +43,9 @@ pub struct Recorder {
     known: RefCell<HashMap<(u64, Role), Rc<Counters>, RandomState>>,
     /// By app: what was admitted nowhere.
     poolless: RefCell<HashMap<AppName, Rc<Counters>, RandomState>>,
+    /// By app: what it came to lately. Asked for only where an attempt has failed.
+    recent: RefCell<HashMap<AppName, Recent, RandomState>>,
+    started: Instant,
     pen: Option<Pen>,
     /// The wall clock as last read, in milliseconds since 1970. A line's time is inferred from it: one look at a clock
     /// less a request.
@@ -110,6 +115,10 @@ pub struct RequestLog {
     sent: u64,
     outcome: Option<(Outcome, &'static str)>,
     started_late: bool,
+    /// Its place among the app's requests in flight, where their number is limited. It is given up when the request ends.
+    slot: Option<Slot>,
+    /// It waited at the door while requests were held.
+    held: bool,
     /// Of the pool it was last admitted to.
     counters: Option<Rc<Counters>>,
     /// What only the access log wants to know.
@@ -125,11 +134,18 @@ impl Recorder {
             unrouted,
             known: RefCell::default(),
             poolless: RefCell::default(),
+            recent: RefCell::default(),
+            started: Instant::now(),
             pen: access.map(|access| access.pen(worker)),
             wall: Cell::new((Instant::now(), Timestamp::now().as_millisecond())),
             cutting: Cell::new(false),
             spare: RefCell::default(),
         })
+    }
+
+    /// What the mirrors of all apps found.
+    pub fn mirrors(&self) -> &Mirrors {
+        self.book.mirrors()
     }
 
     /// Opens the record of a request whose head has just been read.
@@ -144,6 +160,8 @@ impl Recorder {
             sent: 0,
             outcome: None,
             started_late: false,
+            slot: None,
+            held: false,
             counters: None,
             words: self.pen.as_ref().map(|_| self.note(&head)),
         }
@@ -238,6 +256,7 @@ impl Recorder {
                 if outcome == Outcome::Answered { "" } else { outcome.as_str() },
                 reason,
                 if log.started_late { "late_start" } else { "" },
+                if log.held { "held" } else { "" },
             ],
             referer: &words.referer,
             user_agent: &words.user_agent,
@@ -253,6 +272,7 @@ impl RequestLog {
 
     /// It was admitted: to this app, pool, revision and endpoint. Called again on a retry; counts the attempts.
     pub fn admitted(&mut self, ticket: &Ticket) {
+        let at_once = self.counters.is_none();
         self.entered(ticket.tenure().id(), ticket.role(), || Place {
             app: ticket.app().clone(),
             pool: Some((ticket.role(), ticket.revision().clone())),
@@ -260,8 +280,8 @@ impl RequestLog {
         if let Some(words) = &mut self.words {
             words.generation = Some(ticket.generation().0);
             words.endpoint = Some(ticket.endpoint().address().clone());
-            // The first admission follows the head at once; the clock need not be asked for it.
-            words.admitted = Some(if self.attempts == 1 { self.began } else { Instant::now() });
+            // The first admission mostly follows the head at once; the clock need not be asked for it.
+            words.admitted = Some(if at_once { self.began } else { Instant::now() });
             words.upstream = None;
         }
     }
@@ -269,8 +289,9 @@ impl RequestLog {
     fn entered(&mut self, tenure: u64, role: Role, place: impl FnOnce() -> Place) {
         let counters = self.recorder.counters(tenure, role, place);
         self.attempts += 1;
-        if self.attempts > 1 {
-            counters.ledger().retried();
+        match self.attempts {
+            1 => counters.ledger().began(),
+            _ => counters.ledger().retried(),
         }
         counters.cells().enter();
         if let Some(before) = self.counters.replace(counters) {
@@ -278,13 +299,60 @@ impl RequestLog {
         }
     }
 
-    /// It was for this app, and no pool admitted it. Says nothing new of a request that one has.
+    /// It was for this app, and no pool has admitted it, or not yet. Says nothing new of a request that one has.
     pub fn turned_away(&mut self, app: &AppName) {
         if self.counters.is_none() {
             let counters = self.recorder.poolless(app);
             counters.cells().enter();
             self.counters = Some(counters);
         }
+    }
+
+    /// It waits while requests of this app are held.
+    pub fn held(&mut self, app: &AppName) {
+        self.turned_away(app);
+        self.held = true;
+    }
+
+    /// Whether no pool has admitted it so far.
+    pub fn is_new(&self) -> bool {
+        self.attempts == 0
+    }
+
+    /// Keeps its place among the app's requests in flight until it ends.
+    pub fn keep(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
+    /// Whether it has one of these places.
+    pub fn has_place_of(&self, capacity: &Arc<Capacity>) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.is_of(capacity))
+    }
+
+    /// What its app's requests came to lately, on this worker. `retries` are those that were granted
+    /// ([`Self::retry_granted`]).
+    pub fn recent(&self) -> Option<Recent> {
+        let counters = self.counters.as_ref()?;
+        let app = counters.series.app()?;
+        let mut recent = self.recorder.recent.borrow_mut();
+        let recent = match recent.get_mut(app) {
+            Some(recent) => recent,
+            None => recent.entry(app.clone()).or_insert_with(|| Recent::since(self.recorder.started)),
+        };
+        recent.renew(Instant::now(), counters.ledger().begun());
+        Some(*recent)
+    }
+
+    /// It may be tried once more.
+    pub fn retry_granted(&mut self) {
+        let app = self.current().series.app();
+        let mut recent = self.recorder.recent.borrow_mut();
+        app.and_then(|app| recent.get_mut(app)).into_iter().for_each(Recent::retried);
+    }
+
+    /// It is not tried once more, for that would be over the budget: `retries_denied_total`.
+    pub fn retry_denied(&mut self) {
+        self.current().ledger().retry_denied();
     }
 
     /// An attempt failed on its endpoint for this reason (`connect`, `connect_timeout`, `reset`, `timeout`, `protocol`, …):
@@ -378,6 +446,9 @@ impl Drop for RequestLog {
         counters.ledger().ended(outcome);
         if self.is_loss(outcome) {
             counters.ledger().lost(reason);
+        }
+        if outcome == Outcome::Refused {
+            counters.ledger().refused(reason);
         }
         if self.counters.is_some() {
             counters.cells().leave();

@@ -126,8 +126,16 @@ impl Ledger {
         sum(&self.workers, |cells| &cells.retries)
     }
 
+    pub(super) fn retries_denied(&self) -> u64 {
+        sum(&self.workers, |cells| &cells.retries_denied)
+    }
+
     pub(super) fn late_starts(&self) -> u64 {
         sum(&self.workers, |cells| &cells.late_starts)
+    }
+
+    pub(super) fn refused_by_reason(&self) -> BTreeMap<&'static str, u64> {
+        Tally::sum(self.workers.iter().map(|cells| &cells.refused))
     }
 
     pub(super) fn lost_by_reason(&self) -> BTreeMap<&'static str, u64> {
@@ -170,9 +178,12 @@ impl Cells {
 #[derive(Default)]
 pub(super) struct LedgerCells {
     outcomes: [AtomicU64; Outcome::ALL.len()],
+    begun: AtomicU64,
     retries: AtomicU64,
+    retries_denied: AtomicU64,
     late_starts: AtomicU64,
     lost: Tally,
+    refused: Tally,
 }
 
 impl LedgerCells {
@@ -182,6 +193,23 @@ impl LedgerCells {
 
     pub(super) fn lost(&self, reason: &'static str) {
         self.lost.count(reason);
+    }
+
+    pub(super) fn refused(&self, reason: &'static str) {
+        self.refused.count(reason);
+    }
+
+    /// Counts a request that was let in for the first time.
+    pub(super) fn began(&self) {
+        add(&self.begun, 1);
+    }
+
+    pub(super) fn begun(&self) -> u64 {
+        read(&self.begun)
+    }
+
+    pub(super) fn retry_denied(&self) {
+        add(&self.retries_denied, 1);
     }
 
     pub(super) fn retried(&self) {
@@ -309,7 +337,7 @@ impl Durations {
 /// not fit is counted together.
 #[derive(Default)]
 struct Tally {
-    reasons: [(OnceLock<&'static str>, AtomicU64); 16],
+    reasons: [(OnceLock<&'static str>, AtomicU64); 24],
     rest: AtomicU64,
 }
 
@@ -423,13 +451,15 @@ mod tests {
 
     #[test]
     fn reasons_beyond_the_bound_are_counted_together() {
-        const MANY: [&str; 20] =
-            ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t"];
+        const MANY: [&str; 28] = [
+            "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u",
+            "v", "w", "x", "y", "z", "å", "ö",
+        ];
         let tally = Tally::default();
         for reason in MANY.iter().chain(&["a", ""]) {
             tally.count(reason);
         }
         let sums = Tally::sum([&tally].into_iter());
-        assert_eq!((sums["a"], sums["p"], sums["other"], sums.get("q")), (2, 1, 5, None));
+        assert_eq!((sums["a"], sums["x"], sums["other"], sums.get("y")), (2, 1, 5, None));
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{
     backend::Backend,
     client::{Client, Protocol},
-    eventually,
+    eventually, full,
     process::Process,
     setup::{APP, Setup},
     shell::{Minted, Shell},
@@ -108,7 +108,7 @@ async fn every_way_to_fail_has_its_exit_code_and_leaves_live_traffic_alone() {
         ("rollback", 1, "keeps no previous revision"),
         ("discard --revision blue", 1, "carries the live traffic"),
         ("stauts", 2, "'status'"),
-        ("deploy --revision red --endpoint localhost:80", 2, "write IP:PORT"),
+        ("deploy --revision red --endpoint localhost", 2, "write IP:PORT"),
         ("deploy --revision red --endpoint 127.0.0.1:1 --endpoint 127.0.0.1:1", 2, "comes twice"),
         ("promote --skip-gates", 2, "--reason"),
         ("pin --revision blue", 2, "--reason"),
@@ -298,4 +298,57 @@ async fn a_stream_ends_well_when_its_reader_has_had_enough() {
         assert!(end.await.success());
         shell.run("rollback").await.ends_with(0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_requests_are_held_closed_out_and_copied_by_the_command_line() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.app()["mirror"] = json!({ "share": "100%" });
+    let process = Process::start(setup).await;
+    let shell = ready(&process).await;
+
+    shell.run("hold shop --max-age 5m --max-requests 10 --max-bytes 64MiB --reason schema").await.ends_with(0);
+    shell.run("hold shop").await.ends_with(5).says("held already");
+    shell.run("status").await.ends_with(0).says("new requests are held until").says("0 of 10 waiting: schema");
+    let waiting = tokio::spawn(answers(process.live));
+    eventually("it to be held", async || process.admin.status(APP).await["hold"]["waiting"] == 1).await;
+    shell.run("promote shop").await.ends_with(0);
+    shell.run("resume shop").await.ends_with(0).says("requests are let in to green");
+    assert_eq!(waiting.await.expect("it ends well"), "green");
+    shell.run("resume").await.ends_with(1).says("no request of shop is held");
+    shell.run("hold --max-bytes much").await.ends_with(2).says("not a size");
+    shell.run("hold --max-age 2h").await.ends_with(2).says("1ms to 1h");
+
+    shell.run("rollback").await.ends_with(0);
+    shell.run("wait --for steady --timeout 1s").await;
+    shell.run("promote --max-age 5s").await.ends_with(2).says("add --hold");
+    let promoted = shell.run("promote --revision green --hold --max-age 20s").await.ends_with(0);
+    promoted.says("promote shop: blue → green");
+    shell.run("rollback").await.ends_with(0);
+    let mut client = Client::connect(Protocol::H1, process.live).await.expect("it accepts");
+    let stuck = client.send(client.request("GET", "/hang").body(full("")).expect("a request"));
+    let stuck = tokio::spawn(stuck);
+    eventually("it to hang", async || process.admin.status(APP).await["active"]["inFlight"] == 1).await;
+    shell.run("promote --hold --max-age 50ms").await.ends_with(1).says("not-drained").says("was not empty");
+    stuck.abort();
+
+    shell.run("maintenance shop on --retry-after 2m --reason upgrade").await.ends_with(0).says("maintenance page");
+    shell.run("status").await.ends_with(0).says("live traffic gets the maintenance page").says("after 120 s: upgrade");
+    let mut client = Client::connect(Protocol::H1, process.live).await.expect("it accepts");
+    assert_eq!(client.get("/").await.expect("an answer").status, 503);
+    shell.run("maintenance off").await.ends_with(0).says("live traffic is served by blue");
+    shell.run("maintenance off").await.ends_with(1).says("not under maintenance");
+    shell.run("maintenance shop sometimes").await.ends_with(2).says("neither on nor off");
+
+    assert_eq!(client.get("/").await.expect("an answer").colour(), "blue");
+    let report = async || -> Value { shell.run("mirror shop -o json").await.ends_with(0).json() };
+    eventually("a difference", async || report().await["compared"]["body"].as_u64() > Some(0)).await;
+    shell
+        .run("mirror")
+        .await
+        .ends_with(0)
+        .says("100 % of live requests")
+        .says("live blue, candidate green")
+        .says("body:");
 }

@@ -16,17 +16,21 @@ use crate::support::{
     within,
 };
 
-/// How often the long test flips.
+/// How often the long test flips, unless `TEALGATE_FLIPS` says otherwise.
 const FLIPS: usize = 200;
+
+fn flips() -> usize {
+    std::env::var("TEALGATE_FLIPS").map_or(FLIPS, |flips| flips.parse().expect("a number"))
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_and_none_comes_late_while_traffic_flips_two_hundred_times() {
-    flip_under_load("http1", FLIPS).await;
+    flip_under_load("http1", flips()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_does_any_while_it_flips_between_upstreams_of_http2() {
-    flip_under_load("h2", FLIPS / 4).await;
+    flip_under_load("h2", flips() / 4).await;
 }
 
 async fn flip_under_load(protocol: &str, flips: usize) {
@@ -85,7 +89,7 @@ async fn ledger_equals_the_clients_count(proxy: &Proxy, sent: u64) {
     let gone = proxy.metric("tealgate_requests_ended_total", &[r#"outcome="client_gone""#]).await;
     // The streams without end are the ones that their clients left.
     assert_eq!(answered + gone, sent as f64);
-    assert!(gone <= 4.0, "{gone} requests were left by their clients");
+    assert!(gone <= 6.0, "{gone} requests were left by their clients");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

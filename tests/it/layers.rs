@@ -14,7 +14,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("health", &["connector", "switch"]),
     ("lookout", &["switch"]),
     ("proxy", &["connector", "switch", "telemetry"]),
-    ("admin", &["switch"]),
+    ("admin", &["switch", "telemetry"]),
     ("source", &["switch"]),
     ("config", &["admin", "proxy", "switch", "telemetry"]),
     ("server", &["admin", "config", "connector", "health", "lookout", "proxy", "source", "switch", "telemetry"]),

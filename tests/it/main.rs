@@ -9,6 +9,12 @@ mod instruments;
 // The flip itself, under every kind of load.
 mod flip;
 
+// What keeps live requests out for a while: holds and maintenance.
+mod hold;
+
+// Copies of live requests for the candidate, and how the answers compare.
+mod mirror;
+
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 
@@ -45,6 +51,12 @@ mod smuggling;
 
 // How much, how many and how long.
 mod limits;
+
+// More than is let in: places in flight, the line before them, rates, and pages for those who are over.
+mod overload;
+
+// Long-lived streams when their pool is retired or the proxy ends.
+mod streams;
 
 // What is tried again, where, and how often.
 mod retries;

@@ -74,6 +74,7 @@ async fn every_metric_is_there_with_its_labels_from_the_first_day() {
         ("gate_state{app=shop,gate=min_ready}".to_owned(), 2.0),
         ("source_stale{app=shop}".to_owned(), 0.0),
         ("retries_total{app=shop}".to_owned(), 0.0),
+        ("retries_denied_total{app=shop}".to_owned(), 0.0),
         ("flip_late_starts_total{app=shop}".to_owned(), 0.0),
         ("flip_barrier_seconds_count{app=shop}".to_owned(), 0.0),
         ("flip_drain_seconds_count{app=shop}".to_owned(), 0.0),

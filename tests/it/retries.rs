@@ -191,3 +191,29 @@ async fn unhealthy_endpoints_are_avoided_until_there_are_no_others() {
         assert_eq!(client.get("/").await.expect("an answer").colour(), "sick");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_of_what_was_sent_stay_within_their_budget() {
+    const REQUESTS: usize = 200;
+    for (budget, bounded) in [("10%", true), ("100%", false)] {
+        let upstreams = [(); 2].map(|()| RawBackend::spawn("", Then::Reset));
+        let mut setup = Setup::before(&upstreams.each_ref().map(RawBackend::address));
+        setup.config["workers"] = json!(1);
+        setup.app()["retries"] = json!({ "attempts": 2, "budget": budget });
+        let proxy = Proxy::start(setup).await;
+        let mut client = proxy.client(Protocol::H1).await;
+        for _ in 0..REQUESTS {
+            assert_eq!(
+                client.get("/").await.expect("an answer").status,
+                StatusCode::BAD_GATEWAY,
+                "the failure is told"
+            );
+        }
+        let retries = upstreams.iter().map(|upstream| upstream.received().len()).sum::<usize>() - REQUESTS;
+        // A few are always granted, and the share of a tenth is less than those.
+        assert_eq!(retries < REQUESTS / 2, bounded, "{retries} with a budget of {budget}");
+        assert!(retries >= 30, "{retries}");
+        assert_eq!(proxy.metric("tealgate_retries_total", &[]).await, retries as f64);
+        assert_eq!(proxy.metric("tealgate_retries_denied_total", &[]).await, (REQUESTS - retries) as f64);
+    }
+}

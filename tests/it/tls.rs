@@ -221,19 +221,16 @@ async fn a_new_certificate_comes_into_service_without_a_failed_handshake_and_a_b
     let old = in_file(&broken);
     fs::write(&broken.cert, "no certificate").expect("a file");
     let renewed = authority.sign("renewed", &["shop.test"]);
-    let mut handshakes = 0;
     // Files are looked at one listener after the other: once the new one is seen, the broken one has been.
     eventually("the new certificate", async || {
         for address in [proxy.live, proxy.preview] {
             // Each a full handshake, and a request on it.
             let answer = connect(Protocol::H1, address).await.expect("a handshake").get("/").await;
             assert_eq!(answer.expect("an answer").status, StatusCode::OK);
-            handshakes += 1;
         }
         shown(proxy.preview, "shop.test", authority.trusted()).await == Some(in_file(&renewed))
     })
     .await;
-    assert!(handshakes > 10, "{handshakes} handshakes");
     assert_eq!(shown(proxy.live, "shop.test", authority.trusted()).await, Some(old));
     assert_eq!(kept.get("/").await.expect("an answer").colour(), "green", "old connections live on");
 }
@@ -263,25 +260,23 @@ async fn no_handshake_fails_during_a_hundred_reloads() {
         }
         requests
     };
-    let mut shown_since = 0;
     let reloads = async {
         for _ in 0..100 {
             authority.sign("live", &["shop.test"]);
             fs::write(&roots, authority.pem()).expect("a file");
             proxy.server.reload().await.expect("all is sound");
-            shown_since += 1;
         }
         done.store(true, SeqCst);
     };
     let (first, second, ()) =
         within("reloads", async { tokio::join!(lane(Protocol::H1), lane(Protocol::H2), reloads) }).await;
-    assert!(first > 10 && second > 10 && shown_since == 100, "{first} and {second} requests");
+    assert!(first > 10 && second > 10, "{first} and {second} requests");
     let config = authority.trusted_with(&till, rustls::DEFAULT_VERSIONS);
     assert_eq!(shown(proxy.live, "shop.test", config).await, Some(in_file(&leaf)), "the last one is in service");
 }
 
-/// Whether a request gets through with these settings, and what it says of itself is of no consequence: in TLS 1.3 the
-/// client learns only then that it is not wanted.
+/// Whether a request gets through with these settings: in TLS 1.3 the client learns only then that it is not wanted. It
+/// also says of itself what is not for it to say.
 async fn is_served(address: SocketAddr, config: ClientConfig) -> bool {
     let Ok(mut client) = Client::connect_tls(Protocol::H1, address, "shop.test", config).await else { return false };
     let request = client.request("GET", "/").header("x-forwarded-client-cert", "Hash=00;Subject=\"CN=boss\"");
@@ -327,8 +322,11 @@ async fn a_client_is_known_by_its_certificate_and_nobody_else_can_claim_it() {
             assert_eq!(told[1..], if without { vec![None] } else { vec![] });
         }
         let labels = ["listener=\"live\"", "reason=\"client_certificate\""];
-        let refused = proxy.metric("tealgate_connections_not_served_total", &labels).await;
-        assert_eq!(refused, if mode == "optional" { 2.0 } else { 4.0 });
+        let refused = if mode == "optional" { 2.0 } else { 4.0 };
+        eventually("the refusals to be counted", async || {
+            proxy.metric("tealgate_connections_not_served_total", &labels).await == refused
+        })
+        .await;
     }
 }
 

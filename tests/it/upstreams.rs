@@ -79,6 +79,30 @@ async fn requests_and_probes_speak_tls_and_sessions_are_resumed() {
 }
 
 #[tokio::test]
+async fn probes_speak_what_requests_do() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let mut only_h2 = authority.sign("app", &["app.test"]).server();
+    only_h2.alpn_protocols = vec![b"h2".to_vec()];
+    let outlet = Outlet::tls(only_h2, blue.address());
+    let tls = json!({ "roots": authority.roots(), "server_name": "app.test" });
+    for (endpoint, upstream) in [
+        (blue.address(), json!({ "protocol": "h2" })),
+        (outlet.address(), json!({ "protocol": "h2", "tls": tls })),
+        (outlet.address(), json!({ "protocol": "auto", "tls": tls })),
+    ] {
+        let mut setup = Setup::between(&blue, &green);
+        let revisions = json!({ "blue": { "endpoints": [endpoint] } });
+        setup.app()["source"]["static"] = json!({ "active": "blue", "revisions": revisions });
+        setup.app()["upstream"] = upstream.clone();
+        let proxy = Proxy::start(setup).await;
+        eventually("a good probe", async || proxy.status().await["active"]["ready"] == 1).await;
+        assert_eq!(proxy.client(Protocol::H1).await.get("/").await.unwrap().colour(), "blue", "{upstream}");
+    }
+    assert!(blue.seen().iter().all(|seen| seen.target.starts_with("http")), "HTTP/2 gives the whole URI");
+}
+
+#[tokio::test]
 async fn a_certificate_that_is_not_trusted_is_told_and_nothing_is_sent() {
     let secure = Secure::new();
     let other = Authority::new();

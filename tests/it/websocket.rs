@@ -201,7 +201,8 @@ async fn a_socket_on_a_stream_ends_as_its_sides_and_its_policy_say() {
         kept.send(Message::text("a")).await.expect("it lives");
         assert_eq!(within("an echo", kept.next()).await.expect("more").expect("no error"), Message::text("a"));
         proxy.promote().await;
-        assert!(within("the end", kept.next()).await.is_none_or(|end| end.is_err()), "{upstream}");
+        let end = within("the end", kept.next()).await;
+        assert!(end.is_none_or(|end| end.is_ok_and(|message| message.is_close())), "{upstream}");
         let mut anew = socket_over_h2(&mut client).await;
         anew.send(Message::text("b")).await.expect("it lives");
         assert_eq!(within("an echo", anew.next()).await.expect("more").expect("no error"), Message::text("b"));
@@ -230,7 +231,8 @@ async fn a_silent_tunnel_ends_and_one_that_talks_does_not() {
         talking.send(Message::text("a")).await.expect("it lives");
         assert_eq!(within("an echo", talking.next()).await.expect("more").expect("no error"), Message::text("a"));
     }
-    assert!(within("the end", silent.next()).await.is_none_or(|end| end.is_err()));
+    let end = within("the end", silent.next()).await.expect("more").expect("no error");
+    assert!(matches!(&end, Message::Close(Some(close)) if u16::from(close.code) == 1001), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

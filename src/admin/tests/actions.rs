@@ -56,11 +56,11 @@ async fn a_candidate_is_deployed_updated_and_discarded() {
 
     for (bad, word) in [
         (json!({"endpoints": []}), "0 entries"),
-        (json!({"endpoints": ["127.0.0.1:0"]}), "endpoints[0]"),
+        (json!({"endpoints": ["127.0.0.1:0"]}), "no port"),
         (json!({"endpoints": ["127.0.0.1:1", "127.0.0.1:1"]}), "endpoints[1]"),
         (json!({"endpoints": [{"address": "127.0.0.1:1", "weight": 0}]}), "weight"),
         (json!({"endpoints": [{"address": "127.0.0.1:1", "wait": 1}]}), "`wait`"),
-        (json!({"endpoints": ["shop.example:80"]}), "ip:port"),
+        (json!({"endpoints": ["shop.example"]}), "not an address"),
         (json!({}), "endpoints"),
     ] {
         let refused = put(bad).await;
@@ -134,41 +134,6 @@ async fn a_pin_keeps_what_is_active_until_it_is_taken_off() {
     let unpinned = f.send(request(Method::DELETE, pin, &f.operator, json!({"reason": "over"}))).await;
     assert_eq!((unpinned.status.as_u16(), &unpinned.body["reason"]), (200, &json!("over")));
     assert_eq!(f.post("/api/v1/apps/shop/abort", Value::Null).await.status, 200);
-}
-
-struct Key;
-
-impl RequestKey for Key {
-    fn host(&self) -> &str {
-        "shop.test"
-    }
-    fn path(&self) -> &str {
-        "/"
-    }
-    fn on_preview_listener(&self) -> bool {
-        false
-    }
-    fn client(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn field(&self, _: &str) -> Option<&[u8]> {
-        None
-    }
-}
-
-/// What a worker does beside its requests, until `asked` is answered.
-async fn while_adopting<T>(reader: &Reader, asked: impl Future<Output = T>) -> T {
-    let adopting = async {
-        loop {
-            reader.changed().await;
-            reader.acknowledge(&reader.adopt());
-        }
-    };
-    tokio::select! {
-        answer = asked => answer,
-        () = adopting => unreachable!("it goes on for ever"),
-    }
 }
 
 #[tokio::test]

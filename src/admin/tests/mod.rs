@@ -6,6 +6,8 @@ mod access;
 mod actions;
 /// The OpenAPI document against the route table.
 mod description;
+/// What keeps live requests out.
+mod doors;
 /// The event stream.
 mod events;
 /// Sockets: whose they are, how they start and end.
@@ -83,6 +85,7 @@ impl Fixture {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer.clone(),
+            mirrors: Arc::default(),
             reload,
             tokens: Some(Arc::new(Tokens::fixed(entries))),
             version: Version::of_this_build(),
@@ -155,6 +158,42 @@ pub(super) async fn exchange(
     let body = serde_json::from_slice(&octets)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&octets).into_owned()));
     Reply { status: parts.status, headers: parts.headers, body }
+}
+
+/// A request for the shop.
+pub(super) struct Key;
+
+impl RequestKey for Key {
+    fn host(&self) -> &str {
+        "shop.test"
+    }
+    fn path(&self) -> &str {
+        "/"
+    }
+    fn on_preview_listener(&self) -> bool {
+        false
+    }
+    fn client(&self) -> Option<IpAddr> {
+        None
+    }
+
+    fn field(&self, _: &str) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// What a worker does beside its requests, until `asked` is answered.
+pub(super) async fn while_adopting<T>(reader: &Reader, asked: impl Future<Output = T>) -> T {
+    let adopting = async {
+        loop {
+            reader.changed().await;
+            reader.acknowledge(&reader.adopt());
+        }
+    };
+    tokio::select! {
+        answer = asked => answer,
+        () = adopting => unreachable!("it goes on for ever"),
+    }
 }
 
 impl Reply {

@@ -1,27 +1,25 @@
 //! The part of the file that is about one app.
 
-use std::{borrow::Cow, fmt, path::PathBuf};
+use std::{borrow::Cow, path::PathBuf};
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Deserializer};
 
+use super::{ErrorBlock, Limits, Mirror};
 use crate::{
     config::{
         address::{EndpointAddress, SentHost},
         balancing::{Balancing, BoundedLoad, CheckHost, Percent, Token},
         duration::Time,
-        node::{Given, Named, Placed, Text},
+        node::{Given, LongForm, Named, Placed, ShortOr, Text},
         not_yet::NotYet,
-        notation::{CheckPath, ServerName, UrlPath, Whole},
+        notation::{CheckPath, ServerName, Share, UrlPath, Whole},
         size::Octets,
     },
     switch::{
-        AutoPromotion, Family, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses, Streams,
-        TlsVersion,
+        AutoPromotion, Family, HoldBounds, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses,
+        Streams, TlsVersion,
     },
 };
 
@@ -62,7 +60,7 @@ pub(in crate::config) struct App {
     /// How long a request may take.
     #[serde(default)]
     pub(in crate::config) timeouts: Timeouts,
-    /// How much a request may bring.
+    /// How much of the app's traffic is let in.
     #[serde(default)]
     pub(in crate::config) limits: Limits,
     /// How often a request is tried.
@@ -71,6 +69,9 @@ pub(in crate::config) struct App {
     /// What becomes of requests in flight on a pool that was replaced.
     #[serde(default)]
     pub(in crate::config) drain: DrainBlock,
+    /// Pages in place of our short texts, by the status they stand for.
+    #[serde(default)]
+    pub(in crate::config) errors: Named<ErrorBlock>,
     /// Whether live clients too are told which revision and generation answered.
     #[serde(default)]
     pub(in crate::config) expose_revision: Given<Text<bool>>,
@@ -80,12 +81,12 @@ pub(in crate::config) struct App {
     #[serde(default)]
     #[schemars(skip)]
     pub(in crate::config) weight: NotYet,
+    /// Copies a share of safe live requests to the candidate, and compares the answers; left out: none.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) mirror: NotYet,
+    pub(in crate::config) mirror: Given<Mirror>,
+    /// How far a hold goes that does not say so itself.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) hold: NotYet,
+    pub(in crate::config) hold: HoldBlock,
 }
 
 /// How the candidate is reached: by its own hosts, and by listeners of role `preview`.
@@ -318,20 +319,6 @@ pub(in crate::config) struct Timeouts {
     pub(in crate::config) request: Given<Text<Time<0>>>,
 }
 
-/// How much a request may bring.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(in crate::config) struct Limits {
-    /// The largest request body; 0 for no limit.
-    pub(in crate::config) body_size: Given<Text<Octets<0, { u64::MAX }>>>,
-    #[schemars(skip)]
-    pub(in crate::config) in_flight: NotYet,
-    #[schemars(skip)]
-    pub(in crate::config) queue: NotYet,
-    #[schemars(skip)]
-    pub(in crate::config) rate: NotYet,
-}
-
 /// How often a request is tried.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -340,8 +327,9 @@ pub(in crate::config) struct Retries {
     pub(in crate::config) attempts: Given<Text<Whole<1, 10>>>,
     /// How long one try may take to the response's head while another is still allowed.
     pub(in crate::config) per_try: Given<Text<Time<1>>>,
-    #[schemars(skip)]
-    pub(in crate::config) budget: NotYet,
+    /// How many retries the requests of the last ten seconds may cause, as a share of them; a few a second are always
+    /// granted, and what was never sent (a refused connection) counts for nothing.
+    pub(in crate::config) budget: Given<Text<Share>>,
 }
 
 /// What becomes of requests in flight on a pool that was replaced.
@@ -350,52 +338,38 @@ pub(in crate::config) struct Retries {
 pub(in crate::config) struct DrainBlock {
     /// How long ordinary requests may go on before they are cut.
     pub(in crate::config) timeout: Given<Text<Time<0>>>,
-    /// What long-lived streams (tunnels) do: `keep` until one side ends them, `drain` until the timeout, `cut` at once.
+    /// What long-lived streams (tunnels, event streams) do: `keep` until one side ends them, `drain` until the timeout,
+    /// `cut` at once.
     pub(in crate::config) streams: Given<Text<Streams>>,
+    /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
+    /// back at once.
+    pub(in crate::config) close_rate: Given<Text<Whole<1, 100_000>>>,
+}
+
+impl LongForm for WeightedEndpoint {
+    const FORMS: &str = "an endpoint: IP:PORT, NAME:PORT or unix:/PATH, or { address: ADDRESS, weight: N }";
+}
+
+/// How far a hold goes that does not say so itself: new requests wait, so that the old pool can empty before a flip.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct HoldBlock {
+    /// How long it lasts at most; then all that wait are let in. Up to 1h.
+    pub(in crate::config) max_age: Given<Text<Time<1>>>,
+    /// How many requests may wait; beyond, they are answered 503.
+    pub(in crate::config) max_requests: Given<Text<Whole<1, { HoldBounds::MOST_REQUESTS }>>>,
+    /// How much memory their heads may take; beyond, they are answered 503. Bodies are not read meanwhile.
+    pub(in crate::config) max_bytes: Given<Text<Octets<{ HoldBounds::LEAST_BYTES }, { HoldBounds::MOST_BYTES }>>>,
 }
 
 impl<'de> Deserialize<'de> for Endpoint {
-    /// By hand, because serde's untagged enums lose the places.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        enum Form {
-            Short(String),
-            Long(WeightedEndpoint),
-        }
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = Form;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an endpoint: IP:PORT, NAME:PORT or unix:/PATH, or { address: ADDRESS, weight: N }")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Form, E> {
-                Ok(Form::Short(text.to_owned()))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Form, E> {
-                Ok(Form::Short(number.to_string()))
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Form, M::Error> {
-                WeightedEndpoint::deserialize(MapAccessDeserializer::new(map)).map(Form::Long)
-            }
-        }
-
-        struct AnyForm(Form);
-
-        impl<'de> Deserialize<'de> for AnyForm {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(Either).map(AnyForm)
-            }
-        }
-
-        let Placed { value: AnyForm(form), place } = Placed::deserialize(deserializer)?;
+        let Placed { value: form, place } = Placed::deserialize(deserializer)?;
         Ok(match form {
-            Form::Short(text) => Self { address: Placed { value: Text::new(text), place }, weight: Given::default() },
-            Form::Long(WeightedEndpoint { address, weight }) => Self { address, weight },
+            ShortOr::Short(text) => {
+                Self { address: Placed { value: Text::new(text), place }, weight: Given::default() }
+            }
+            ShortOr::Long(WeightedEndpoint { address, weight }) => Self { address, weight },
         })
     }
 }

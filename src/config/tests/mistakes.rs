@@ -8,7 +8,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("logg: {}", &["6:1: unknown key `logg`; did you mean `log`?"]),
     ("    tiemouts: {}", &["6:5: unknown key `tiemouts`; did you mean `timeouts`?"]),
     ("    limits: { bodySize: 1 }", &["6:15: unknown key `bodySize`; did you mean `body_size`?"]),
-    ("    drain: { grace: 1s }", &["6:14: unknown key `grace`; use one of timeout, streams"]),
+    ("    drain: { grace: 1s }", &["6:14: unknown key `grace`; use one of timeout, streams, close_rate"]),
     ("version: 1\nversion: 1", &["7:1: \"version\" is given twice"]),
     // Types.
     ("    hosts: a.test", &["6:12: a list is expected here; write `[a, b]`, or one item a line, each after `- `"]),
@@ -104,6 +104,27 @@ const MISTAKES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "    limits: { in_flight: many, queue: 3, queue_timeout: 0s, rate: 100 }\n    retries: { budget: 120% }\n    errors: { \
+         \"200\": { file: a }, \"503\": { file: \"\", content_type: html } }",
+        &[
+            "6:26: \"many\" is not a whole number",
+            "6:57: \"0s\" is too short; use 1ms or more; this one cannot be turned off",
+            "6:67: \"100\" is not a rate; use 1/s to 1000000/s, /m or /h, or 0",
+            "7:24: \"120%\" is not a share; use \"0%\" to \"100%\"",
+            "8:15: \"200\" is not a status that we answer ourselves; use one of 400, 403, 408, 413, 429, 502, 503, 504",
+            "8:50: the path is missing",
+            "8:68: \"html\" is not a media type; write one such as text/html",
+        ],
+    ),
+    (
+        "    limits: { queue: 3 }",
+        &[
+            "6:22: a queue without a limit of requests in flight: nobody would ever wait in it; set `in_flight`, or leave `queue` out",
+        ],
+    ),
+    ("    limits: { rate: { per: 1s } }", &["6:23: `requests` is missing"]),
+    ("    limits: { rate: [1] }", &["6:15: a rate: 100/s, or { requests: 100, per: 1s } is expected here"]),
+    (
         "    upstream: { tls: { cert: c.crt, server_name: \"a b\", min_version: 1.1 }, proxy_protocol: v3, resolve: 10ms, host: a/b }",
         &[
             "6:30: a certificate is of no use without its key, nor a key without its certificate; name both `cert` and \
@@ -128,11 +149,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
     // What is not in force.
     ("    guard: { window: 30s }", &["6:12: `guard` is not enforced by this version; remove it"]),
     (
-        "    limits: { in_flight: 3, queue: 0 }\n    weight: 5%\n    promotion: { approval: { required: 1 }, smoke: [] }",
+        "    weight: 5%\n    promotion: { approval: { required: 1 }, smoke: [] }",
         &[
-            "6:26: `limits.in_flight` is not enforced by this version; remove it, or turn it off with 0",
-            "7:13: `weight` is not enforced by this version; remove it, or turn it off with 0",
-            "8:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
+            "6:13: `weight` is not enforced by this version; remove it, or turn it off with 0",
+            "7:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
         ],
     ),
     // Apps among each other, and within.

@@ -49,7 +49,9 @@ fn our_request(octets: &[u8]) -> Option<Message> {
     let mut lines = Lines::default();
     let head = read_request(octets, &mut 0, 4096, &mut lines).ok()??;
     let content = body(Decoder::new(Some(head.framing)), &octets[head.length..])?;
+    // hyper shows a target in a form of its own: an empty path is a slash.
     let target = String::from_utf8_lossy(&octets[head.target]).into_owned();
+    let target = target.parse::<Uri>().map_or(target, |uri| uri.to_string());
     Some(sorted((format!("{} {target}", head.method), fields(octets, &lines), content)))
 }
 
@@ -112,7 +114,8 @@ async fn feed(mut to: DuplexStream, octets: &[u8], when_asked: bool) {
     let octets = octets.to_vec();
     let sent = async move {
         if when_asked {
-            to.read(&mut [0; 256]).await?;
+            // Some of the question is enough to know that there is one.
+            let _ = to.read(&mut [0; 256]).await?;
         }
         to.write_all(&octets).await?;
         to.shutdown().await?;
@@ -196,7 +199,6 @@ proptest! {
         if let Some(ours) = our_request(&octets) {
             let shown = String::from_utf8_lossy(&octets).into_owned();
             match runtime().block_on(hypers_request(&octets)) {
-                // hyper takes an empty path for a slash.
                 Some(hypers) => prop_assert_eq!(ours, hypers, "{:?}", shown),
                 // It parses the target as well, which we do a step later.
                 None => {

@@ -73,20 +73,21 @@ impl Lines {
     pub(super) fn place(&mut self, head: &[u8], fields: &[httparse::Header<'_>]) {
         let origin = head.as_ptr() as usize;
         let at = |part: &[u8]| (part.as_ptr() as usize - origin) as u32;
+        let mut names = Names::default();
         self.lines.clear();
-        self.names = Names::default();
-        for field in fields {
+        self.lines.extend(fields.iter().map(|field| {
             let (start, value_start) = (at(field.name.as_bytes()), at(field.value));
             let name = Name::of(field.name.as_bytes());
-            self.names.note(name);
-            self.lines.push(Line {
+            names.note(name);
+            Line {
                 start,
                 name_end: start + field.name.len() as u32,
                 value_start,
                 value_end: value_start + field.value.len() as u32,
                 name,
-            });
-        }
+            }
+        }));
+        self.names = names;
     }
 }
 
@@ -202,6 +203,16 @@ fn is_name(name: &[u8], known: &[u8]) -> bool {
 /// hide the others.
 pub(in super::super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// Whether a value of `Connection` asks to close the connection, and to keep it (RFC 9112 §9.3). Mostly it is one word.
+pub(super) fn persistence(value: &[u8]) -> (bool, bool) {
+    if value.eq_ignore_ascii_case(b"keep-alive") {
+        return (false, true);
+    }
+    members(value).fold((false, false), |(close, keep_alive), option| {
+        (close | option.eq_ignore_ascii_case(b"close"), keep_alive | option.eq_ignore_ascii_case(b"keep-alive"))
+    })
 }
 
 /// Whether octets, which may be the start of a head, have a line that ends in a bare LF.

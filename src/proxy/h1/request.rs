@@ -162,10 +162,9 @@ impl Said {
                 self.chunked = true;
             }
             Name::Connection => {
-                for option in field::members(value) {
-                    self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
+                let (close, keep_alive) = field::persistence(value);
+                self.close |= close;
+                self.keep_alive |= keep_alive;
             }
             _ => {}
         }

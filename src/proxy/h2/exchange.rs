@@ -213,9 +213,13 @@ where
 
     /// Sends what waits, as far as the upstream's window goes.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(sender) = &mut self.sender else { return Poll::Ready(self.refuse()) };
+        let Some(sender) = &mut self.sender else {
+            self.refuse();
+            return Poll::Ready(());
+        };
         let Some(octets) = ready!(poll_window(sender, self.waiting.len(), cx)) else {
-            return Poll::Ready(self.refuse());
+            self.refuse();
+            return Poll::Ready(());
         };
         let piece = self.waiting.split_to(octets.min(self.waiting.len()));
         let ends = self.waiting.is_empty() && self.upload == Upload::Ending;

@@ -126,11 +126,6 @@ impl Set {
         let is_idle = |connection: &Connection| long_ago.is_some_and(|then| connection.is_idle_since(then));
         self.connections.borrow_mut().retain(|connection| connection.is_open() && !is_idle(connection));
     }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.connections.borrow().len()
-    }
 }
 
 /// One more, until dropped.

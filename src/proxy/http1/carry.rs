@@ -29,7 +29,7 @@ use crate::{
         error::ProxyError,
         h1::{self, Decoder, Framing, Lines, Name, RequestHead, Token},
         half_close::HalfClose,
-        handle::{self, Reply},
+        handle::{self, Asked, Reply},
         headers::{Head, Seen},
         stream::Stream,
         upload::{self, Inflow},
@@ -69,7 +69,7 @@ impl Http1 {
         let client = Rc::clone(&self.client);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
         let seen = Seen::of_lines(head);
-        let parts = self.parts(request, head)?;
+        let mut parts = self.parts(request, head)?;
         let general = self.last.general(target);
         let has_body = !matches!(request.framing, Framing::Empty | Framing::Length(0));
         let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
@@ -90,8 +90,8 @@ impl Http1 {
         };
         let (timer, arrived) = (client.clock().timer(), log.began());
         let carried = {
-            let asked = handle::forward(&client, &general, parts, body, timer, arrived, ticket, log);
-            let mut asked = pin!(asked);
+            let asked = Asked { client: &client, target: &general, parts: &mut parts, incoming: body, timer, arrived };
+            let mut asked = pin!(handle::forward(asked, ticket, log));
             poll_fn(|cx| match asked.as_mut().poll(cx) {
                 Poll::Ready(replied) => Poll::Ready(Some(replied)),
                 Poll::Pending => side.borrow_mut().poll_gone(&client, cx).map(|()| None),
@@ -133,7 +133,7 @@ async fn answer(
     desk: &mut Desk,
     log: &mut RequestLog,
 ) -> Forwarded {
-    let Reply { status, headers, switched, exchange, ticket, patience } = reply;
+    let Reply { status, headers, switched, exchange, ticket, patience, sampled } = reply;
     log.answered(status);
     let bodiless = matches!(status.as_u16(), 100..200 | 204 | 304) || request.method == http::Method::HEAD;
     let length = exchange.size_hint().exact().filter(|_| !headers.contains_key(header::CONTENT_LENGTH));
@@ -169,7 +169,7 @@ async fn answer(
             _ => Forwarded::Left,
         };
     }
-    let mut download = Download { exchange, ticket, patience };
+    let mut download = Download { exchange, ticket, patience, sampled };
     let mut ended = false;
     let ran = poll_fn(|cx| {
         loop {
@@ -250,7 +250,7 @@ impl Side {
     /// Ready when the client has left. While its body is on the way, it is the body that tells.
     fn poll_gone(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<()> {
         match self.uploaded {
-            true => poll_gone(&mut self.stream, &mut self.incoming, &mut self.half_close, client, cx),
+            true => poll_gone(&mut self.stream, &mut self.incoming.split().1, &mut self.half_close, client, cx),
             false => Poll::Pending,
         }
     }

@@ -98,6 +98,12 @@ impl Buffer {
         &self.octets[..self.head]
     }
 
+    /// The head that is kept, and apart from it the room behind.
+    pub(super) fn split(&mut self) -> (&[u8], Behind<'_>) {
+        let (head, octets) = self.octets.split_at_mut(self.head);
+        (head, Behind { octets, from: self.head, start: &mut self.start, end: &mut self.end })
+    }
+
     /// The head is needed no more.
     pub(super) fn drop_head(&mut self) {
         self.head = 0;
@@ -154,6 +160,40 @@ impl Buffer {
     }
 }
 
+/// What comes behind a head that somebody reads meanwhile.
+pub(super) struct Behind<'a> {
+    octets: &'a mut [u8],
+    /// Where it begins in its buffer.
+    from: usize,
+    start: &'a mut usize,
+    end: &'a mut usize,
+}
+
+impl Behind<'_> {
+    /// Whether anything more can come.
+    pub(super) fn has_room(&self) -> bool {
+        *self.end < self.from + self.octets.len() || *self.start > self.from
+    }
+
+    /// Reads some more, 0 octets at the end. There must be room.
+    pub(super) fn poll_fill(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let came = *self.end - *self.start;
+        if came == 0 || *self.end == self.from + self.octets.len() {
+            self.octets.copy_within(*self.start - self.from..*self.end - self.from, 0);
+            (*self.start, *self.end) = (self.from, self.from + came);
+        }
+        let mut room = ReadBuf::new(&mut self.octets[*self.end - self.from..]);
+        ready!(Pin::new(stream).poll_read(cx, &mut room))?;
+        let octets = room.filled().len();
+        *self.end += octets;
+        Poll::Ready(Ok(octets))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +211,26 @@ mod tests {
         assert!(came > 0 && buffer.rest().starts_with(b"dya"));
         buffer.consume(100);
         assert!(buffer.has_room() && buffer.add(&more) > 0 && !buffer.has_room());
+        assert_eq!((buffer.head(), buffer.rest().len()), (&b"HEAD"[..], ROOM - 4));
+    }
+
+    #[test]
+    fn behind_a_head_that_is_being_read_more_can_come() {
+        let mut buffer = Buffer::new();
+        buffer.add(b"HEADbo");
+        buffer.keep_head(4);
+        let (head, mut behind) = buffer.split();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut stream: &[u8] = b"dy";
+        assert!(behind.has_room() && matches!(behind.poll_fill(&mut stream, &mut cx), Poll::Ready(Ok(2))));
+        assert!(matches!(behind.poll_fill(&mut stream, &mut cx), Poll::Ready(Ok(0))));
+        assert_eq!(head, b"HEAD");
+        assert_eq!(buffer.rest(), b"body");
+        buffer.consume(4);
+        let (_, mut behind) = buffer.split();
+        let mut stream: &[u8] = &vec![b'a'; 2 * ROOM];
+        assert!(matches!(behind.poll_fill(&mut stream, &mut cx), Poll::Ready(Ok(octets)) if octets == ROOM - 4));
+        assert!(!behind.has_room());
         assert_eq!((buffer.head(), buffer.rest().len()), (&b"HEAD"[..], ROOM - 4));
     }
 

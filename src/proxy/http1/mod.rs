@@ -85,9 +85,15 @@ impl Http1 {
     /// Awaits the next request. Without a desk, nothing has come.
     async fn next(&mut self, desk: &mut Option<Box<Desk>>) -> Brought {
         let limit = self.client.options.limits.head_size;
-        let mut searched = 0;
+        let (mut searched, mut awaited) = (0, false);
         poll_fn(|cx| {
             self.client.wake_here(cx);
+            let is_at_rest = desk.as_ref().is_none_or(|desk| desk.incoming.is_empty());
+            if is_at_rest && !std::mem::replace(&mut awaited, true) && self.stream.poll_readable(cx).is_pending() {
+                // It has just had its answer: there is nothing yet.
+                self.client.worker.put_back(desk.take());
+                return if self.client.may_end() { Poll::Ready(Brought::End) } else { Poll::Pending };
+            }
             loop {
                 let lent = desk.get_or_insert_with(|| self.client.worker.desk());
                 let Desk { incoming, lines, .. } = &mut **lent;

@@ -13,6 +13,7 @@ use super::{
     super::{
         h1::{self, Decoder, Framing, Lines, Malformed, Token},
         headers,
+        mirror::Sampled,
     },
     desk::Buffer,
 };
@@ -39,13 +40,17 @@ pub(super) struct Pump {
     begun: bool,
     ended: bool,
     sent: bool,
+    /// Hears of the content.
+    sampled: Option<Box<Sampled>>,
 }
 
 impl Pump {
     /// Of a body that is delimited like this, or else by the end of the connection.
     pub(super) fn new(framing: Option<Framing>, chunked: bool, trailers: bool) -> Self {
+        let decoder = Decoder::new(framing);
+        let ended = decoder.has_ended() && !chunked;
         Self {
-            decoder: Decoder::new(framing),
+            decoder,
             chunked,
             trailers,
             written: 0,
@@ -53,9 +58,20 @@ impl Pump {
             tail: b"",
             moved: 0,
             begun: false,
-            ended: false,
+            ended,
             sent: false,
+            sampled: None,
         }
+    }
+
+    /// Lets somebody hear of the content as it passes.
+    pub(super) fn let_hear(&mut self, sampled: Option<Box<Sampled>>) {
+        self.sampled = sampled;
+    }
+
+    /// The message was whole.
+    pub(super) fn whole(self) {
+        self.sampled.into_iter().for_each(|sampled| sampled.done());
     }
 
     /// Octets of content so far.
@@ -119,7 +135,10 @@ impl Pump {
             self.begun |= token != Token::End;
             match token {
                 Token::Framing(octets) => source.consume(octets),
-                Token::Content(octets) => self.stage_content(octets, source, framed),
+                Token::Content(octets) => {
+                    self.stage_content(octets, source, framed);
+                    self.ended = self.decoder.has_ended() && !self.chunked;
+                }
                 Token::Trailers(octets) => {
                     let section = &source.rest()[..octets];
                     self.stage_end(framed, |framed| headers::write_trailers(framed, section, lines));
@@ -136,6 +155,9 @@ impl Pump {
 
     fn stage_content(&mut self, octets: usize, source: &mut Buffer, framed: &mut Vec<u8>) {
         self.moved += octets as u64;
+        if let Some(sampled) = &mut self.sampled {
+            sampled.answer_body(&source.rest()[..octets]);
+        }
         if self.chunked {
             h1::write_chunk_line(framed, octets);
             self.tail = h1::CHUNK_END;
@@ -190,5 +212,134 @@ impl Pump {
             self.tail = &self.tail[octets - of_framed - of_content..];
         }
         Pin::new(to).poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A socket that takes a few octets at a time.
+    struct Narrow {
+        took: Vec<u8>,
+        at_once: usize,
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+            let this = self.get_mut();
+            let here = octets.len().min(this.at_once);
+            this.took.extend_from_slice(&octets[..here]);
+            Poll::Ready(Ok(here))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What comes out behind the head "HEAD" when `octets` go in, `step` at a time; and whether it ended.
+    fn pumped(mut pump: Pump, octets: &[u8], step: usize, at_once: usize) -> Result<(Vec<u8>, bool), Malformed> {
+        let (mut source, mut framed, mut lines) = (Buffer::new(), b"HEAD".to_vec(), Lines::default());
+        let mut to = Narrow { took: Vec::new(), at_once };
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut left = octets;
+        loop {
+            pump.stage(&mut source, &mut framed, &mut lines)?;
+            if pump.has_unwritten(&framed) {
+                assert!(pump.poll_write(&mut source, &framed, &mut to, &mut cx).is_ready());
+            } else if pump.has_ended() || left.is_empty() {
+                return Ok((to.took.split_off(4), pump.has_ended()));
+            } else {
+                let came = source.add(&left[..step.min(left.len())]);
+                left = &left[came..];
+            }
+        }
+    }
+
+    fn in_chunks(parts: &[Vec<u8>]) -> Vec<u8> {
+        let mut octets = Vec::new();
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            h1::write_chunk_line(&mut octets, part.len());
+            octets.extend_from_slice(part);
+            octets.extend_from_slice(h1::CHUNK_END);
+        }
+        octets.extend_from_slice(b"0\r\n\r\n");
+        octets
+    }
+
+    /// The content of a chunked body.
+    fn content(octets: &[u8]) -> Vec<u8> {
+        let plain = Pump::new(Some(Framing::Chunked), false, false);
+        let (content, ended) = pumped(plain, octets, usize::MAX, usize::MAX).expect("well-formed");
+        assert!(ended, "{octets:?}");
+        content
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let size = prop_oneof![0..20_usize, SMALL - 2..SMALL + 3, 0..3 * ENOUGH];
+        let part =
+            (size, any::<u8>()).prop_map(|(size, octet)| (0..size).map(|at| octet.wrapping_add(at as u8)).collect());
+        proptest::collection::vec(part, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn content_comes_out_as_it_went_in_however_it_is_framed(
+            parts in parts(),
+            step in 1..40_000_usize,
+            at_once in 1..40_000_usize,
+        ) {
+            let whole = parts.concat();
+            let chunked = in_chunks(&parts);
+            let length = Some(Framing::Length(whole.len() as u64));
+            let to_chunks = Pump::new(Some(Framing::Chunked), true, false);
+            let (out, ended) = pumped(to_chunks, &chunked, step, at_once).expect("well-formed");
+            prop_assert!(ended && content(&out) == whole);
+            let (out, ended) = pumped(Pump::new(length, false, false), &whole, step, at_once).expect("well-formed");
+            prop_assert!(ended && out == whole);
+            let plain = Pump::new(Some(Framing::Chunked), false, false);
+            let (out, ended) = pumped(plain, &chunked, step, at_once).expect("well-formed");
+            prop_assert!(ended && out == whole);
+        }
+
+        #[test]
+        fn what_is_cut_off_never_ends(parts in parts(), cut in any::<prop::sample::Index>(), step in 1..40_000_usize) {
+            let chunked = in_chunks(&parts);
+            let there = &chunked[..cut.index(chunked.len())];
+            let (out, ended) = pumped(Pump::new(Some(Framing::Chunked), true, false), there, step, 1000).expect("no error");
+            prop_assert!(!ended && !out.ends_with(b"0\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn trailers_that_may_go_on_do_so_where_they_are_wanted() {
+        let body = b"1\r\na\r\n0\r\nX-Sum: 1\r\nContent-Length: 5\r\n\r\n";
+        for (wanted, expected) in [(true, &b"1\r\na\r\n0\r\nX-Sum: 1\r\n\r\n"[..]), (false, b"1\r\na\r\n0\r\n\r\n")] {
+            let (out, ended) =
+                pumped(Pump::new(Some(Framing::Chunked), true, wanted), body, 3, 7).expect("well-formed");
+            assert!(ended && out == expected, "{:?}", String::from_utf8_lossy(&out));
+        }
+    }
+
+    #[test]
+    fn a_head_is_kept_to_be_sent_again_until_its_body_begins() {
+        let (mut source, mut framed, mut lines) = (Buffer::new(), b"HEAD".to_vec(), Lines::default());
+        let (mut to, mut cx) = (Narrow { took: Vec::new(), at_once: 100 }, Context::from_waker(Waker::noop()));
+        let mut pump = Pump::new(Some(Framing::Length(2)), false, false);
+        pump.stage(&mut source, &mut framed, &mut lines).expect("nothing is malformed");
+        assert!(pump.poll_write(&mut source, &framed, &mut to, &mut cx).is_ready());
+        assert!(!pump.has_begun() && framed == b"HEAD");
+        source.add(b"ab");
+        pump.stage(&mut source, &mut framed, &mut lines).expect("nothing is malformed");
+        assert!(pump.has_begun() && pump.has_ended() && framed == b"ab");
     }
 }

@@ -20,7 +20,7 @@ use super::{
         stream::Stream,
         upload::{self, Upload},
     },
-    desk::{Buffer, Desk},
+    desk::{Behind, Desk},
     pump::Pump,
 };
 use crate::telemetry::request_log::Outcome;
@@ -57,6 +57,8 @@ pub(super) struct Before {
     /// An interim answer leaves it in doubt where the next begins, or announced a close.
     pub(super) doubtful: bool,
     begun: bool,
+    /// It has been waited for.
+    awaited: bool,
 }
 
 /// What broke it off.
@@ -81,6 +83,8 @@ impl Broken {
             Self::Client => (Outcome::ClientGone, ""),
             Self::Impatience(Impatience::Client) => (Outcome::ClientGone, "request_timeout"),
             Self::Impatience(Impatience::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
+            // As its app's owner wants it.
+            Self::Impatience(Impatience::Retired) => (Outcome::Answered, "retired"),
             Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
         }
     }
@@ -95,7 +99,9 @@ impl From<Malformed> for Broken {
 impl Relay<'_> {
     /// Sends, and waits for the final answer's head: it stands at the front of what came of the answer.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
-        if let Poll::Ready(Err(broken)) = self.poll_upload(cx) {
+        if !self.upload.is_done(&self.desk.outgoing)
+            && let Poll::Ready(Err(broken)) = self.poll_upload(cx)
+        {
             return Poll::Ready(Err(broken));
         }
         match self.poll_answer_head(cx) {
@@ -128,6 +134,10 @@ impl Relay<'_> {
                     continue;
                 }
                 None => {}
+            }
+            if !std::mem::replace(&mut self.before.awaited, true) {
+                // The request has just gone out: there is nothing yet.
+                ready!(self.upstream.poll_readable(cx));
             }
             match ready!(answer.poll_fill(&mut self.upstream, cx)) {
                 Ok(octets) if octets > 0 => self.before.begun = true,
@@ -239,7 +249,7 @@ impl Relay<'_> {
     /// Looks whether the client is still there, when nobody else has anything to say.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         match self.upload.has_ended() {
-            true => poll_gone(self.stream, &mut self.desk.incoming, self.half_close, self.client, cx)
+            true => poll_gone(self.stream, &mut self.desk.incoming.split().1, self.half_close, self.client, cx)
                 .map(|()| Broken::Client),
             false => Poll::Pending,
         }
@@ -249,7 +259,7 @@ impl Relay<'_> {
 /// Ready when the client has left. What it sends meanwhile is the next request, and is read ahead as far as there is room.
 pub(super) fn poll_gone(
     stream: &mut Stream,
-    incoming: &mut Buffer,
+    behind: &mut Behind<'_>,
     half_close: &mut Option<HalfClose>,
     client: &Client,
     cx: &mut Context<'_>,
@@ -261,10 +271,11 @@ pub(super) fn poll_gone(
         if let Some(half_close) = half_close {
             return half_close.poll(stream, client, cx).map(drop);
         }
-        if !incoming.has_room() {
+        if !behind.has_room() {
             return Poll::Pending;
         }
-        match ready!(incoming.poll_fill(stream, cx)) {
+        ready!(stream.poll_readable(cx));
+        match ready!(behind.poll_fill(stream, cx)) {
             Ok(0) => {
                 client.sends_no_more();
                 *half_close = Some(HalfClose::new());

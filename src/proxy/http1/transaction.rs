@@ -6,8 +6,9 @@ use std::{
     future::poll_fn,
     io,
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Poll, ready},
 };
 
@@ -19,12 +20,12 @@ use super::{
     Http1,
     desk::{Buffer, Desk},
     pump::Pump,
-    relay::{Before, Broken, Relay},
+    relay::{Before, Broken, Relay, poll_gone},
     target::{Last, Target},
 };
 use crate::{
     proxy::{
-        admit::Visitor,
+        admit::{Fields, Visitor},
         attempts::{self, Attempts, Cause, Failed},
         client::{Answer, Client},
         error::ProxyError,
@@ -33,11 +34,12 @@ use crate::{
         half_close::HalfClose,
         handle,
         headers::{self, Added, Head, RequestId, Seen, Told},
+        mirror::{self, Copied, Sampled},
         patience::Patience,
         tunnel,
         upload::Upload,
     },
-    switch::{Protocol, Ticket, Traffic},
+    switch::{Policy, Protocol, Ticket, Traffic},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
 
@@ -74,6 +76,8 @@ struct Passage<'a> {
     interim: &'static [u8],
     upgrades: bool,
     trailers: bool,
+    /// What is to hear of its answer, if a copy of it was sent as well.
+    sampled: Option<Box<Sampled>>,
 }
 
 impl Http1 {
@@ -91,16 +95,22 @@ impl Http1 {
         let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
         let mut log = open(&client, &request, head, host, path, asker.address);
         let forwarded = match target {
-            Ok(target) => self.forward(desk, &request, &target, &mut log).await,
-            Err(error) => Err(error),
+            Ok(target) => {
+                let forwarded = self.forward(desk, &request, &target, &mut log).await;
+                forwarded.map_err(|error| (error, self.policy(desk, &target, &log)))
+            }
+            Err(error) => Err((error, None)),
         };
         match forwarded {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
             Ok(Forwarded::Switched(upstream, early, ticket)) => {
-                Next::Switched(Box::new(tunnel::Opening { upstream, early, ticket, log, serving }))
+                // Nothing is switched to but what was asked for.
+                let asked = Head { octets: desk.incoming.head(), lines: &desk.lines }.values(Name::Upgrade).next();
+                let is_websocket = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"));
+                Next::Switched(Box::new(tunnel::Opening { upstream, early, is_websocket, ticket, log, serving }))
             }
-            Err(error) => self.refuse(desk, Some(&request), error, &mut log).await,
+            Err((error, policy)) => self.refuse(desk, Some(&request), error, policy.as_deref(), &mut log).await,
         }
     }
 
@@ -121,7 +131,7 @@ impl Http1 {
             Violation::TargetTooLong => ProxyError::TargetTooLong,
             Violation::TooSlow => ProxyError::RequestTimeout,
         };
-        self.refuse(desk, None, error, &mut log).await
+        self.refuse(desk, None, error, None, &mut log).await
     }
 
     /// Admits the request, sends it, and sees its answer through. What may be tried again is, each time admitted anew, so
@@ -134,20 +144,24 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let mut ticket = admit(&client, desk, target, &self.last, &[], log).await?;
+        let Some(admitted) = self.admit(desk, target, &[], log).await else { return Ok(Forwarded::Left) };
+        let mut ticket = admitted?;
         if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method, client.origin(target.client));
+        let mut attempts = Attempts::new(&request.method, None);
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
-            let connection = client
-                .worker
-                .upstream
-                .http1(ticket.endpoint(), client.origin(target.client), attempts.reuse(), traffic.connect)
-                .await;
+            let upstream = &client.worker.upstream;
+            let connection = match upstream.idle(ticket.endpoint(), attempts.reuse()) {
+                Some(idle) => Ok((idle, true)),
+                None => {
+                    let opened = upstream.open_http1(ticket.endpoint(), client.origin(target.client), traffic.connect);
+                    opened.await.map(|connection| (connection, false))
+                }
+            };
             let failed = match connection {
                 Ok((connection, reused)) => {
                     let within = attempts.within(traffic, passage.tracker.is_none());
@@ -167,7 +181,10 @@ impl Http1 {
                         before: Before::default(),
                     };
                     let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
-                        Ok(Ok(head)) => return Ok(answer(relay, &passage.patience, head, ticket, log).await),
+                        Ok(Ok(head)) => {
+                            let sampled = passage.sampled.take();
+                            return Ok(answer(relay, &passage.patience, head, ticket, sampled, log).await);
+                        }
                         Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
                         Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
                         Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
@@ -187,8 +204,39 @@ impl Http1 {
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             again.ok_or(failure)?;
             desk.answer.clear();
-            ticket = admit(&client, desk, target, &self.last, attempts.tried(), log).await?;
+            // Whatever it may have to wait for, it waits for it outside of its pool.
+            drop(ticket);
+            let admitted = self.admit(desk, target, attempts.tried(), log).await;
+            let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
+            ticket = admitted?;
         }
+    }
+
+    /// Admits it. It may have to wait for that: `None` if its client left meanwhile.
+    async fn admit(
+        &mut self,
+        desk: &mut Desk,
+        target: &Target,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Option<Result<Ticket, ProxyError>> {
+        let Self { client, stream, last, half_close } = self;
+        let Desk { incoming, lines, .. } = desk;
+        let (octets, mut behind) = incoming.split();
+        let head = Head { octets, lines };
+        let visitor = visitor(client, target, last, &head, log);
+        let mut admission = pin!(visitor.admit(tried, log));
+        poll_fn(|cx| match admission.as_mut().poll(cx) {
+            Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
+            Poll::Pending => poll_gone(stream, &mut behind, half_close, client, cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// How the app treats a request that came to nothing.
+    fn policy(&self, desk: &Desk, target: &Target, log: &RequestLog) -> Option<Arc<Policy>> {
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        self.client.worker.reader.policy(&visitor(&self.client, target, &self.last, &head, log))
     }
 
     /// Makes the client's head the upstream's.
@@ -236,6 +284,11 @@ impl Http1 {
         };
         let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
+        let copy = || Copied::of_head(&desk.outgoing);
+        let sampled = match has_body || upgrades {
+            true => None,
+            false => mirror::sample(&client.worker, ticket, &request.method, copy),
+        };
         let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
             request,
@@ -245,15 +298,17 @@ impl Http1 {
             interim: if waits { handle::CONTINUE } else { b"" },
             upgrades,
             trailers: seen.trailers,
+            sampled,
         })
     }
 
-    /// The only place where a failure becomes an answer.
+    /// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
     async fn refuse(
         &mut self,
         desk: &mut Desk,
         request: Option<&RequestHead>,
         error: ProxyError,
+        policy: Option<&Policy>,
         log: &mut RequestLog,
     ) -> Next {
         // Where the next request begins is known only if this one's body is here.
@@ -262,7 +317,7 @@ impl Http1 {
         });
         let closes = error.closes() || !goes_on;
         log.ended(error.outcome(), error.label());
-        let (parts, text) = error.into_parts();
+        let (parts, text) = error.into_parts(policy);
         log.answered(parts.status);
         let reply = &mut desk.reply;
         reply.clear();
@@ -322,6 +377,7 @@ async fn answer(
     patience: &Patience,
     head: ResponseHead,
     ticket: Ticket,
+    mut sampled: Option<Box<Sampled>>,
     log: &mut RequestLog,
 ) -> Forwarded {
     let (client, request) = (relay.client, relay.request);
@@ -351,7 +407,16 @@ async fn answer(
         switched,
         lengthless: matches!(head.status.as_u16(), 100..200 | 204),
     };
-    headers::write_answer_lines(reply, Head { octets, lines: answer_lines }, first, &ticket, &told);
+    let lines = Head { octets, lines: answer_lines };
+    // One that may never end says no length.
+    if unframed && headers::is_event_stream(lines.first("content-type")) {
+        patience.with_stream(&ticket);
+    }
+    headers::write_answer_lines(reply, lines, first, &ticket, &told);
+    if let Some(sampled) = &mut sampled {
+        sampled.answer_head(head.status, lines.to_map().unwrap_or_default());
+    }
+    download.let_hear(sampled);
     answer.consume(head.length);
     client.answers(match (chunked, until_close) {
         (true, _) => Answer::InChunks,
@@ -376,6 +441,7 @@ async fn answer(
             let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
             let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
             log.ended(Outcome::Answered, "");
+            download.whole();
             relay.desk.answer.clear();
             if clean {
                 client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
@@ -392,24 +458,15 @@ async fn answer(
     Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
 }
 
-async fn admit(
-    client: &Client,
-    desk: &Desk,
+fn visitor<'a>(
+    client: &'a Client,
     target: &Target,
-    last: &Last,
-    tried: &[u64],
-    log: &mut RequestLog,
-) -> Result<Ticket, ProxyError> {
-    let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-    let visitor = Visitor {
-        client,
-        address: target.client,
-        host: last.host(),
-        path: last.path(),
-        fields: &head,
-        arrived: log.began(),
-    };
-    visitor.admit(tried, log).await
+    last: &'a Last,
+    head: &'a Head<'a>,
+    log: &RequestLog,
+) -> Visitor<'a> {
+    let (host, path) = (last.host(), last.path());
+    Visitor { client, address: target.client, host, path, fields: head, arrived: log.began() }
 }
 
 fn open(

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// What a receipt names: the revision before, the revision it is about.
-type FromTo = (Option<Revision>, Option<Revision>);
+pub(super) type FromTo = (Option<Revision>, Option<Revision>);
 
 impl Rollout {
     /// Carries an order out on `self`, and says what its receipt names as from and to.
@@ -34,6 +34,13 @@ impl Rollout {
             Command::Abort => self.abort(),
             Command::Pin { revision, expires } => self.pin_to(revision, expires, by, reason, now),
             Command::Unpin => self.unpin(),
+            Command::Hold { bounds } => self.hold(bounds, by, reason, now),
+            Command::Resume => self.resume(),
+            Command::PromoteHeld { revision, skip_gates, bounds } => {
+                self.hold_to_promote((revision, skip_gates), bounds, by, reason, now)
+            }
+            Command::Maintain { retry_after } => Ok(self.maintain(retry_after, by, reason, now)),
+            Command::Reopen => self.reopen(),
         }
     }
 
@@ -86,6 +93,7 @@ impl Rollout {
     ) -> Result<FromTo, Refusal> {
         let target = self.promotion_target(named)?;
         self.refuse_if_pinned()?;
+        self.refuse_if_emptying()?;
         let least = if skip_gates { 1 } else { self.min_ready(&target) };
         self.expect_ready(&target, least)?;
         if !skip_gates {

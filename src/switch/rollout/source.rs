@@ -36,13 +36,15 @@ impl Rollout {
             pin: None,
             said: Said { active: wanted.active, preview: wanted.preview },
             wish: None,
+            maintenance: None,
         };
-        Self { kept, policy: wanted.policy, readiness: BTreeMap::new(), gates_since: None }
+        Self { kept, policy: wanted.policy, readiness: BTreeMap::new(), gates_since: None, holding: None }
     }
 
     /// An app as it was kept. Nothing is known of its endpoints' health yet.
     pub(in super::super) fn restored(kept: Kept) -> Self {
-        Self { kept, policy: Arc::new(Policy::default()), readiness: BTreeMap::new(), gates_since: None }
+        let policy = Arc::new(Policy::default());
+        Self { kept, policy, readiness: BTreeMap::new(), gates_since: None, holding: None }
     }
 
     /// The state after its source has spoken. A source is never refused: what cannot be done yet is held back.
@@ -127,7 +129,7 @@ impl Rollout {
     pub(super) fn fulfil_wish(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
         let Some(wish) = self.kept.wish.clone() else { return };
         let ready = self.readiness(&wish).ready >= self.min_ready(&wish) && self.is_warm(&wish);
-        let may = self.kept.pin.is_none() && ready;
+        let may = ready && self.kept.pin.is_none() && self.refuse_if_emptying().is_ok();
         if !may || !self.kept.revisions.contains_key(&wish) {
             return;
         }

@@ -1,4 +1,7 @@
-//! The state machine by table, and under a seeded random walk that checks the invariants after each step.
+//! The state machine by table, and under a seeded random walk that checks the invariants after each step. Holds and
+//! maintenance have a table of their own.
+
+mod hold;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,10 +12,10 @@ use super::{
         control::{Command, Refusal, RefusalCode},
         desired::{Matching, Wanted},
         name::Revision,
-        policy::{AutoPromotion, MinReady, Policy, Promotion},
+        policy::{AutoPromotion, HoldBounds, MinReady, Policy, Promotion},
         status::{Action, Phase},
     },
-    Input, Readiness, Rollout, Step,
+    HoldEnd, Input, Readiness, Rollout, Step,
 };
 
 fn rev(name: &str) -> Revision {
@@ -332,6 +335,16 @@ fn that_live_traffic_fails_is_said_first_and_not_before_it_is_known() {
     assert!(life.rollout.message().starts_with("candidate green has"), "{}", life.rollout.message());
 }
 
+const BOUNDS: HoldBounds = HoldBounds { max_age: Duration::from_secs(5), max_requests: 10, max_bytes: 1024 };
+
+fn hold() -> Command {
+    Command::Hold { bounds: BOUNDS }
+}
+
+fn promote_held() -> Command {
+    Command::PromoteHeld { revision: None, skip_gates: false, bounds: BOUNDS }
+}
+
 /// Any order of anything, twenty thousand times over, with the seed of the walk that went wrong in the message.
 #[test]
 fn the_invariants_hold_on_random_walks() {
@@ -389,6 +402,17 @@ fn check(before: &Rollout, done: &Step, ready: &BTreeMap<Revision, Readiness>, t
     if flips > 0 {
         assert!(ready.get(active).is_some_and(|readiness| readiness.ready > 0), "never into a hole\n{told}");
     }
+    let waits = |r: &Rollout| r.holding().and_then(|holding| holding.promotes().cloned());
+    if let (Some(before), Some(waiting)) = (waits(before), waits(after)) {
+        assert_eq!(before, waiting, "a promotion that waits waits for what it was asked for\n{told}");
+        assert_eq!(flips, 0, "and nobody flips before it\n{told}");
+    }
+    let began = done.deeds.iter().any(|deed| deed.action == Action::Hold);
+    let ended = done.deeds.iter().any(|deed| deed.action == Action::Resume);
+    let (was, is) = (before.holding().is_some(), after.holding().is_some());
+    assert_eq!(began, !was && is, "a hold begins by a deed\n{told}");
+    let promoted = done.deeds.first().is_some_and(|deed| deed.action == Action::Promote) && waits(before).is_some();
+    assert_eq!(ended || promoted, was && !is, "and ends by one\n{told}");
     if before.pin().is_some() && after.pin().is_some() {
         assert_eq!(before.active(), active, "a pin holds\n{told}");
     }
@@ -412,7 +436,7 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
     let one = |rng: &mut fastrand::Rng| names[rng.usize(0..4)];
     let maybe = |rng: &mut fastrand::Rng| rng.bool().then(|| rev(names[rng.usize(0..4)]));
     let endpoints = |n: usize| (0..n).map(|i| std::net::SocketAddr::from(([127, 0, 0, 1], 9000 + i as u16)).into());
-    let command = match rng.u8(0..12) {
+    let command = match rng.u8(0..15) {
         0 | 1 => {
             let total = rng.usize(0..4);
             let ready = rng.usize(0..=total);
@@ -433,6 +457,17 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
         7 => Command::Promote { revision: maybe(rng), skip_gates: rng.bool() },
         8 | 9 => Command::Rollback { to: maybe(rng) },
         10 => Command::Abort,
+        12 => {
+            let ends = [HoldEnd::Aged, HoldEnd::Emptied, HoldEnd::Failed("no disk".to_owned())];
+            return Random::Input(Input::HoldOver(ends[rng.usize(0..3)].clone()));
+        }
+        13 => match rng.u8(0..4) {
+            0 => hold(),
+            1 => Command::Resume,
+            2 => Command::Maintain { retry_after: Duration::from_secs(1) },
+            _ => Command::Reopen,
+        },
+        14 => Command::PromoteHeld { revision: maybe(rng), skip_gates: rng.bool(), bounds: BOUNDS },
         _ if rng.bool() => Command::Unpin,
         _ => Command::Pin { revision: rev(one(rng)), expires: rng.bool().then(|| at(rng.i64(0..20_000))) },
     };

@@ -4,7 +4,7 @@ use super::{
     super::{
         name::Revision,
         policy::AutoPromotion,
-        status::{Gate, GateState, Phase},
+        status::{Gate, GateState, Maintenance, Phase},
         warmth::Cold,
     },
     Readiness, Rollout,
@@ -13,7 +13,8 @@ use super::{
 impl Rollout {
     /// Where the app stands, in a sentence, with what it waits for. What endangers live traffic comes first.
     pub fn message(&self) -> String {
-        let mut message = self.alarm_in_words().unwrap_or_default();
+        let mut message = self.closed_in_words();
+        message.push_str(&self.alarm_in_words().unwrap_or_default());
         message.push_str(&self.phase_in_words());
         if let Some(pin) = &self.kept.pin {
             message.push_str(&format!("; pinned by {}: {}", pin.by, pin.reason));
@@ -23,6 +24,22 @@ impl Rollout {
             message.push_str(&wish);
         }
         message
+    }
+
+    fn closed_in_words(&self) -> String {
+        let mut words = String::new();
+        if let Some(Maintenance { by, .. }) = self.maintenance() {
+            words.push_str(&format!("live traffic gets the maintenance page, by {by}; "));
+        }
+        if let Some(holding) = self.holding() {
+            let until = holding.deadline.strftime("%H:%M:%SZ");
+            words.push_str(&format!("new requests are held until {until}, by {}", holding.by));
+            if let Some(revision) = holding.promotes() {
+                words.push_str(&format!(", to promote {revision} when {} is empty", self.active()));
+            }
+            words.push_str("; ");
+        }
+        words
     }
 
     /// Not said of endpoints that have not been probed yet: a start is no alarm.

@@ -1,6 +1,8 @@
 //! The switchboard with real readers, a real or failing journal, and no proxy: what is promised to those who ask, and to
 //! requests, whatever else goes on.
 
+mod hold;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{

@@ -12,7 +12,10 @@ use futures_util::{SinkExt, StreamExt, future, stream};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+};
 use tokio_tungstenite::{
     client_async,
     tungstenite::{ClientRequestBuilder, Message},
@@ -46,6 +49,7 @@ impl Driver {
                 Lane::Downloads => self.download(&mut client).await,
                 Lane::Events => self.follow_events().await,
                 Lane::WebSockets => self.converse().await,
+                Lane::Calls => self.call().await,
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -146,6 +150,47 @@ impl Driver {
             match self.unless_stopped(echo).await {
                 None => return,
                 Some(Ok(Some(answer))) if answer == text => self.note(|tally| tally.messages += 1),
+                Some(other) => return self.broke(&id, &format!("{other:?} instead of an echo")),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A gRPC stream in both directions (each message behind five octets of prefix), as the wire sees it.
+    async fn call(&mut self) {
+        let id = self.begin();
+        let (speak, spoken) = mpsc::channel::<Bytes>(1);
+        let opened = async {
+            let mut client = Client::connect(Protocol::H2, self.address).await?;
+            let frames =
+                stream::unfold(spoken, async |mut spoken| Some((Ok(Frame::data(spoken.recv().await?)), spoken)));
+            let body = StreamBody::new(Box::pin(frames)).boxed_unsync();
+            let request = client.request("POST", "/echo").header(TEST_ID, &id);
+            let request = request.header("content-type", "application/grpc").header("te", "trailers").body(body)?;
+            let response = tokio::time::timeout(Duration::from_secs(15), client.send(request)).await??;
+            Ok((colour(&response)?, response.into_body(), client))
+        };
+        let (mut body, _client) = match opened.await {
+            Ok((colour, body, client)) => {
+                self.end(&id, Ok(colour));
+                (body, client)
+            }
+            Err(e) => return self.end(&id, Err(e)),
+        };
+        for n in 0_u32.. {
+            let message = Bytes::from([&[0, 0, 0, 0, 4][..], &n.to_be_bytes()].concat());
+            let echo = async {
+                speak.send(message.clone()).await.map_err(|_| "the upload ended")?;
+                let mut heard = Vec::new();
+                while heard.len() < message.len() {
+                    let frame = body.frame().await.ok_or("the answer ended")??;
+                    heard.extend_from_slice(&frame.into_data().map_err(|_| "trailers")?);
+                }
+                Ok::<_, BoxError>(heard)
+            };
+            match self.unless_stopped(echo).await {
+                None => return,
+                Some(Ok(heard)) if heard == message => self.note(|tally| tally.messages += 1),
                 Some(other) => return self.broke(&id, &format!("{other:?} instead of an echo")),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

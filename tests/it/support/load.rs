@@ -30,10 +30,12 @@ pub enum Lane {
     Events,
     /// WebSocket messages without end, echoed.
     WebSockets,
+    /// gRPC messages without end on a stream, echoed.
+    Calls,
 }
 
 impl Lane {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::KeepAlive,
         Self::NewConnections,
         Self::H2Streams,
@@ -41,6 +43,7 @@ impl Lane {
         Self::Downloads,
         Self::Events,
         Self::WebSockets,
+        Self::Calls,
     ];
     /// Without the streams that only end when somebody ends them.
     pub const REQUESTS: [Self; 5] =
@@ -50,7 +53,7 @@ impl Lane {
     fn width(self) -> usize {
         match self {
             Self::KeepAlive | Self::Downloads => 4,
-            Self::NewConnections | Self::Events | Self::WebSockets => 2,
+            Self::NewConnections | Self::Events | Self::WebSockets | Self::Calls => 2,
             Self::H2Streams | Self::Uploads => 1,
         }
     }
