@@ -24,10 +24,10 @@
 //!
 //! # Life of a request
 //!
-//! A worker accepts it on a socket of its own; hyper reads it (h1 or h2); [`switch::Reader::admit`] reads one snapshot,
-//! counts the request in and hands out a [`switch::Ticket`] that names pool and endpoint; headers are rewritten; our own
-//! HTTP/1.1 engine sends it and reads the answer; the answer's body carries the ticket and the log record, and when it
-//! ends, or is dropped, both close. [`proxy`] tells it in full.
+//! A worker accepts it on a socket of its own; our own engine reads it on HTTP/1, hyper on HTTP/2; [`switch::Reader::admit`]
+//! reads one snapshot, counts the request in and hands out a [`switch::Ticket`] that names pool and endpoint; its head is
+//! edited, sent, and the answer read; ticket and log record go with the answer, and close when it ends or is dropped.
+//! [`proxy`] tells it in full.
 //!
 //! # Life of a promotion
 //!

@@ -85,6 +85,15 @@ impl AppPath {
 }
 
 impl Terms {
+    /// Refuses guards where nothing is done that they could guard. A key for safe retries does no harm.
+    pub(super) fn must_be_none(&self) -> Result<(), Error> {
+        if !self.dry_run && self.if_match.is_none() {
+            return Ok(());
+        }
+        let detail = "dryRun and If-Match are for actions, and this changes nothing";
+        Err(Error::invalid(detail, "leave them out"))
+    }
+
     /// The order, once the body's part is known.
     pub(super) fn order(&self, command: Command, reason: &str, if_generation: Option<u64>) -> Result<Order, Error> {
         if reason.chars().count() > MAX_REASON || reason.chars().any(char::is_control) {

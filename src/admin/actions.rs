@@ -17,7 +17,10 @@ use utoipa::IntoParams;
 use super::{
     action::{Action, AppPath, Guards, Terms},
     answers::Outcome,
-    api::{DeployRequest, EndpointRequest, PinRequest, PlainRequest, PromoteRequest, Role, RollbackRequest, Wait},
+    api::{
+        DeployRequest, EndpointRequest, PinRequest, PlainRequest, PromoteRequest, Role, RollbackRequest, Wait,
+        WeightRequest,
+    },
     problem::{ActionProblems, Error},
     routes::Admin,
 };
@@ -177,6 +180,30 @@ pub(super) async fn abort(
     Action { terms, body }: Action<PlainRequest>,
 ) -> Result<Response, Error> {
     let order = terms.order(Command::Abort, &body.reason, body.if_generation)?;
+    admin.act(terms, order).await
+}
+
+/// Sends a share of live traffic to the candidate.
+///
+/// It counts from when the candidate is ready, and each user stays on one side. It ends with the candidate: when that is
+/// promoted, dropped or replaced, and with any rollback.
+#[utoipa::path(
+    post, path = "/api/v1/apps/{app}/weight", operation_id = "weight", tag = "actions",
+    params(AppPath, Guards), request_body = WeightRequest,
+    responses(
+        (status = 200, description = "The share is set.", body = Receipt,
+            headers(
+                ("ETag" = String, description = "the app's generation now, in quotes"),
+                ("Idempotent-Replayed" = bool, description = "only on the repeated answer to an Idempotency-Key"),
+            )),
+        ActionProblems,
+    ),
+)]
+pub(super) async fn weight(
+    State(admin): State<Arc<Admin>>,
+    Action { terms, body }: Action<WeightRequest>,
+) -> Result<Response, Error> {
+    let order = terms.order(Command::Weigh { weight: body.weight.0 }, &body.reason, body.if_generation)?;
     admin.act(terms, order).await
 }
 
@@ -340,5 +367,5 @@ fn checked_endpoints(given: Vec<EndpointRequest>) -> Result<Vec<EndpointSpec>, E
 /// Whether this is an address that no one server can have.
 fn is_of_no_server(address: &Whereabouts) -> bool {
     let Whereabouts::At(Address::Ip(address)) = address else { return false };
-    address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast()
+    address.ip().is_unspecified() || address.ip().is_multicast()
 }

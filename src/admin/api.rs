@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 use serde::{
-    Deserialize, Deserializer, Serialize,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{self, value::MapAccessDeserializer},
 };
 use utoipa::ToSchema;
 
 pub use self::door::{HoldFirst, HoldRequest, HoldTerms, MaintenanceRequest, Period};
-use crate::switch::{AppStatus, EndpointSpec, Event, Gate, Revision, Whereabouts};
+use crate::switch::{AppStatus, EndpointSpec, Event, Gate, Revision, Subject, Weight, Whereabouts};
 
 /// Where every call of this version begins.
 pub const ROOT: &str = "/api/v1";
@@ -120,6 +120,61 @@ pub struct PinRequest {
     /// Only if the app's generation is still this one; the same as `If-Match`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_generation: Option<u64>,
+}
+
+/// `POST /apps/{app}/weight`: sends a share of live traffic to the candidate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WeightRequest {
+    /// The share: a percentage such as `"5%"`, or its number; 0 takes all live traffic back.
+    pub weight: Share,
+    /// Why; it goes into the journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+}
+
+/// A share of live traffic: a whole percentage as text, `"5%"`, or its number, `5`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(pub Weight);
+
+/// `POST /apps/{app}/preview-link`: makes a link that shows the preview on the live host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PreviewLinkRequest {
+    /// How long the link and what it opens are good, in seconds, up to 30 days; the app's `preview.cookie.ttl` if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2592000)]
+    pub ttl_seconds: Option<u64>,
+    /// The live host it leads to: `HOST`, `HOST:PORT`, or `http://HOST:PORT` where there is no TLS. The app's first host if
+    /// left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "shop.example.com")]
+    pub host: Option<String>,
+    /// The path that the tester is led on to; the app's first if left out.
+    #[serde(rename = "return", skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/cart")]
+    pub return_to: Option<String>,
+    /// Whom it is for: 1 to 63 letters, digits, `-`, `_` or `.`. It is shown with the event, and when the link is opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub subject: Option<Subject>,
+}
+
+/// A link that shows the preview to whoever opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviewLink {
+    /// The app.
+    pub app: String,
+    /// The link. It is a key: whoever has it sees the preview.
+    pub url: String,
+    /// When it ends.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires: Timestamp,
 }
 
 /// What the actions without parameters of their own take (`abort`, `DELETE` of a pin or a revision).
@@ -309,6 +364,49 @@ impl<'de> Deserialize<'de> for EndpointRequest {
         deserializer.deserialize_any(Visitor)
     }
 }
+
+impl Serialize for Share {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}%", self.0.percent()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Share;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole percentage: \"5%\", or 5")
+            }
+
+            fn visit_str<E: de::Error>(self, given: &str) -> Result<Share, E> {
+                given.parse().map(Share).map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, given: u64) -> Result<Share, E> {
+                self.visit_str(&given.to_string())
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl utoipa::PartialSchema for Share {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Type};
+
+        OneOfBuilder::new()
+            .item(ObjectBuilder::new().schema_type(Type::String).examples(["5%"]))
+            .item(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(100)))
+            .into()
+    }
+}
+
+impl ToSchema for Share {}
 
 /// The long form of an endpoint.
 #[derive(Deserialize, ToSchema)]

@@ -144,6 +144,7 @@ fn name(what: &Happening) -> &'static str {
         Happening::Acted { .. } => "acted",
         Happening::Refused { .. } => "refused",
         Happening::Changed { .. } => "changed",
+        Happening::Invited { .. } => "invited",
         Happening::Drained { .. } => "drained",
         Happening::Added => "added",
         Happening::Removed => "removed",

@@ -18,6 +18,7 @@ mod doors;
 mod edge;
 mod events;
 mod health;
+mod links;
 mod problem;
 mod routes;
 #[cfg(test)]

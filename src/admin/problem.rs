@@ -163,6 +163,9 @@ pub(super) struct AppProblems;
 /// The problems an action may answer.
 pub(super) struct ActionProblems;
 
+/// The problems the making of a link may answer.
+pub(super) struct LinkProblems;
+
 impl IntoResponses for AnyProblems {
     fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
         described(&[
@@ -179,6 +182,23 @@ impl IntoResponses for AppProblems {
     fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
         let mut all = AnyProblems::responses();
         all.extend(described(&[(404, "`unknown-app`")]));
+        all
+    }
+}
+
+impl IntoResponses for LinkProblems {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        let mut all = AppProblems::responses();
+        all.extend(described(&[
+            (
+                400,
+                "`invalid`, `bad-json`: something in the request is not understood, or the app has no preview cookie",
+            ),
+            (408, "`timeout`: the body did not arrive within 5 seconds"),
+            (413, "`too-large`: the body has more than 64 KiB"),
+            (415, "`unsupported-media-type`: the body is not `application/json`"),
+            (503, "`stopping`"),
+        ]));
         all
     }
 }

@@ -21,7 +21,7 @@ use super::{
     answers::Answers,
     api::{EventMessage, Problem, ROOT, Version},
     caller::{self, Unwelcome},
-    doors, edge, events,
+    doors, edge, events, links,
     problem::Error,
     tokens::Tokens,
     views,
@@ -115,6 +115,8 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(actions::promote))
         .routes(routes!(actions::rollback))
         .routes(routes!(actions::abort))
+        .routes(routes!(actions::weight))
+        .routes(routes!(links::preview_link))
         .routes(routes!(doors::hold))
         .routes(routes!(doors::resume))
         .routes(routes!(doors::maintenance))

@@ -19,9 +19,10 @@ use super::{
 };
 use crate::{
     admin::api::{
-        DeployRequest, EndpointRequest, HoldFirst, HoldTerms, PinRequest, PlainRequest, PromoteRequest, RollbackRequest,
+        DeployRequest, EndpointRequest, HoldFirst, HoldTerms, PinRequest, PlainRequest, PromoteRequest,
+        RollbackRequest, Share, WeightRequest,
     },
-    switch::{AppName, AppStatus, PoolStatus, Receipt, Revision},
+    switch::{AppName, AppStatus, PoolStatus, Receipt, Revision, Weight},
 };
 
 /// What goes with every change.
@@ -115,6 +116,18 @@ pub(crate) struct Plain {
     pub(super) app: Option<AppName>,
     #[command(flatten)]
     pub(super) guards: Guards,
+}
+
+/// `tealgate weight`
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct SetWeight {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// The share of live traffic, 0% to 100%
+    weight: Weight,
+    #[command(flatten)]
+    guards: Guards,
 }
 
 /// `tealgate pin`
@@ -232,6 +245,23 @@ impl Plain {
         let app = session.app(self.app).await?;
         let what = format!("cannot unpin {app}");
         self.guards.send(session, what, Method::DELETE, &app, "pin", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+}
+
+impl SetWeight {
+    /// Sends a share of live traffic to the candidate.
+    pub(crate) async fn run(mut self, session: &Session) -> Result<Exit, Failure> {
+        let (app, weight) = (session.app(self.app).await?, self.weight);
+        self.guards
+            .confirm(session, &app, |status| {
+                let to = name(&status.preview)?;
+                Some(format!("Send {weight} of live traffic of {app} to {to}, instead of {} %?", status.weight))
+            })
+            .await?;
+        let body = WeightRequest { weight: Share(weight), reason: self.guards.reason.clone(), if_generation: None };
+        let what = format!("cannot send {weight} of live traffic of {app} to the candidate");
+        self.guards.send(session, what, Method::POST, &app, "weight", &body).await?;
         Ok(Exit::Done)
     }
 }

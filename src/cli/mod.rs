@@ -10,6 +10,7 @@ mod look;
 mod output;
 mod packaging;
 mod parse;
+mod preview;
 mod render;
 mod serve;
 mod session;
@@ -101,6 +102,8 @@ impl Remote {
             Self::Promote(verb) => verb.run(session).await,
             Self::Rollback(verb) => verb.run(session).await,
             Self::Abort(verb) => verb.abort(session).await,
+            Self::Weight(verb) => verb.run(session).await,
+            Self::Preview(verb) => verb.run(session).await,
             Self::Plan(verb) => verb.run(session).await,
             Self::Pin(verb) => verb.run(session).await,
             Self::Unpin(verb) => verb.unpin(session).await,

@@ -345,6 +345,7 @@ fn receipt_line(receipt: &Receipt) -> String {
         Action::Abort => format!("{from} dropped, {to} stays active"),
         Action::Unpin => format!("{to} no longer pinned"),
         Action::Deploy => format!("{to} is the candidate"),
+        Action::Weight => format!("{} % of live traffic to {to}", receipt.weight.unwrap_or_default()),
         Action::Hold => format!("new requests wait; {} in flight on {to}", receipt.in_flight_on_old),
         Action::Resume => format!("requests are let in to {to}"),
         Action::Maintenance => "live traffic gets the maintenance page".to_owned(),
@@ -361,6 +362,10 @@ fn happening(what: &Happening) -> String {
             format!("{} by {by} refused: {code}: {detail}", action.as_str())
         }
         Happening::Changed { phase: now, message } => format!("{}: {message}", phase(*now)),
+        Happening::Invited { by, subject, expires } => {
+            let whom = subject.as_ref().map(|subject| format!(" for {subject}")).unwrap_or_default();
+            format!("preview link made by {by}{whom}, good until {}", moment(*expires))
+        }
         Happening::Drained { revision, seconds, cut } => {
             format!(
                 "{revision} drained in {}, {cut} cut",

@@ -8,7 +8,9 @@ use clap::{
     builder::styling::{AnsiColor, Styles},
 };
 
-use super::{act, client::Address, door, look, output::Format, packaging, parse::duration, serve, token, wait};
+use super::{
+    act, client::Address, door, look, output::Format, packaging, parse::duration, preview, serve, token, wait,
+};
 use crate::demo;
 
 const STYLES: Styles = Styles::styled()
@@ -173,6 +175,18 @@ Examples:
 Examples:
   tealgate abort shop --reason \"smoke test failed\"")]
     Abort(act::Plain),
+    /// Send a share of live traffic to the candidate
+    #[command(after_help = "\
+It counts from when the candidate is ready, and each user stays on one side. Raising it takes nobody back; 0% takes all \
+back, and so do abort and rollback. It ends with the candidate.
+
+Examples:
+  tealgate weight shop 5% --reason \"release 42\"
+  tealgate weight shop 0%")]
+    Weight(act::SetWeight),
+    /// Show the candidate to testers
+    #[command(subcommand)]
+    Preview(preview::Preview),
     /// Show what a promotion would do now
     #[command(after_help = "\
 Ends with 0 if it would be carried out, else with the code it would end with: 3 for gates, 5 for a pin.
@@ -298,6 +312,9 @@ mod tests {
             "rollback shop --to blue",
             "undo",
             "abort",
+            "weight shop 5%",
+            "weight 0 --reason over",
+            "preview link shop --ttl 8h --host shop.example.com",
             "plan shop",
             "pin shop --revision g --reason r --expires 2h",
             "unpin shop",
@@ -338,7 +355,7 @@ mod tests {
     fn every_verb_says_in_its_help_how_it_is_used() {
         for verb in Cli::command().get_subcommands() {
             assert!(verb.get_about().is_some(), "{}", verb.get_name());
-            let bare = ["version", "token", "help"].contains(&verb.get_name());
+            let bare = ["version", "token", "preview", "help"].contains(&verb.get_name());
             assert!(bare || verb.get_after_help().is_some(), "{} has no example", verb.get_name());
         }
     }

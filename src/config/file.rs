@@ -2,6 +2,7 @@
 //! in `translate`. The comments are the descriptions in the JSON Schema, so they speak to whoever writes the file.
 
 mod app;
+mod audience;
 mod limits;
 mod mirror;
 
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::{app::*, limits::*, mirror::*};
+pub(super) use self::{app::*, audience::*, limits::*, mirror::*};
 use super::{
     address::SocketPath,
     duration::Time,

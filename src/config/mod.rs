@@ -9,6 +9,7 @@
 //! the first error; the pass over the values finds them all.
 
 mod address;
+mod audience;
 mod balancing;
 mod claims;
 mod duration;
@@ -72,6 +73,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The apps.
     pub desired: Desired,
+    /// The files that secrets were read from.
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -92,15 +95,15 @@ impl Config {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, authorities, tokens, pages. When one of them changes, whoever uses it reads it
-    /// anew.
+    /// The files it names: certificates, keys, authorities, tokens, secrets, pages. When one of them changes, whoever uses it
+    /// reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
         let towards_endpoints = transports.flat_map(|tls| tls.files());
         let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values()).map(|page| &page.file);
         let named = tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens);
-        named.chain(pages).cloned().collect()
+        named.chain(pages).chain(&self.secret_files).cloned().collect()
     }
 }
 
@@ -112,7 +115,8 @@ fn parse(octets: &[u8], file: &Path, environment: Environment<'_>, open_files: b
     let text = syntax::text(octets).map_err(|wrong| Document { file, text: "" }.wrong(wrong))?;
     let document = Document { file, text };
     let written = syntax::parse(document)?;
-    let mut pass = Pass { document, environment, open_files, findings: Findings::default() };
+    let (findings, secret_files) = (Findings::default(), Vec::new());
+    let mut pass = Pass { document, environment, open_files, findings, secret_files };
     let config = pass.config(&written);
     pass.findings.or(config)
 }

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_saphyr::{Location, Spanned};
 
@@ -35,6 +35,17 @@ pub(super) struct Text<T> {
 /// A mapping from names to `T`, in the order of the file.
 #[derive(Debug)]
 pub(super) struct Named<T>(Vec<(Placed<String>, T)>);
+
+/// One value, or a list of them.
+#[derive(Debug)]
+pub(super) struct Several<T>(Placed<Vec<Placed<Text<T>>>>);
+
+impl<T> Several<T> {
+    /// All of them, and where they stand.
+    pub(super) fn placed(&self) -> &Placed<Vec<Placed<Text<T>>>> {
+        &self.0
+    }
+}
 
 /// A value with a short form, a single text, and a long one, a mapping that says more.
 #[derive(Debug)]
@@ -157,6 +168,72 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
         }
 
         deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Several<T> {
+    /// By hand, because serde's untagged enums lose the places.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany<T>(PhantomData<T>);
+
+        enum Form<T> {
+            One(String),
+            Many(Vec<Placed<Text<T>>>),
+        }
+
+        impl<'de, T> Visitor<'de> for OneOrMany<T> {
+            type Value = Form<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value, or a list of values")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Form<T>, E> {
+                Ok(Form::One(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Form<T>, E> {
+                Ok(Form::One(number.to_string()))
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Form<T>, S::Error> {
+                let mut many = Vec::new();
+                while let Some(value) = seq.next_element()? {
+                    many.push(value);
+                }
+                Ok(Form::Many(many))
+            }
+        }
+
+        struct AnyForm<T>(Form<T>);
+
+        impl<'de, T> Deserialize<'de> for AnyForm<T> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(OneOrMany(PhantomData)).map(AnyForm)
+            }
+        }
+
+        let Placed { value: AnyForm(form), place } = Placed::deserialize(deserializer)?;
+        let value = match form {
+            Form::One(text) => vec![Placed { value: Text::new(text), place }],
+            Form::Many(many) => many,
+        };
+        Ok(Self(Placed { value, place }))
+    }
+}
+
+impl<T: Notation> JsonSchema for Several<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Several".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<Text<T>>();
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
     }
 }
 

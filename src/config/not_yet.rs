@@ -27,14 +27,13 @@ impl<'de> Deserialize<'de> for NotYet {
 /// What of an app asks for something that is not in force.
 pub(super) fn asked_for(app: &App) -> Vec<(Location, Wrong)> {
     let never = Vec::new;
-    let keys: [(&str, &NotYet, Vec<Value>); 7] = [
+    let keys: [(&str, &NotYet, Vec<Value>); 6] = [
         ("source.kubernetes", &app.source.value.kubernetes, never()),
         ("source.etcd", &app.source.value.etcd, never()),
         ("promotion.approval", &app.promotion.approval, vec![json!({ "required": 0 })]),
         ("promotion.smoke", &app.promotion.smoke, vec![json!([])]),
         ("promotion.bake", &app.promotion.bake, vec![json!("0s")]),
         ("guard", &app.guard, never()),
-        ("weight", &app.weight, vec![json!(0), json!("0%")]),
     ];
     let given = keys.iter().filter_map(|(key, NotYet(value), off)| Some((key, value.get()?, off)));
     let asked = given.filter(|(_, placed, off)| !off.contains(&placed.value));

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     proxy::{Alpn, ClientAuthMode, ForwardingField, ListenerRole},
     switch::{
-        AppName, AutoPromotion, Family, MinReady, NotAName, Protocol, ProxyVersion, Rate, RateBy, Revision, Roots,
-        Streams, TlsVersion,
+        AppName, AutoPromotion, Fallback, Family, MinReady, NotAName, Protocol, ProxyVersion, Rate, RateBy, Revision,
+        Roots, Streams, TlsVersion,
     },
     telemetry::{AccessFormat, Format, Level},
 };
@@ -60,6 +60,7 @@ words!(AccessFormat, "an access log format", {
 });
 words!(ListenerRole, "a listener's role", { "live" => Self::Live, "preview" => Self::Preview });
 words!(TlsVersion, "a TLS version we speak", { "1.2" => Self::Tls12, "1.3" => Self::Tls13 });
+words!(Fallback, "something testers can get instead", { "none" => Self::None, "active" => Self::Active });
 words!(Alpn, "a protocol we speak over TLS", { "h2" => Self::H2, "http/1.1" => Self::Http11 });
 words!(ClientAuthMode, "a way to ask for client certificates", {
     "required" => Self::Required, "optional" => Self::Optional,

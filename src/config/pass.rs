@@ -30,6 +30,8 @@ pub(super) struct Pass<'a> {
     /// Whether the files that are named must be there, and be what they should.
     pub(super) open_files: bool,
     pub(super) findings: Findings,
+    /// The files that hold secrets.
+    pub(super) secret_files: Vec<PathBuf>,
 }
 
 /// What a file that the configuration names is for.

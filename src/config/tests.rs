@@ -1,5 +1,6 @@
 //! What the configuration promises to whoever writes the file: good files mean what they say, bad ones are told exactly.
 
+mod audience;
 mod doors;
 mod hostile;
 mod mistakes;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     proxy::{Bind, ListenerRole, TlsVersion},
-    switch::{AppName, AutoPromotion, BalanceRule, Ejection, HashBy, Hashing, MinReady, Streams, Wanted},
+    switch::{AppName, AutoPromotion, BalanceRule, Ejection, HashBy, Hashing, MinReady, Secret, Streams, Wanted},
 };
 
 const FULL: &str = include_str!("../../config/full.yaml");
@@ -113,6 +114,7 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "cookie",
             "crl",
             "dir",
+            "equals",
             "error_ratio",
             "file",
             "header",
@@ -130,13 +132,17 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "proxy_protocol",
             "requests",
             "roots",
+            "secret",
             "server_name",
+            "sha256",
             "share",
             "socket",
             "status",
             "timeout",
             "tokens",
-            "ttl"
+            "ttl",
+            "user",
+            "value"
         ]
     );
     assert_eq!(schema["title"], "Tealgate configuration");
@@ -223,7 +229,9 @@ fn every_key_reaches_its_place() {
         "{shown}"
     );
     assert!(
-        shown.contains(r#"preview_hosts: [Exact("preview.shop.test")], preview_allow: [10.0.0.0/8, ::1/128]"#),
+        shown.contains(
+            r#"preview_hosts: [Exact("preview.shop.test")], preview: PreviewAccess { allow: [10.0.0.0/8, ::1/128]"#
+        ),
         "{shown}"
     );
     let policy = &wanted.policy;

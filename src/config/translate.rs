@@ -60,6 +60,7 @@ impl Pass<'_> {
             health: self.health_listener(&file.health, &mut claims),
             state_dir: Some(self.state_dir(&file.state)),
             desired: self.desired(&file.apps, &mut claims),
+            secret_files: std::mem::take(&mut self.secret_files),
         }
     }
 
@@ -265,7 +266,7 @@ impl Pass<'_> {
             hosts,
             paths: self.read_all(&app.paths).into_iter().map(|(path, _)| path.into()).collect(),
             preview_hosts,
-            preview_allow: self.read_all(&app.preview.allow).into_iter().map(|(net, _)| net).collect(),
+            preview: self.preview_access(&app.preview),
         };
         // If a host could not be read, the app only seems to have none.
         let hosts_known = app.hosts.get().is_none() || !matching.hosts.is_empty();
@@ -308,6 +309,7 @@ impl Pass<'_> {
         self.set(&mut policy.traffic.per_try, &app.retries.per_try);
         self.set(&mut policy.traffic.retry_budget, &app.retries.budget);
         self.set(&mut policy.traffic.expose_revision, &app.expose_revision);
+        policy.split = self.split(&app.weight, &app.ab);
         policy.limits = self.limits(&app.limits);
         policy.errors = self.error_pages(&app.errors);
         policy.hold = self.hold(&app.hold);

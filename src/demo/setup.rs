@@ -110,6 +110,8 @@ pub(super) fn config(options: &Options, door: &Door, blue: &[Upstream], green: &
         "admin": {"socket": door.socket, "bind": options.admin, "tokens": door.tokens},
         "health": {"bind": options.health},
         "apps": {APP: {
+            // Nobody but the demo's owner knows the token, so it serves here as well.
+            "preview": {"cookie": {"secret": door.token}},
             "source": {"static": {
                 "active": "blue",
                 "preview": "green",

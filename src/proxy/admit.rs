@@ -6,9 +6,9 @@ use std::{net::IpAddr, sync::Arc};
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
-use super::{client::Client, cookie::cookie, error::ProxyError};
+use super::{client::Client, cookie::cookie, door, error::ProxyError};
 use crate::{
-    switch::{Closed, NotAdmitted, NotAwaited, RequestKey, Ticket},
+    switch::{Closed, NotAdmitted, NotAwaited, RequestKey, Ticket, Whose},
     telemetry::request_log::RequestLog,
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Visitor<'a> {
     pub(super) fields: &'a dyn Fields,
     /// When its head was whole.
     pub(super) arrived: Instant,
+    /// What it was admitted as before, if this is a retry: its fields may be gone by now.
+    pub(super) whose: Option<Whose>,
 }
 
 /// A head's field lines, however they are kept.
@@ -128,7 +130,10 @@ impl Visitor<'_> {
             }
         }
         refusal.app().into_iter().for_each(|app| log.turned_away(app));
-        Err(ProxyError::of_admission(refusal, self.client.options.unknown_host))
+        if matches!(refusal, NotAdmitted::Door(_)) {
+            log.keeps_query_to_itself();
+        }
+        Err(ProxyError::of_admission(refusal, self.client.options.unknown_host, |door| door::answer(door, self)))
     }
 
     /// What it keeps in memory while it waits, in octets. Its body is not read.
@@ -161,5 +166,13 @@ impl RequestKey for Visitor<'_> {
 
     fn cookie(&self, name: &str) -> Option<&[u8]> {
         self.fields.cookie(name)
+    }
+
+    fn is_secure(&self) -> bool {
+        self.client.options.tls.is_some()
+    }
+
+    fn whose(&self) -> Option<Whose> {
+        self.whose
     }
 }

@@ -5,17 +5,18 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header, response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use rustls::AlertDescription;
 use thiserror::Error;
 
 use super::{
+    door::Answer,
     h1::{FailureKind, Malformed},
     patience::Impatience,
     upload::{self, Upload},
 };
 use crate::{
-    switch::{AppName, Closed, NotAdmitted, Policy, Role},
+    switch::{AppName, Closed, Door, NotAdmitted, Policy, Revision, Role, Stranger},
     telemetry::request_log::Outcome,
 };
 
@@ -54,6 +55,22 @@ pub(super) enum ProxyError {
     /// The preview is not for this client.
     #[error("this client may not see the preview")]
     PreviewForbidden,
+    /// The preview is for those who say who they are.
+    #[error("the preview of {app} is for those who are known")]
+    PreviewUnauthorised {
+        /// The app.
+        app: AppName,
+        /// Whether HTTP Basic may do.
+        basic: bool,
+        /// Whether a bearer token may do.
+        bearer: bool,
+    },
+    /// A link to the preview that leads nowhere.
+    #[error("{0}; ask for a new link")]
+    BadLink(&'static str),
+    /// Nothing failed: the request is for the proxy, and here is its answer.
+    #[error("the proxy answers this itself")]
+    Own(Box<Answer>),
     /// The listener, or the client, has too many connections.
     #[error("too many connections")]
     ConnectionLimitReached,
@@ -84,6 +101,12 @@ pub(super) enum ProxyError {
     NoCandidate {
         /// The app.
         app: AppName,
+    },
+    /// There is one, and it cannot serve.
+    #[error("candidate not ready: no endpoint of {revision} is healthy")]
+    CandidateNotReady {
+        /// The candidate.
+        revision: Revision,
     },
     /// As many requests of the app as may be are in flight, and as many as may wait do.
     #[error("{app} has as many requests in flight as it may")]
@@ -158,12 +181,15 @@ impl ProxyError {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnknownHost(status) => *status,
-            Self::PreviewForbidden => StatusCode::FORBIDDEN,
+            Self::PreviewForbidden | Self::BadLink(_) => StatusCode::FORBIDDEN,
+            Self::PreviewUnauthorised { .. } => StatusCode::UNAUTHORIZED,
+            Self::Own(answer) => answer.status,
             Self::ConnectionLimitReached
             | Self::Held { .. }
             | Self::Maintenance { .. }
             | Self::DestinationUnavailable { .. }
             | Self::NoCandidate { .. }
+            | Self::CandidateNotReady { .. }
             | Self::Overloaded { .. }
             | Self::QueueTimeout { .. }
             | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
@@ -187,6 +213,8 @@ impl ProxyError {
     /// The error type of RFC 9209 §2.3 for the `Proxy-Status` field.
     fn error_type(&self) -> &'static str {
         match self {
+            // It is no error, and has no such field.
+            Self::Own(_) => "",
             Self::BadRequest(_)
             | Self::RequestTimeout
             | Self::BodyTooLarge
@@ -195,7 +223,9 @@ impl ProxyError {
             | Self::Connect
             | Self::UnknownProtocol => "http_request_error",
             Self::UnknownHost(_) => "destination_not_found",
-            Self::PreviewForbidden | Self::RateLimited { .. } => "http_request_denied",
+            Self::PreviewForbidden | Self::PreviewUnauthorised { .. } | Self::BadLink(_) | Self::RateLimited { .. } => {
+                "http_request_denied"
+            }
             Self::ConnectionLimitReached | Self::Overloaded { .. } | Self::QueueTimeout { .. } => {
                 "connection_limit_reached"
             }
@@ -203,6 +233,7 @@ impl ProxyError {
             | Self::Held { .. }
             | Self::Maintenance { .. }
             | Self::NoCandidate { .. }
+            | Self::CandidateNotReady { .. }
             | Self::Drained
             | Self::ConnectionFailed(_) => "destination_unavailable",
             Self::ConnectionRefused(_) => "connection_refused",
@@ -230,11 +261,15 @@ impl ProxyError {
             Self::Connect => "connect_method",
             Self::UnknownHost(_) => "unknown_host",
             Self::PreviewForbidden => "preview_forbidden",
+            Self::PreviewUnauthorised { .. } => "preview_unauthorised",
+            Self::BadLink(_) => "bad_link",
+            Self::Own(_) => "own",
             Self::ConnectionLimitReached => "connection_limit",
             Self::Held { .. } => "held",
             Self::Maintenance { .. } => "maintenance",
             Self::DestinationUnavailable { .. } => "no_endpoint",
             Self::NoCandidate { .. } => "no_candidate",
+            Self::CandidateNotReady { .. } => "candidate_not_ready",
             Self::Overloaded { .. } => "overloaded",
             Self::QueueTimeout { .. } => "queue_timeout",
             Self::RateLimited { .. } => "rate_limited",
@@ -255,6 +290,7 @@ impl ProxyError {
     /// The ledger's bucket.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
+            Self::Own(_) => Outcome::Answered,
             Self::Drained => Outcome::UpstreamFailedBefore,
             _ if self.is_upstreams() => Outcome::UpstreamFailedBefore,
             _ => Outcome::Refused,
@@ -278,6 +314,9 @@ impl ProxyError {
 
     /// The answer: its head, and a short text, or the page that its app has for it.
     pub(super) fn into_parts(self, policy: Option<&Policy>) -> (response::Parts, Bytes) {
+        if let Self::Own(answer) = self {
+            return answer.into_parts();
+        }
         let status = self.status();
         let (mut parts, ()) = http::Response::new(()).into_parts();
         parts.status = status;
@@ -290,7 +329,8 @@ impl ProxyError {
         };
         headers.insert(header::CONTENT_TYPE, content_type);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
-        let proxy_status = format!("tealgate; error={}", self.error_type());
+        let details = self.details().map(|details| format!("; details=\"{details}\"")).unwrap_or_default();
+        let proxy_status = format!("tealgate; error={}{details}", self.error_type());
         headers.extend(HeaderValue::try_from(proxy_status).ok().map(|value| (PROXY_STATUS, value)));
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -300,7 +340,27 @@ impl ProxyError {
             let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
             headers.insert(header::ALLOW, allowed);
         }
+        self.challenge(headers);
         (parts, text)
+    }
+
+    /// What RFC 9209 §2.1.3 lets us say besides.
+    fn details(&self) -> Option<&'static str> {
+        match self {
+            Self::NoCandidate { .. } => Some("no candidate"),
+            Self::CandidateNotReady { .. } => Some("candidate not ready"),
+            _ => None,
+        }
+    }
+
+    /// RFC 9110 §11.6.1: a 401 says how one may make oneself known.
+    fn challenge(&self, headers: &mut HeaderMap) {
+        let Self::PreviewUnauthorised { app, basic, bearer } = self else { return };
+        let basic = basic.then(|| format!("Basic realm=\"preview of {app}\", charset=\"UTF-8\""));
+        let bearer = bearer.then(|| format!("Bearer realm=\"preview of {app}\""));
+        for challenge in basic.into_iter().chain(bearer).filter_map(|text| HeaderValue::try_from(text).ok()) {
+            headers.append(header::WWW_AUTHENTICATE, challenge);
+        }
     }
 
     /// After how many seconds it is worth another try, where it is known to pass.
@@ -340,13 +400,24 @@ impl ProxyError {
         self.status() == StatusCode::BAD_GATEWAY || self.status() == StatusCode::GATEWAY_TIMEOUT
     }
 
-    /// Why the switch did not admit it. `unknown_host` is the listener's status for that.
-    pub(super) fn of_admission(error: NotAdmitted, unknown_host: u16) -> Self {
+    /// Why somebody may not see the preview.
+    pub(super) fn of_stranger(app: AppName, stranger: Stranger) -> Self {
+        match stranger {
+            Stranger::FromAfar => Self::PreviewForbidden,
+            Stranger::Unknown { basic, bearer } => Self::PreviewUnauthorised { app, basic, bearer },
+        }
+    }
+
+    /// Why the switch did not admit it. `unknown_host` is the listener's status for that; what is said at an app's door is
+    /// for `at_door` to know.
+    pub(super) fn of_admission(error: NotAdmitted, unknown_host: u16, at_door: impl FnOnce(&Door) -> Self) -> Self {
         match error {
+            NotAdmitted::Door(door) => at_door(&door),
             NotAdmitted::UnknownHost => {
                 Self::UnknownHost(StatusCode::from_u16(unknown_host).unwrap_or(StatusCode::MISDIRECTED_REQUEST))
             }
-            NotAdmitted::PreviewForbidden { .. } => Self::PreviewForbidden,
+            NotAdmitted::PreviewForbidden { app, stranger } => Self::of_stranger(app, stranger),
+            NotAdmitted::NotReady { revision, .. } => Self::CandidateNotReady { revision },
             NotAdmitted::Closed { app, by: Closed::Held(hold) } => Self::Held { app, retry_after: hold.remaining() },
             NotAdmitted::Closed { app, by: Closed::Maintenance(retry_after) } => Self::Maintenance { app, retry_after },
             NotAdmitted::NoPool { app, role: Role::Preview } => Self::NoCandidate { app },
@@ -384,6 +455,38 @@ mod tests {
     }
 
     #[test]
+    fn a_tester_is_told_what_he_lacks() {
+        let shop = || "shop".parse::<AppName>().expect("a name");
+        let unknown = |basic, bearer| ProxyError::of_stranger(shop(), Stranger::Unknown { basic, bearer });
+        for (error, status, label, proxy_status, challenges) in [
+            (ProxyError::of_stranger(shop(), Stranger::FromAfar), 403, "preview_forbidden", "http_request_denied", 0),
+            (unknown(true, false), 401, "preview_unauthorised", "http_request_denied", 1),
+            (unknown(true, true), 401, "preview_unauthorised", "http_request_denied", 2),
+            (ProxyError::BadLink("this link is none"), 403, "bad_link", "http_request_denied", 0),
+            (
+                ProxyError::NoCandidate { app: shop() },
+                503,
+                "no_candidate",
+                "destination_unavailable; details=\"no candidate\"",
+                0,
+            ),
+            (
+                ProxyError::CandidateNotReady { revision: "green".parse().expect("a name") },
+                503,
+                "candidate_not_ready",
+                "destination_unavailable; details=\"candidate not ready\"",
+                0,
+            ),
+        ] {
+            assert_eq!((error.status().as_u16(), error.label(), error.outcome()), (status, label, Outcome::Refused));
+            let (parts, _) = error.into_parts(None);
+            assert_eq!(parts.headers["proxy-status"], format!("tealgate; error={proxy_status}"));
+            assert_eq!(parts.headers.get_all("www-authenticate").iter().count(), challenges);
+            assert_eq!(parts.headers.contains_key("retry-after"), status == 503);
+        }
+    }
+
+    #[test]
     fn a_failed_connect_is_told_by_its_cause() {
         use std::io::{Error, ErrorKind};
         for (kind, status, label) in [
@@ -417,7 +520,8 @@ mod tests {
     #[test]
     fn an_unknown_host_gets_the_status_the_listener_chose() {
         for status in [404, 421] {
-            assert_eq!(ProxyError::of_admission(NotAdmitted::UnknownHost, status).status(), status);
+            let error = ProxyError::of_admission(NotAdmitted::UnknownHost, status, |_| unreachable!("no door"));
+            assert_eq!(error.status(), status);
         }
     }
 }

@@ -173,17 +173,16 @@ pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut Requ
         };
         request = again.ok_or(failure)?;
         // Whatever it may have to wait for, it waits for it outside of its pool.
+        let whose = Some(ticket.whose());
         drop(ticket);
-        let fields = request.fields();
-        let visitor =
-            Visitor { client, address: target.client, host: &target.host, path: path(parts), fields, arrived };
+        let visitor = Visitor { fields: request.fields(), whose, ..visitor(client, target, parts, arrived) };
         ticket = visitor.admit(attempts.tried(), log).await?;
     }
 }
 
 fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
     let (host, path) = (&target.host, path(parts));
-    Visitor { client, address: target.client, host, path, fields: &parts.headers, arrived }
+    Visitor { client, address: target.client, host, path, fields: &parts.headers, arrived, whose: None }
 }
 
 /// Makes the client's request the upstream's.
@@ -200,6 +199,9 @@ fn prepare(
     let length = incoming.size_hint();
     if body_size.is_some_and(|limit| length.lower() > limit) {
         return Err(ProxyError::BodyTooLarge);
+    }
+    if ticket.keeps_authorization() {
+        parts.headers.remove(header::AUTHORIZATION);
     }
     let bodyless = incoming.is_end_stream();
     let Going { forwarded, request_id, trace, has_length } = headers::to_upstream(parts, target, bodyless);

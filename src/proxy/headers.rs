@@ -11,7 +11,7 @@ use super::{
     h1::{Line, Lines, Name, Names, members},
     target::Target,
 };
-use crate::switch::{Role, Ticket};
+use crate::switch::Ticket;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -263,15 +263,18 @@ pub(super) fn to_downstream(headers: &mut HeaderMap, ticket: &Ticket, switched: 
     if seen.has(Name::Ours) {
         remove_ours(headers);
     }
-    if ticket.role() == Role::Preview || ticket.policy().traffic.expose_revision {
+    append_lines(headers, ticket.answer_lines());
+    if ticket.tells_revision() {
         let revision = HeaderValue::from_str(ticket.revision().as_str());
         headers.extend(revision.map(|revision| (X_TEALGATE_REVISION, revision)));
         headers.insert(X_TEALGATE_GENERATION, HeaderValue::from(ticket.generation().0));
     }
-    for line in ticket.answer_lines().lines() {
-        let named =
-            line.split_once(": ").map(|(name, value)| (name.parse::<HeaderName>(), value.parse::<HeaderValue>()));
-        if let Some((Ok(name), Ok(value))) = named {
+}
+
+/// Puts field lines into a head.
+pub(super) fn append_lines(headers: &mut HeaderMap, lines: &str) {
+    for (name, value) in lines.split_terminator("\r\n").filter_map(|line| line.split_once(": ")) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
             headers.append(name, value);
         }
     }
@@ -353,6 +356,8 @@ pub(super) struct Added<'a> {
     pub(super) chunked: bool,
     /// Whether another protocol may be asked for.
     pub(super) may_upgrade: bool,
+    /// Its `Authorization` was meant for us.
+    pub(super) keeps_authorization: bool,
 }
 
 /// Writes the lines of a request for the upstream, and the empty one: from the request line on, which begins at `first`, if
@@ -375,6 +380,7 @@ pub(super) fn write_request_lines(
             Host => added.host.is_none(),
             Cookie => !seen.names.repeats(Cookie),
             ContentLength | RequestId => true,
+            _ if added.keeps_authorization && line.name_in(head.octets).eq_ignore_ascii_case(b"authorization") => false,
             Referer | TraceParent | UserAgent | Other => named.is_empty() || !is_named(),
         }
     });
@@ -451,7 +457,7 @@ pub(super) fn write_answer_lines(
     if told.switched {
         into.extend_from_slice(b"connection: upgrade\r\n");
     }
-    if ticket.role() == Role::Preview || ticket.policy().traffic.expose_revision {
+    if ticket.tells_revision() {
         into.extend_from_slice(b"x-tealgate-revision: ");
         into.extend_from_slice(ticket.revision().as_str().as_bytes());
         into.extend_from_slice(format!("\r\nx-tealgate-generation: {}\r\n", ticket.generation().0).as_bytes());

@@ -4,16 +4,21 @@
 //!
 //! A [`worker`] accepts a connection on a socket of its own; from here on, nothing is shared with other threads. On its
 //! [`arrival`] a PROXY header is read and TLS hands are shaken, where the listener wants that, and it is known who asks
-//! ([`forwarding`]). The [`connection`] finds out the protocol, and gives hyper's server the stream, behind a [`gate`] that
-//! lets only well-framed HTTP/1 requests through. hyper calls [`handle`] with each request, whatever its
-//! version. There the request's [`target`] is read, its log line opened, and [`Reader::admit`](crate::switch::Reader::admit)
-//! asked, in [`admit`], for a ticket: the pool and endpoint it is for, on one snapshot. The head is made the upstream's in [`headers`];
-//! [`attempts`] takes a connection that is there or a new one from [`upstream`], and an [`exchange`] on it, of [`h1`] or [`h2`],
-//! sends the one and receives the other head. What differs between the versions is in [`websocket`] and [`grpc`].
-//! That is made the client's, and the answer leaves in a [`body::TrackedBody`], which carries ticket and log. When the body
-//! ends, or is dropped, both close. After a 101 a [`tunnel`] takes over both streams, and ticket and log with them.
+//! ([`forwarding`]). The [`connection`] finds out the protocol, and each has its engine.
 //!
-//! Whatever fails on this road is an [`error::ProxyError`], and becomes an answer in one place, the end of [`handle`].
+//! HTTP/1 has ours, [`http1`]: one task drives both sockets, heads are edited on their way from one buffer to the other, and
+//! what is read and written is a pure codec's affair, [`h1`]. HTTP/2 has hyper's server, behind a [`gate`] that watches for
+//! floods; it calls [`handle`] with each request. On both roads the [`target`] is read, the log line opened, and
+//! [`Reader::admit`](crate::switch::Reader::admit) asked, in [`admit`], for a ticket: the pool and endpoint the request is for,
+//! on one snapshot. The head is made the upstream's in [`headers`]; [`attempts`] judges what may be tried again; [`upstream`]
+//! keeps the connections. A request that has HTTP/2 on either side goes as an [`exchange`] on [`h1`] or [`h2`], and its answer
+//! leaves in a [`body::TrackedBody`], which carries ticket and log; what differs between the versions is in [`websocket`] and
+//! [`grpc`]. When the answer ends, or is dropped, ticket and log close. After a 101 a [`tunnel`] takes over both streams, and
+//! ticket and log with them.
+//!
+//! At one path, [`door`], the proxy answers for itself: there testers come in by a link.
+//!
+//! Whatever fails on these roads is an [`error::ProxyError`], and becomes an answer in one place of each engine.
 //!
 //! # Limits of time and number
 //!
@@ -26,7 +31,7 @@
 //! | Idle connection | listener `timeouts.idle` | nothing: it is closed |
 //! | Size of a head, of its first line | listener `limits.head_size` | 431 `head_too_large`, 414 `target_too_long` |
 //! | Connections, of all and of one client | listener `limits.connections`, `…_per_client` | 503 `connection_limit` |
-//! | Connect to an endpoint | `timeouts.connect` | 504 `connect_timeout`, if no other endpoint can be tried |
+//! | Connect to an endpoint, TLS included | `timeouts.connect` | 504 `connect_timeout`, if no other endpoint can be tried |
 //! | Head of the answer | `timeouts.response`, `retries.per_try` | 504 `timeout`, likewise |
 //! | Silence in a tunnel | `timeouts.upgrade_idle` | the tunnel ends: `idle` |
 //! | The whole request | `timeouts.request` | 504 `timeout`, or the answer is cut |
@@ -44,8 +49,8 @@
 //!
 //! No lock, no timer of the runtime, no task of its own on HTTP/1. Deadlines are slots on the worker's [`clock`], which
 //! looks at them ten times a second; [`patience`] says which deadline is a request's at the moment. A client that leaves
-//! makes hyper drop the request's future, and with it the upstream connection: every count, slot and line is released by a
-//! `Drop`.
+//! has its request's future dropped, and with it the upstream connection: every count, slot and line is released by a `Drop`.
+//! A connection at rest holds no buffer: a worker lends the memory of a request ([`http1::Desk`]) when octets have come.
 
 mod admit;
 mod arrival;
@@ -57,6 +62,7 @@ mod clock;
 mod connect;
 mod connection;
 mod cookie;
+mod door;
 mod error;
 mod exchange;
 mod flood;

@@ -5,7 +5,17 @@
 //! The addresses found last are also kept in the state directory: a start while DNS is away goes on with them (G6).
 
 use std::{
-    collections::HashMap, future::Future, io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+    collections::HashMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -59,6 +69,8 @@ struct Lookups {
 
 struct Running {
     policy: watch::Sender<Lookup>,
+    /// Whether the switch has been told of it.
+    has_told: Arc<AtomicBool>,
     /// Ends the lookups when it is dropped.
     _task: AbortOnDropHandle<()>,
 }
@@ -70,7 +82,12 @@ impl Lookups {
         for (app, state) in &board.apps {
             for name in state.names.iter() {
                 let key = (app.clone(), name.clone());
-                let running = before.remove(&key).unwrap_or_else(|| self.start(&key, state.policy.lookup));
+                // A name that left and came back between two looks at the board was forgotten, and is told anew at once.
+                let forgotten = |running: &Running| running.has_told.load(Relaxed) && state.names.is_unheard_of(name);
+                let running = before
+                    .remove(&key)
+                    .filter(|running| !forgotten(running))
+                    .unwrap_or_else(|| self.start(&key, state.policy.lookup));
                 running
                     .policy
                     .send_if_modified(|told| std::mem::replace(told, state.policy.lookup) != state.policy.lookup);
@@ -81,6 +98,7 @@ impl Lookups {
 
     fn start(&self, (app, name): &(AppName, HostPort), policy: Lookup) -> Running {
         let (policy, told) = watch::channel(policy);
+        let has_told = Arc::new(AtomicBool::new(false));
         let subject = Subject {
             app: app.clone(),
             name: name.clone(),
@@ -89,8 +107,9 @@ impl Lookups {
             feed: self.feed.clone(),
             last_found: self.last_found.clone(),
             said: None,
+            has_told: Arc::clone(&has_told),
         };
-        Running { policy, _task: AbortOnDropHandle::new(tokio::spawn(subject.look_up_again_and_again(told))) }
+        Running { policy, has_told, _task: AbortOnDropHandle::new(tokio::spawn(subject.look_up_again_and_again(told))) }
     }
 }
 
@@ -104,6 +123,7 @@ struct Subject {
     last_found: LastFound,
     /// What the last lookup came to, as it was told.
     said: Option<Found>,
+    has_told: Arc<AtomicBool>,
 }
 
 type Found = Result<Vec<SocketAddr>, String>;
@@ -176,6 +196,7 @@ impl Subject {
         }
         self.feed.looked_up(app.clone(), name.clone(), found.clone()).await;
         self.said = Some(found);
+        self.has_told.store(true, Relaxed);
     }
 }
 
@@ -269,6 +290,20 @@ mod tests {
         dns.say("app.test", &["10.0.0.1:80"]);
         until(&mut switch.viewer, "found", |viewer| addresses(viewer) == ["10.0.0.1:80"]).await;
         assert!(!told(&switch.viewer));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_left_and_came_back_unnoticed_is_told_anew() {
+        let (dns, mut switch) = (Dns::default(), switch());
+        dns.say("app.test", &["10.0.0.1:80"]);
+        let _looking = start(&switch, &dns, None);
+        let begun = Instant::now();
+        for _ in 0..3 {
+            switch.feed.desired(desired("app.test:80", Family::Any)).await.unwrap();
+            until(&mut switch.viewer, "found", |viewer| addresses(viewer) == ["10.0.0.1:80"]).await;
+            switch.feed.desired(Desired::default()).await.unwrap();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "not only with the next lookup");
     }
 
     #[tokio::test(start_paused = true)]

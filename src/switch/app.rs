@@ -92,12 +92,12 @@ impl App {
     }
 
     /// Takes over which requests are its, if its source has just spoken. Whether that is news.
-    pub(super) fn match_by(&mut self, matching: Option<Matching>) -> bool {
+    pub(super) fn match_by(&mut self, matching: Option<Arc<Matching>>) -> bool {
         let Some(matching) = matching else { return false };
         self.last_event = Timestamp::now();
-        let news = *self.matching != matching;
+        let news = self.matching != matching;
         if news {
-            self.matching = Arc::new(matching);
+            self.matching = matching;
         }
         news
     }
@@ -310,6 +310,7 @@ impl App {
             policy: Arc::clone(self.rollout.policy()),
             capacity: self.capacity.clone(),
             matching: Arc::clone(&self.matching),
+            split: self.rollout.split(),
             closed: self.closed(),
         }
     }
@@ -338,6 +339,10 @@ impl App {
 
     /// The app is gone from routing altogether.
     pub(super) fn retire_all(self) -> Vec<Arc<Tenure>> {
+        if let Some(Asker { reply, .. }) = self.hold.asker {
+            let detail = format!("{} was taken out of service before its pool was empty", self.rollout.app());
+            reply.send(Err(Refusal::new(RefusalCode::UnknownApp, detail, "see the configuration"))).ok();
+        }
         // Whoever waits for a place learns that there is no app.
         self.capacity.iter().for_each(|capacity| capacity.abolish());
         let retire = |(_, pool): (Role, Arc<Pool>)| {

@@ -9,6 +9,7 @@ use super::{
     pool::{Endpoint, Pool},
     reader::RequestKey,
     roster::{Lot, Roster, Standing},
+    set_cookie::SetCookie,
     sticky,
 };
 
@@ -132,7 +133,8 @@ impl Chooser<'_> {
                 Some(value) => self.on_ring(hashing, value),
                 None => {
                     let value = sticky::value(rng);
-                    *lines = Some(sticky::line(name, &value, *ttl));
+                    let cookie = SetCookie { name, value: &value, keep: *ttl, secure: key.is_secure() };
+                    *lines = Some(cookie.lines(&[]));
                     self.on_ring(hashing, value.as_bytes())
                 }
             },

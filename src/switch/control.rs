@@ -18,12 +18,13 @@ use super::{
     capacity::Capacity,
     desired::{Desired, EndpointSpec},
     hold::{HeldOutcomes, Hold},
-    name::{AppName, Revision},
+    name::{AppName, Revision, Subject},
     names::Names,
     policy::{HoldBounds, Policy},
     pool::{Pool, Tenure},
     record::EjectionReason,
     rollout::{HoldEnd, Readiness, Rollout},
+    split::Weight,
     status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, HoldStatus, PoolStatus, Receipt, SourceStatus},
 };
 
@@ -75,6 +76,11 @@ pub enum Command {
     },
     /// Drop the candidate.
     Abort,
+    /// Send this share of live traffic to the candidate.
+    Weigh {
+        /// The share.
+        weight: Weight,
+    },
     /// Keep a revision active whatever the source says.
     Pin {
         /// The revision; it must be the active one.
@@ -119,6 +125,7 @@ impl Command {
             Self::Promote { .. } | Self::PromoteHeld { .. } => Action::Promote,
             Self::Rollback { .. } => Action::Rollback,
             Self::Abort => Action::Abort,
+            Self::Weigh { .. } => Action::Weight,
             Self::Pin { .. } => Action::Pin,
             Self::Unpin => Action::Unpin,
             Self::Hold { .. } => Action::Hold,
@@ -127,6 +134,34 @@ impl Command {
             Self::Reopen => Action::Reopen,
         }
     }
+}
+
+/// What a link for a tester is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// To which app's preview.
+    pub app: AppName,
+    /// Who asks for it.
+    pub by: String,
+    /// For whom, if that is said.
+    pub subject: Option<Subject>,
+    /// How long it is good; the app's own `preview.cookie.ttl` if not said.
+    pub ttl: Option<Duration>,
+    /// The live host it leads to, in lower case and without port; the app's first if not said.
+    pub host: Option<String>,
+}
+
+/// What a link for a tester is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invited {
+    /// The live host it leads to.
+    pub host: String,
+    /// Where on that host testers come in.
+    pub path: String,
+    /// The signed pass.
+    pub token: String,
+    /// When it ends.
+    pub expires: Timestamp,
 }
 
 /// The stable code of a [`Refusal`], as it stands in problem documents.
@@ -220,6 +255,7 @@ impl Refusal {
 pub(super) enum Message {
     Desired { desired: Desired, reply: oneshot::Sender<Applied> },
     Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
+    Invite { invitation: Invitation, reply: oneshot::Sender<Result<Invited, Refusal>> },
     Observed { app: AppName, revision: Revision, address: Address, healthy: bool },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
@@ -255,6 +291,13 @@ impl Control {
     pub async fn submit(&self, order: Order) -> Result<Receipt, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Order { order, reply }).await.map_err(|_| Refusal::stopping())?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Makes what a link is made of that shows an app's preview to whoever opens it.
+    pub async fn invite(&self, invitation: Invitation) -> Result<Invited, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Invite { invitation, reply }).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())?
     }
 
@@ -400,7 +443,7 @@ impl AppBoard {
             draining: self.draining.iter().map(Draining::status).collect(),
             gates: rollout.gates(),
             pin: rollout.pin().cloned(),
-            weight: 0,
+            weight: rollout.weight().percent().into(),
             names: self.names.status(),
             source: self.source.clone(),
             hold: self.hold_status(),

@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
     address::Whereabouts,
     name::{AppName, Revision},
     policy::Policy,
+    preview::PreviewAccess,
 };
 
 /// All that a source wants, app by app.
@@ -35,7 +35,7 @@ pub struct Wanted {
 }
 
 /// Which requests are for an app, and who may see its preview.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Matching {
     /// Live hosts; none means every host that no other app names.
     pub hosts: Vec<HostPattern>,
@@ -43,8 +43,18 @@ pub struct Matching {
     pub paths: Vec<String>,
     /// Hosts that show the preview.
     pub preview_hosts: Vec<HostPattern>,
-    /// Networks whose clients may see the preview; none means every client.
-    pub preview_allow: Vec<IpNet>,
+    /// Who sees the preview, and by which ways besides.
+    pub preview: PreviewAccess,
+}
+
+impl Matching {
+    /// The first live host that is one and not a pattern.
+    pub(super) fn first_host(&self) -> Option<String> {
+        self.hosts.iter().find_map(|pattern| match pattern {
+            HostPattern::Exact(host) => Some(host.clone()),
+            HostPattern::Below(_) => None,
+        })
+    }
 }
 
 /// A host as written in the configuration: exact, or with a leading `*.` for any label sequence below.

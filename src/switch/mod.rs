@@ -9,6 +9,8 @@
 //! - **One view.** A request is admitted on one [`Snapshot`], built whole and replaced whole (`snapshot`).
 //! - **Nobody enters a drained pool.** Once a retired tenure has been seen empty, no request enters it (`admission`,
 //!   where the proof is; loom walks it in `admission_model`).
+//! - **Testers see the candidate, live traffic never has to.** What asks for the preview gets that or a reason; live
+//!   traffic goes there only where that costs nobody an answer (`reader`, with `preview` and `split`).
 //! - **One writer.** Only the switchboard publishes, and it handles one message at a time (`switchboard`).
 //! - **Generations only grow**, also across restarts (`rollout`, `journal`).
 //! - **Acknowledged is durable.** A receipt is answered only after its record is synced (`switchboard`, `journal`).
@@ -36,12 +38,15 @@ mod name;
 mod names;
 mod policy;
 mod pool;
+mod preview;
 mod reader;
 mod record;
 mod ring;
 mod rollout;
 mod roster;
+mod set_cookie;
 mod snapshot;
+mod split;
 mod status;
 mod sticky;
 mod switchboard;
@@ -53,14 +58,17 @@ pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
     capacity::{Capacity, Slot},
-    control::{AppBoard, Applied, Board, Command, Control, Draining, Feed, Order, Refusal, RefusalCode, Viewer},
+    control::{
+        AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,
+        Viewer,
+    },
     desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
     ejection::{Judge, Sentence},
     hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
     limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
     mirror::{BodyComparison, Comparison, JsonPath, JsonStep, Mirror, NotAJsonPath, SafeMethod},
-    name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role},
+    name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role, Subject},
     names::Names,
     policy::{
         AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
@@ -68,10 +76,15 @@ pub use self::{
         Streams, TlsVersion, Traffic, Transport, UpstreamTls,
     },
     pool::{Destination, Endpoint, Pool, Stage, Tenure},
-    reader::{Adopted, NotAdmitted, Reader, RequestKey, Ticket},
+    preview::{
+        Credential, DOOR, Fallback, NoPass, Pass, PreviewAccess, PreviewCookie, PreviewHeader, Secret, Stranger,
+    },
+    reader::{Adopted, Door, NotAdmitted, Reader, RequestKey, Ticket, Whose},
     record::{Attempt, EjectionReason, Ejections, Record},
     rollout::{Holding, Previous, Rollout},
+    set_cookie::SetCookie,
     snapshot::{Closed, Route, Routes, Snapshot},
+    split::{Mark, NotAWeight, Share, Split, SplitPolicy, SplitRule, Sticky, Weight},
     status::{
         Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, HoldStatus,
         Maintenance, NameStatus, Phase, Pin, PoolStatus, Receipt, ReplicaReceipt, SourceStatus,

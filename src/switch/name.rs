@@ -91,6 +91,11 @@ name! {
     Revision
 }
 
+name! {
+    /// Whom a preview pass was made for.
+    Subject
+}
+
 /// How often an app's roles have changed. It only ever grows, also across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -93,6 +93,11 @@ impl Names {
         self.0.keys()
     }
 
+    /// Whether nobody has said anything of this name yet.
+    pub fn is_unheard_of(&self, name: &HostPort) -> bool {
+        self.0.get(name).is_none_or(|known| known.since.is_none() && known.problem.is_none())
+    }
+
     /// Each name, and whether it was found when it was looked up last.
     pub fn found(&self) -> impl Iterator<Item = (&HostPort, bool)> {
         self.0.iter().map(|(name, known)| (name, known.since.is_some() && known.problem.is_none()))

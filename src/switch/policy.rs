@@ -7,6 +7,7 @@ use super::{
     address::Whereabouts,
     limits::{ErrorPages, Limits},
     mirror::Mirror,
+    split::SplitPolicy,
 };
 
 /// Everything one app's owner can set.
@@ -26,6 +27,8 @@ pub struct Policy {
     pub ejection: Option<Ejection>,
     /// Timeouts, limits and retries of a request.
     pub traffic: Traffic,
+    /// Which live traffic goes to the candidate.
+    pub split: SplitPolicy,
     /// How much is let in.
     pub limits: Limits,
     /// Answers of the owner's own in place of ours.

@@ -260,6 +260,11 @@ impl Pool {
         self.endpoints.iter().filter(|e| e.health() == Health::Healthy).count()
     }
 
+    /// Whether any of them is healthy.
+    pub(super) fn is_ready(&self) -> bool {
+        self.lineup.is_ready()
+    }
+
     /// Has whoever chooses look at its endpoints anew: one of them serves from now on, or does not any more.
     pub(super) fn renew_lineup(&self) {
         self.lineup.renew(&self.endpoints);

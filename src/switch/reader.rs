@@ -10,12 +10,15 @@ use super::{
     admission::{self, Current, View},
     balance::{self, Chosen},
     barrier::Barrier,
+    desired::Matching,
     name::{AppName, Generation, Revision, Role},
     policy::Policy,
     pool::{Endpoint, Pool, Tenure},
+    preview::{self, Fallback, Stranger},
     record::Attempt,
     roster::{Lineup, Roster},
     snapshot::{Closed, Route, Snapshot},
+    split::{NUMBERS, Share},
 };
 
 /// What the core asks of a request; the data plane answers it, so the core need not know HTTP.
@@ -34,6 +37,23 @@ pub trait RequestKey {
     fn cookie(&self, _name: &str) -> Option<&[u8]> {
         None
     }
+    /// Whether nobody could read it on its way to us.
+    fn is_secure(&self) -> bool {
+        false
+    }
+    /// What it was found to be when it was first admitted, if this is a retry: its fields need not be there any more.
+    fn whose(&self) -> Option<Whose> {
+        None
+    }
+}
+
+/// Whose request it is: asked for the first attempt, and remembered for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A tester's, for the candidate.
+    Tester,
+    /// Live traffic, and where it falls among that.
+    Live(Share),
 }
 
 /// Why a request was not admitted.
@@ -47,6 +67,19 @@ pub enum NotAdmitted {
     PreviewForbidden {
         /// The app.
         app: AppName,
+        /// Why not.
+        stranger: Stranger,
+    },
+    /// It is for the proxy itself: a tester comes in by a link, or leaves.
+    #[error("this is where testers of {} come in", .0.app)]
+    Door(Box<Door>),
+    /// The candidate has no endpoint that is healthy.
+    #[error("the candidate {revision} of {app} is not ready")]
+    NotReady {
+        /// The app.
+        app: AppName,
+        /// The candidate.
+        revision: Revision,
     },
     /// Live requests of the app are kept out for now.
     #[error("{app} lets no live request in just now")]
@@ -81,12 +114,23 @@ impl NotAdmitted {
     pub fn app(&self) -> Option<&AppName> {
         match self {
             Self::UnknownHost => None,
-            Self::PreviewForbidden { app }
+            Self::Door(door) => Some(&door.app),
+            Self::PreviewForbidden { app, .. }
+            | Self::NotReady { app, .. }
             | Self::Closed { app, .. }
             | Self::NoPool { app, .. }
             | Self::NoEndpoint { app, .. } => Some(app),
         }
     }
+}
+
+/// Where an app's testers come in by a link, and leave: whoever answers there needs to know no more than this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// The app.
+    pub app: AppName,
+    /// Its paths, and who sees its preview; it has a preview cookie.
+    pub matching: Arc<Matching>,
 }
 
 /// What readers and the one writer share.
@@ -161,13 +205,14 @@ impl Reader {
         let mut view = self.view.borrow_mut();
         let mut rng = self.rng.borrow_mut();
         let choose = |snapshot: &Snapshot| {
-            let route = snapshot.routes().iter().position(|route| route.app == *app).ok_or(())?;
+            let route = snapshot.routes().position(app).ok_or(())?;
             let pool =
                 snapshot.routes()[route].preview.as_ref().filter(|pool| pool.revision() == candidate).ok_or(())?;
             let roster = self.rosters.of(&pool.lineup);
             let chosen = balance::choose(pool, &roster.value, key, self.worker, &[], &mut rng);
             let Chosen { endpoint, lines } = chosen.ok_or(())?;
-            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint, lines })
+            let whose = Whose::Live(Share::Outside);
+            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint, whose, lines })
         };
         let choice = admission::enter(&self.shared.current, &mut view, self.worker, choose, |s, c| {
             c.pool(s).tenure().occupancy()
@@ -185,21 +230,30 @@ impl Reader {
         rng: &mut fastrand::Rng,
     ) -> Result<Choice, NotAdmitted> {
         let (index, matched) = snapshot.find(key.host(), key.path()).ok_or(NotAdmitted::UnknownHost)?;
-        let role = if key.on_preview_listener() { Role::Preview } else { matched };
         let route = &snapshot.routes()[index];
         let app = || route.app.clone();
-        if role == Role::Preview && !route.admits_to_preview(key.client()) {
-            return Err(NotAdmitted::PreviewForbidden { app: app() });
-        }
-        if let Some(by) = route.closed.as_ref().filter(|_| role == Role::Active) {
+        let whose = match key.whose() {
+            Some(whose) => whose,
+            None => stand(route, matched, key, rng)?,
+        };
+        let (role, mut lines) = match whose {
+            Whose::Tester => (preview_role(route)?, None),
+            Whose::Live(share) => live_role(route, share, key, tried),
+        };
+        // A hold waits for the active pool to be empty, whoever is in it.
+        let enters_by_the_closed_door = whose != Whose::Tester || role == Role::Active;
+        if let Some(by) = route.closed.as_ref().filter(|_| enters_by_the_closed_door) {
             return Err(NotAdmitted::Closed { app: app(), by: by.clone() });
         }
         let pool = route.pool(role).ok_or_else(|| NotAdmitted::NoPool { app: app(), role })?;
         let roster = self.rosters.of(&pool.lineup);
-        let chosen = balance::choose(pool, &roster.value, key, self.worker, tried, rng);
-        let Chosen { endpoint, lines } =
-            chosen.ok_or_else(|| NotAdmitted::NoEndpoint { app: app(), role, revision: pool.revision().clone() })?;
-        Ok(Choice { route: index, role, endpoint, lines })
+        let chosen = balance::choose(pool, &roster.value, key, self.worker, tried, rng)
+            .ok_or_else(|| NotAdmitted::NoEndpoint { app: app(), role, revision: pool.revision().clone() })?;
+        lines = match (lines, chosen.lines) {
+            (Some(ours), Some(its)) => Some([&*ours, &*its].concat().into()),
+            (ours, its) => ours.or(its),
+        };
+        Ok(Choice { route: index, role, endpoint: chosen.endpoint, whose, lines })
     }
 
     /// How the app treats its requests that this one is for; `None` where no app answers to it. For what is said to those
@@ -235,6 +289,44 @@ impl Reader {
     }
 }
 
+/// Whose request it is, unless it is for the proxy itself or for nobody who may make it.
+fn stand(route: &Route, matched: Role, key: &impl RequestKey, rng: &mut fastrand::Rng) -> Result<Whose, NotAdmitted> {
+    let Matching { preview: access, paths, .. } = &*route.matching;
+    if access.cookie.is_some() && preview::is_door(key.path(), paths) {
+        let (app, matching) = (route.app.clone(), Arc::clone(&route.matching));
+        return Err(NotAdmitted::Door(Box::new(Door { app, matching })));
+    }
+    if matched == Role::Preview || key.on_preview_listener() || access.is_asked_for(&route.app, key) {
+        let refused = |stranger| NotAdmitted::PreviewForbidden { app: route.app.clone(), stranger };
+        access.admit(key).map_err(refused)?;
+        return Ok(Whose::Tester);
+    }
+    let draw = || rng.u8(0..NUMBERS);
+    let share = route.split.as_ref().map(|split| split.share(&route.policy.split, key, draw));
+    Ok(Whose::Live(share.unwrap_or(Share::Outside)))
+}
+
+/// A tester sees the candidate, and never by accident the live revision.
+fn preview_role(route: &Route) -> Result<Role, NotAdmitted> {
+    match (&route.preview, route.ready_preview()) {
+        (_, Some(_)) => Ok(Role::Preview),
+        _ if route.matching.preview.fallback == Fallback::Active => Ok(Role::Active),
+        (None, _) => Err(NotAdmitted::NoPool { app: route.app.clone(), role: Role::Preview }),
+        (Some(pool), None) => Err(NotAdmitted::NotReady { app: route.app.clone(), revision: pool.revision().clone() }),
+    }
+}
+
+/// Live traffic goes to the candidate only where that can serve it: no user is to lose anything by it. So what has failed
+/// there once goes to the active revision.
+fn live_role(route: &Route, share: Share, key: &impl RequestKey, tried: &[u64]) -> (Role, Option<Box<str>>) {
+    let Some(split) = route.split.as_ref().filter(|_| route.ready_preview().is_some()) else {
+        return (Role::Active, None);
+    };
+    let lines = split.remember(share, &route.matching.paths, key.is_secure());
+    let on_candidate = split.takes(share) && tried.is_empty();
+    (if on_candidate { Role::Preview } else { Role::Active }, lines)
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         self.shared.barrier.absent(self.worker);
@@ -256,6 +348,8 @@ struct Choice {
     route: usize,
     role: Role,
     endpoint: usize,
+    whose: Whose,
+    /// Lines for the answer's head.
     lines: Option<Box<str>>,
 }
 
@@ -297,6 +391,21 @@ impl Ticket {
     /// Which of the app's pools it is for.
     pub fn role(&self) -> Role {
         self.choice.role
+    }
+
+    /// Whose request it is, for a retry to be admitted as the same.
+    pub fn whose(&self) -> Whose {
+        self.choice.whose
+    }
+
+    /// Whether the client is told which revision answers: testers are, others where the app's owner wants it.
+    pub fn tells_revision(&self) -> bool {
+        self.choice.whose == Whose::Tester || self.policy().traffic.expose_revision
+    }
+
+    /// Whether `Authorization` was meant for us, and is not the upstream's to see.
+    pub fn keeps_authorization(&self) -> bool {
+        self.choice.whose == Whose::Tester && !self.route().matching.preview.credentials.is_empty()
     }
 
     /// The pool.

@@ -22,6 +22,7 @@ use super::{
     desired::EndpointSpec,
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
+    split::{Split, Weight},
     status::{Action, Maintenance, Phase, Pin},
     warmth::Cold,
 };
@@ -50,6 +51,9 @@ pub(super) struct Kept {
     previous: Option<Previous>,
     revisions: BTreeMap<Revision, Known>,
     pin: Option<Pin>,
+    /// The candidate's share of live traffic, where somebody has set it; it goes with the candidate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<Weight>,
     /// What the source last said of the roles: only a change of its mind is a wish.
     said: Said,
     /// The revision the source wants active, while that cannot be done yet.
@@ -97,6 +101,8 @@ enum Origin {
 struct Said {
     active: Revision,
     preview: Option<Revision>,
+    #[serde(default)]
+    weight: Weight,
 }
 
 /// How many endpoints of a revision are ready.
@@ -151,6 +157,8 @@ pub(super) struct Deed {
     pub(super) to: Option<Revision>,
     pub(super) by: String,
     pub(super) reason: String,
+    /// The candidate's share from then on, if that is what was done.
+    pub(super) weight: Option<Weight>,
 }
 
 impl Deed {
@@ -179,7 +187,8 @@ impl Deed {
     /// door, because a hold is not kept anyway and maintenance is for bad days.
     pub(super) fn must_not_wait(&self) -> bool {
         use Action::{Hold, Maintenance, Reopen, Resume, Rollback};
-        matches!(self.action, Rollback | Hold | Resume | Maintenance | Reopen) || self.by == source::SOURCE
+        let returns = self.action == Rollback || self.weight == Some(Weight::ZERO);
+        returns || matches!(self.action, Hold | Resume | Maintenance | Reopen) || self.by == source::SOURCE
     }
 }
 
@@ -237,7 +246,8 @@ impl Rollout {
     }
 
     fn deed(&self, action: Action, from: Option<Revision>, to: Option<Revision>, by: String, reason: String) -> Deed {
-        Deed { action, generation: self.kept.generation, from, to, by, reason }
+        let weight = (action == Action::Weight).then(|| self.weight());
+        Deed { action, generation: self.kept.generation, from, to, by, reason, weight }
     }
 
     fn know(
@@ -262,6 +272,7 @@ impl Rollout {
     fn set_candidate(&mut self, revision: Revision, now: Timestamp) {
         if !self.is_candidate(&revision) {
             self.kept.preview = Some(Held { revision, since: now });
+            self.kept.weight = None;
             self.kept.generation = self.kept.generation.next();
         }
         self.kept.phase = Phase::Starting;
@@ -270,6 +281,7 @@ impl Rollout {
 
     fn drop_candidate(&mut self, phase: Phase) {
         self.kept.preview = None;
+        self.kept.weight = None;
         self.kept.phase = phase;
         self.kept.generation = self.kept.generation.next();
         self.gates_since = None;
@@ -280,6 +292,8 @@ impl Rollout {
         if self.is_candidate(&to) {
             self.kept.preview = None;
         }
+        // Wherever it goes, all of live traffic goes there.
+        self.kept.weight = None;
         self.kept.wish = None;
         self.gates_since = None;
         self.kept.generation = self.kept.generation.next();
@@ -308,7 +322,7 @@ impl Rollout {
 
     fn judge_candidate(&mut self, now: Timestamp) {
         let Some(candidate) = self.preview().map(|(revision, _)| revision.clone()) else { return };
-        if !matches!(self.kept.phase, Phase::Starting | Phase::Previewing) {
+        if !self.is_underway() {
             return;
         }
         if self.readiness(&candidate).ready >= self.min_ready(&candidate) {
@@ -459,6 +473,30 @@ impl Rollout {
     /// The pin, if one holds.
     pub fn pin(&self) -> Option<&Pin> {
         self.kept.pin.as_ref()
+    }
+
+    /// The candidate's share of live traffic: what somebody has set, or else what the source says of every candidate, but
+    /// not of one that was rolled back, and not by itself while a pin holds.
+    pub fn weight(&self) -> Weight {
+        let by_itself = self.is_underway() && self.kept.pin.is_none();
+        match (&self.kept.preview, self.kept.weight) {
+            (Some(_), Some(weight)) => weight,
+            (Some(_), None) if by_itself => self.policy.split.weight,
+            _ => Weight::ZERO,
+        }
+    }
+
+    /// How live traffic is told apart: not at all unless some of it is for the candidate, and the candidate is ready.
+    pub(super) fn split(&self) -> Option<Split> {
+        let (candidate, _) = self.preview()?;
+        let by_rules = self.is_underway() && !self.policy.split.rules.is_empty();
+        let split = Split::new(self.app(), candidate, self.weight(), by_rules);
+        split.filter(|_| self.readiness(candidate).ready >= self.min_ready(candidate))
+    }
+
+    /// Whether the candidate is on its way to be active, and was not just rolled back.
+    fn is_underway(&self) -> bool {
+        matches!(self.kept.phase, Phase::Starting | Phase::Previewing)
     }
 
     /// The labels a revision was deployed with.

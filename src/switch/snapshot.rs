@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
     ops::Index,
     sync::Arc,
     time::Duration,
@@ -19,6 +18,7 @@ use super::{
     name::{AppName, Generation, Role},
     policy::Policy,
     pool::Pool,
+    split::Split,
 };
 
 /// One generation of the routing of all apps.
@@ -59,7 +59,8 @@ impl Routes {
         self.pieces.iter().flat_map(|piece| piece.iter()).map(|route| &**route)
     }
 
-    fn position(&self, app: &AppName) -> Option<usize> {
+    /// Where an app is.
+    pub fn position(&self, app: &AppName) -> Option<usize> {
         let piece = self.pieces.partition_point(|piece| piece[0].app <= *app).checked_sub(1)?;
         let within = self.pieces[piece].binary_search_by(|route| route.app.cmp(app)).ok()?;
         Some(piece * PIECE + within)
@@ -92,10 +93,12 @@ pub struct Route {
     pub preview: Option<Arc<Pool>>,
     /// How requests are treated.
     pub policy: Arc<Policy>,
-    /// Its places for requests in flight, if its policy limits them.
-    pub capacity: Option<Arc<Capacity>>,
     /// What leads here, and who sees the preview.
     pub matching: Arc<Matching>,
+    /// How live traffic is told apart; `None` while all of it goes to the active pool.
+    pub split: Option<Split>,
+    /// Its places for requests in flight, if its policy limits them.
+    pub capacity: Option<Arc<Capacity>>,
     /// What keeps live requests out; `None` while they are let in.
     pub closed: Option<Closed>,
 }
@@ -118,9 +121,9 @@ impl Route {
         }
     }
 
-    pub(super) fn admits_to_preview(&self, client: Option<IpAddr>) -> bool {
-        let allowed = &self.matching.preview_allow;
-        allowed.is_empty() || client.is_some_and(|ip| allowed.iter().any(|net| net.contains(&ip)))
+    /// The candidate's pool, if it can serve now.
+    pub(super) fn ready_preview(&self) -> Option<&Arc<Pool>> {
+        self.preview.as_ref().filter(|pool| pool.is_ready())
     }
 
     /// Whether no request could tell them apart.
@@ -131,6 +134,7 @@ impl Route {
             && Arc::ptr_eq(&self.policy, &other.policy)
             && same(self.capacity.as_ref(), other.capacity.as_ref())
             && Arc::ptr_eq(&self.matching, &other.matching)
+            && self.split == other.split
             && self.closed == other.closed
     }
 
@@ -282,7 +286,7 @@ mod tests {
             hosts: hosts.to_vec(),
             paths: paths.iter().map(|p| (*p).to_owned()).collect(),
             preview_hosts: preview.to_vec(),
-            preview_allow: Vec::new(),
+            ..Matching::default()
         };
         table.add(0, &matching(&[exact("shop.test")], &[], &[exact("preview.shop.test")]));
         table.add(1, &matching(&[exact("shop.test")], &["/api", "/api/v2/"], &[]));
@@ -316,10 +320,20 @@ mod tests {
     }
 
     fn route(app: &str, generation: u64) -> Arc<Route> {
-        let (active, preview, policy, capacity, closed) = (None, None, Arc::default(), None, None);
+        let (active, preview, policy, split, capacity, closed) = (None, None, Arc::default(), None, None, None);
         let matching = Matching { hosts: vec![exact(&format!("{app}.test"))], ..Matching::default() };
         let (app, generation) = (app.parse().expect("a name"), Generation(generation));
-        Arc::new(Route { app, generation, active, preview, policy, capacity, matching: Arc::new(matching), closed })
+        Arc::new(Route {
+            app,
+            generation,
+            active,
+            preview,
+            policy,
+            matching: Arc::new(matching),
+            split,
+            capacity,
+            closed,
+        })
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub struct AppStatus {
     pub gates: Vec<Gate>,
     /// The pin, if one holds.
     pub pin: Option<Pin>,
-    /// The share of live traffic that goes to the preview, in percent.
+    /// The share of live traffic that goes to the preview while that is ready, in percent.
     pub weight: u32,
     /// The names among the endpoints, and what they were found to stand for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -268,6 +268,8 @@ pub enum Action {
     Rollback,
     /// The candidate was dropped.
     Abort,
+    /// Another share of live traffic goes to the candidate.
+    Weight,
     /// A revision was pinned.
     Pin,
     /// The pin was taken off.
@@ -293,6 +295,7 @@ impl Action {
             Self::Promote => "promote",
             Self::Rollback => "rollback",
             Self::Abort => "abort",
+            Self::Weight => "weight",
             Self::Pin => "pin",
             Self::Unpin => "unpin",
             Self::Hold => "hold",
@@ -331,6 +334,9 @@ pub struct Receipt {
     pub in_flight_on_old: u64,
     /// The gates as they stood.
     pub gates: Vec<Gate>,
+    /// The share of live traffic that goes to the candidate since then, in percent; only of a `weight`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
     /// Each replica's view of it.
     pub replicas: Vec<ReplicaReceipt>,
     /// What the asker should know besides, e.g. that the action could not be written to disk.
@@ -394,6 +400,16 @@ pub enum Happening {
         phase: Phase,
         /// The state in a sentence.
         message: String,
+    },
+    /// A link was made that shows the preview.
+    Invited {
+        /// Who asked for it.
+        by: String,
+        /// For whom, if that was said.
+        subject: Option<String>,
+        /// When it ends.
+        #[schema(value_type = String, format = DateTime)]
+        expires: Timestamp,
     },
     /// A retired pool has emptied, or its deadline has come.
     Drained {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp, Unit};
 use thiserror::Error;
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
@@ -25,14 +25,17 @@ use super::{
     app::{App, Asker, Begun, Reply},
     archive::Archive,
     barrier::Barrier,
-    control::{Applied, Board, Command, Control, Feed, Message, Order, Refusal, RefusalCode, Viewer},
+    control::{
+        Applied, Board, Command, Control, Feed, Invitation, Invited, Message, Order, Refusal, RefusalCode, Viewer,
+    },
     desired::{Desired, Matching, Wanted},
     drain::drain,
     journal::{Journal, Recovered},
     memory::Memory,
-    name::{AppName, Revision},
+    name::{AppName, Revision, Role, Subject},
     policy::Drain,
     pool::{Pool, Tenure},
+    preview::{DOOR, Pass},
     reader::{Reader, Shared},
     rollout::{Deed, HoldEnd, Input, Rollout, Step},
     snapshot::{Route, Snapshot},
@@ -214,6 +217,7 @@ impl Switchboard {
                 self.order(order, reply).await;
                 self.refresh(&name).await;
             }
+            Message::Invite { invitation, reply } => drop(reply.send(self.invite(invitation))),
             Message::Observed { app, revision, address, healthy } => {
                 self.observe(&app, &revision, &address, healthy).await;
             }
@@ -264,7 +268,7 @@ impl Switchboard {
         let gone: Vec<_> = self.apps.keys().filter(|name| !desired.apps.contains_key(*name)).cloned().collect();
         let mut changes = Vec::with_capacity(desired.apps.len());
         for (name, wanted) in desired.apps {
-            let matching = wanted.matching.clone();
+            let matching = Arc::new(wanted.matching.clone());
             let step = self.follow(&name, wanted, &mut applied);
             let mut receipts = self.receipts(&name, &step);
             // Written or not, it goes on: the source will say the same after a restart.
@@ -361,6 +365,42 @@ impl Switchboard {
             return Err(Refusal::new(RefusalCode::Invalid, detail, "say why; it goes into the journal"));
         }
         app.rollout.handle(Input::Order { command, by, reason, if_generation }, Timestamp::now())
+    }
+
+    /// Makes what a link for a tester is made of: only the switch has the secrets.
+    fn invite(&mut self, invitation: Invitation) -> Result<Invited, Refusal> {
+        let Invitation { app: name, by, subject, ttl, host } = invitation;
+        let app = self.apps.get(&name).ok_or_else(|| self.unknown_app(&name))?;
+        let invalid = |detail: String, hint: &str| Refusal::new(RefusalCode::Invalid, detail, hint);
+        let Some(cookie) = &app.matching.preview.cookie else {
+            let hint = "set preview.cookie.secret in the configuration, and reload";
+            return Err(invalid(format!("{name} has no preview cookie"), hint));
+        };
+        let hint = "say which live host of the app the link is for";
+        let Some(host) = host.or_else(|| app.matching.first_host()) else {
+            return Err(invalid(format!("{name} names no host that a link could lead to"), hint));
+        };
+        let path = format!("{}{DOOR}", app.matching.paths.first().map_or("", |prefix| prefix.trim_end_matches('/')));
+        if !self.leads_to(&name, &host, &path) {
+            return Err(invalid(format!("{host} is not a live host of {name}"), hint));
+        }
+        let ttl = SignedDuration::try_from(ttl.unwrap_or(cookie.ttl)).unwrap_or(SignedDuration::MAX);
+        let expires = Timestamp::now().checked_add(ttl).and_then(|at| at.round(Unit::Second)).ok();
+        let pass = expires.map(|expires| Pass { app: name.clone(), expires, subject });
+        let token = pass.as_ref().and_then(|pass| Some((cookie.sign(pass)?, pass)));
+        let Some((token, Pass { expires, subject, .. })) = token else {
+            return Err(invalid("the link would never end".to_owned(), "give it a shorter time"));
+        };
+        let (expires, subject) = (*expires, subject.as_ref().map(Subject::to_string));
+        self.tell(&name, Happening::Invited { by, subject, expires });
+        Ok(Invited { host, path, token, expires })
+    }
+
+    /// Whether live requests with this host and path are the app's.
+    fn leads_to(&self, name: &AppName, host: &str, path: &str) -> bool {
+        let view = self.shared.current.view();
+        let found = view.value.find(host, path);
+        found.is_some_and(|(index, role)| role == Role::Active && view.value.routes()[index].app == *name)
     }
 
     fn unknown_app(&self, name: &AppName) -> Refusal {
@@ -640,6 +680,7 @@ impl Switchboard {
             barrier_micros: 0,
             in_flight_on_old: 0,
             gates: before.unwrap_or(&step.next).gates(),
+            weight: deed.weight.map(|weight| weight.percent().into()),
             replicas: Vec::new(),
             warnings: Vec::new(),
             dry_run: false,
@@ -684,7 +725,7 @@ impl Switchboard {
 struct Change {
     name: AppName,
     /// Which requests are its, where the source has just said so.
-    matching: Option<Matching>,
+    matching: Option<Arc<Matching>>,
     step: Step,
     receipts: Vec<Receipt>,
     reply: Reply,

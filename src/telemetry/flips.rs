@@ -61,7 +61,10 @@ impl Flips {
             Happening::Drained { seconds, .. } => self.drain.with_label_values(&[app]).observe(*seconds),
             Happening::Added => self.begin(app),
             Happening::Removed => self.forget(app),
-            Happening::Acted { .. } | Happening::Refused { .. } | Happening::Changed { .. } => {}
+            Happening::Acted { .. }
+            | Happening::Refused { .. }
+            | Happening::Changed { .. }
+            | Happening::Invited { .. } => {}
         }
     }
 
@@ -105,6 +108,7 @@ fn is_flip(receipt: &Receipt) -> bool {
         Action::Deploy
         | Action::Discard
         | Action::Abort
+        | Action::Weight
         | Action::Pin
         | Action::Unpin
         | Action::Hold

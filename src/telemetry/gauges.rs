@@ -6,7 +6,7 @@ use super::{
     metrics::{
         APP_GENERATION, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_NAME_UP, ENDPOINT_UP, GATE_STATE, HELD_ENDED,
         HELD_REQUESTS, MAINTENANCE, POOL_ENDPOINTS, POOL_INFO, REQUESTS_WAITING, ROLLBACK_READY, ROLLBACK_WINDOW,
-        SOURCE_LAST_EVENT, SOURCE_STALE,
+        SOURCE_LAST_EVENT, SOURCE_STALE, WEIGHT,
     },
     sheet::Sheet,
 };
@@ -36,6 +36,7 @@ fn put_app(app: &str, state: &AppBoard, now: Timestamp, sheet: &mut Sheet) {
             sheet.counter(&EJECTIONS, &labels, pool.ejections().of(reason));
         }
     }
+    sheet.gauge(&WEIGHT, &[app], rollout.weight().percent().into());
     for (name, found) in state.names.found() {
         sheet.gauge(&ENDPOINT_NAME_UP, &[app, &name.to_string()], found.into());
     }

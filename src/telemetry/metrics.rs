@@ -98,6 +98,8 @@ families! {
         "1 for the revision that has this role.";
     APP_GENERATION: GAUGE "app_generation" ["app"]
         "How often the app's roles have changed.";
+    WEIGHT: GAUGE "weight" ["app"]
+        "The share of live traffic that goes to the candidate while that is ready, in percent.";
     ROLLBACK_READY: GAUGE "rollback_ready" ["app"]
         "1 if there is a previous revision with enough ready endpoints to return to.";
     ROLLBACK_WINDOW: GAUGE "rollback_window_seconds" ["app"]

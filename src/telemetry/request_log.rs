@@ -74,7 +74,7 @@ pub struct Head<'a> {
 /// How a request ended: each accepted request ends in exactly one of these (G8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The whole answer of an upstream was handed to the client's connection.
+    /// The whole answer, of an upstream or where the proxy speaks for itself, was handed to the client's connection.
     Answered,
     /// The client went away first.
     ClientGone,
@@ -372,6 +372,15 @@ impl RequestLog {
         if let Some(words) = &mut self.words {
             refill(&mut words.request_id, request_id);
             refill(&mut words.trace_id, trace_id.unwrap_or_default());
+        }
+    }
+
+    /// Its query is nobody's to read: the line in the access log goes without.
+    pub fn keeps_query_to_itself(&mut self) {
+        if let Some(words) = &mut self.words
+            && let Some(query) = words.path.find('?')
+        {
+            words.path.truncate(query);
         }
     }
 

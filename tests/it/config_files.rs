@@ -133,7 +133,7 @@ async fn a_mistake_is_shown_at_its_line_and_column_with_what_would_be_right() {
         (swap("active: blue", "active: blu"), ":9:17", "did you mean `blue`?"),
         (swap("active: blue", "actve: blue"), ":9:9", "did you mean `active`?"),
         (swap("role: preview", "role: previw"), ":4:52", "did you mean `preview`?"),
-        (swap("127.0.0.1:9001", "local host:9001"), ":12:31", "is not an address"),
+        (swap("127.0.0.1:9001", "http://localhost"), ":12:31", "write IP:PORT, NAME:PORT"),
         (swap("0.0.0.0:8080", "127.0.0.1:8081"), ":4:28", "127.0.0.1:8081 is taken"),
         (minimal.clone() + "    drain: { timeout: 30 }\n", ":14:23", "with its unit"),
         (minimal.clone() + "    guard: { window: 30s }\n", ":14:12", "not enforced by this version"),

@@ -60,21 +60,62 @@ async fn flip_under_load(protocol: &str, flips: usize) {
             assert_eq!(kept.get("/").await.expect("an answer").colour(), joined.colour(), "after flip {flip}");
         }
         // Let the load go on for a while on this side.
-        let (begun, enough) = (joined.seen().len(), 20);
-        eventually("load on the new pool", async || joined.seen().len() >= begun + enough).await;
+        let (begun, enough) = (joined.begun(), 20);
+        eventually("load on the new pool", async || joined.begun() >= begun + enough).await;
     }
     let report = load.stop().await;
 
     report.assert_no_request_failed();
     assert_eq!(report.broken(), 0, "{report}");
+    let seen = [blue.seen(), green.seen()];
     for (i, (_, after, left)) in answered.iter().enumerate() {
         // The next flip leads back to the pool that this one left.
         let until = answered.get(i + 1).map_or_else(Instant::now, |next| next.0);
-        let late = report.started_between(left, *after, until);
+        let late = report.started_between(&seen[i % 2], *after, until);
         assert!(late.is_empty(), "flip {i} was answered, yet these started on {}: {late:?}", left.colour());
     }
     assert_eq!(proxy.metric("tealgate_flip_late_starts_total", &[]).await, 0.0);
     ledger_equals_the_clients_count(&proxy, report.sent() + 2 * flips as u64).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_moves_all_though_a_share_was_on_the_candidate_already() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.app()["drain"] = json!({ "timeout": "1h", "streams": "keep" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    let load = Load::start(proxy.live);
+    load.reached("blue").await;
+    let mut answered = Vec::new();
+    for flip in 0..20 {
+        let weight = json!({ "weight": if flip % 3 == 0 { "100%" } else { "50%" } });
+        let (status, receipt) = proxy.admin.call("POST", &format!("/apps/{APP}/weight"), Some(weight)).await;
+        assert_eq!(status, StatusCode::OK, "{receipt:#}");
+        let (left, joined) = if flip % 2 == 0 { (&blue, &green) } else { (&green, &blue) };
+        let begun = joined.begun();
+        eventually("the share to arrive", async || joined.begun() >= begun + 20).await;
+        proxy.promote().await;
+        let after = Instant::now();
+        // What was live becomes the candidate again, and gets nothing until it is said so.
+        let endpoints = [left.address()];
+        proxy.admin.deploy(APP, left.colour(), &endpoints).await;
+        proxy.is_ready_to_promote().await;
+        assert_eq!(proxy.status().await["weight"], 0);
+        let begun = joined.begun();
+        eventually("load on the new pool", async || joined.begun() >= begun + 20).await;
+        answered.push((after, Instant::now(), left));
+    }
+    let report = load.stop().await;
+
+    report.assert_no_request_failed();
+    assert_eq!(report.broken(), 0, "{report}");
+    let seen = [blue.seen(), green.seen()];
+    for (flip, (after, until, left)) in answered.iter().enumerate() {
+        let late = report.started_between(&seen[flip % 2], *after, *until);
+        assert!(late.is_empty(), "flip {flip} was answered, yet these started on {}: {late:?}", left.colour());
+    }
+    assert_eq!(proxy.metric("tealgate_flip_late_starts_total", &[]).await, 0.0);
 }
 
 /// G8: every accepted request ends in exactly one bucket, and the buckets add up to what clients sent.

@@ -18,6 +18,12 @@ mod mirror;
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 
+// Who sees the candidate: every way in, every restriction, and the proxy's own path.
+mod preview;
+
+// Live traffic told apart: weight, rules, and users who stay where they are.
+mod ab;
+
 // HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
 mod http1;
 

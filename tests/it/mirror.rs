@@ -79,6 +79,23 @@ async fn the_candidate_gets_marked_copies_and_clients_get_the_live_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstreams_of_http2_get_copies_too() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let mut setup = Setup::between(&blue, &green);
+    setup.app()["upstream"] = json!({ "protocol": "h2" });
+    setup.app()["mirror"] = json!({ "share": "100%" });
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    for protocol in Protocol::ALL {
+        let mut client = proxy.client(protocol).await;
+        let request = client.request("GET", "/bytes/10000").header("cookie", "s=1").body(full("")).expect("a request");
+        assert_eq!(client.fetch(request).await.expect("an answer").body.len(), 10_000);
+    }
+    compared(&proxy, "equal", 2).await;
+    assert!(copies(&green).iter().all(|copy| copy.headers["cookie"] == "s=1" && copy.target.ends_with("/bytes/10000")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_differs_is_told_by_its_place_and_without_secrets() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let compare = json!({ "headers": ["content-type", "x-colour"] });

@@ -57,10 +57,12 @@ async fn a_candidate_is_deployed_updated_and_discarded() {
     for (bad, word) in [
         (json!({"endpoints": []}), "0 entries"),
         (json!({"endpoints": ["127.0.0.1:0"]}), "no port"),
+        (json!({"endpoints": ["0.0.0.0:1"]}), "endpoints[0]"),
         (json!({"endpoints": ["127.0.0.1:1", "127.0.0.1:1"]}), "endpoints[1]"),
         (json!({"endpoints": [{"address": "127.0.0.1:1", "weight": 0}]}), "weight"),
         (json!({"endpoints": [{"address": "127.0.0.1:1", "wait": 1}]}), "`wait`"),
-        (json!({"endpoints": ["shop.example"]}), "not an address"),
+        (json!({"endpoints": ["shop.example"]}), "NAME:PORT"),
+        (json!({"endpoints": ["unix:app.sock"]}), "unix:/PATH"),
         (json!({}), "endpoints"),
     ] {
         let refused = put(bad).await;

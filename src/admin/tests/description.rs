@@ -17,10 +17,12 @@ async fn the_description_names_every_call_and_every_call_is_there() {
         ("/api/v1/apps/{app}/mirror", vec!["get"]),
         ("/api/v1/apps/{app}/pin", vec!["delete", "post"]),
         ("/api/v1/apps/{app}/plan", vec!["get"]),
+        ("/api/v1/apps/{app}/preview-link", vec!["post"]),
         ("/api/v1/apps/{app}/promote", vec!["post"]),
         ("/api/v1/apps/{app}/resume", vec!["post"]),
         ("/api/v1/apps/{app}/revisions/{rev}", vec!["delete", "put"]),
         ("/api/v1/apps/{app}/rollback", vec!["post"]),
+        ("/api/v1/apps/{app}/weight", vec!["post"]),
         ("/api/v1/events", vec!["get"]),
         ("/api/v1/journal", vec!["get"]),
         ("/api/v1/reload", vec!["post"]),
@@ -72,7 +74,9 @@ fn complete(path: &str, method: &str, operation: &Value) {
         return;
     }
     let mut statuses = vec!["400", "401", "403", "405", "421"];
-    if method != "get" && path != "/api/v1/reload" {
+    if path.ends_with("/preview-link") {
+        statuses.extend(["404", "408", "413", "415", "503"]);
+    } else if method != "get" && path != "/api/v1/reload" {
         statuses.extend(["404", "408", "409", "412", "413", "415", "422", "500", "503"]);
         for (place_in, name) in [("header", "If-Match"), ("header", "Idempotency-Key"), ("query", "dryRun")] {
             assert!(parameters.contains(&(place_in.into(), name.into())), "{place}: {name}");

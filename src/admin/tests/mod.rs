@@ -4,6 +4,8 @@
 mod access;
 /// What each action does, and its guards.
 mod actions;
+/// Who is shown which revision.
+mod audience;
 /// The OpenAPI document against the route table.
 mod description;
 /// What keeps live requests out.

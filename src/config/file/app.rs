@@ -2,11 +2,10 @@
 
 use std::{borrow::Cow, path::PathBuf};
 
-use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::{ErrorBlock, Limits, Mirror};
+use super::{Ab, ErrorBlock, Limits, Mirror, Preview};
 use crate::{
     config::{
         address::{EndpointAddress, SentHost},
@@ -19,7 +18,7 @@ use crate::{
     },
     switch::{
         AutoPromotion, Family, HoldBounds, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses,
-        Streams, TlsVersion,
+        Streams, TlsVersion, Weight,
     },
 };
 
@@ -37,6 +36,13 @@ pub(in crate::config) struct App {
     /// How the candidate is reached.
     #[serde(default)]
     pub(in crate::config) preview: Preview,
+    /// The share of live traffic that each new candidate starts with, as soon as it is ready: a percentage such as "5%".
+    /// `tealgate weight` sets it for the candidate of the day.
+    #[serde(default)]
+    pub(in crate::config) weight: Given<Text<Weight>>,
+    /// Which live traffic goes to the candidate besides, and how it stays there.
+    #[serde(default)]
+    pub(in crate::config) ab: Ab,
     /// Where the app's revisions come from.
     pub(in crate::config) source: Placed<Source>,
     /// How one endpoint of a pool is chosen.
@@ -78,25 +84,12 @@ pub(in crate::config) struct App {
     #[serde(default)]
     #[schemars(skip)]
     pub(in crate::config) guard: NotYet,
-    #[serde(default)]
-    #[schemars(skip)]
-    pub(in crate::config) weight: NotYet,
     /// Copies a share of safe live requests to the candidate, and compares the answers; left out: none.
     #[serde(default)]
     pub(in crate::config) mirror: Given<Mirror>,
     /// How far a hold goes that does not say so itself.
     #[serde(default)]
     pub(in crate::config) hold: HoldBlock,
-}
-
-/// How the candidate is reached: by its own hosts, and by listeners of role `preview`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(in crate::config) struct Preview {
-    /// Hosts that show the candidate on every listener.
-    pub(in crate::config) hosts: Given<Vec<Placed<Text<HostPattern>>>>,
-    /// Networks whose clients may see the candidate; left out: every client.
-    pub(in crate::config) allow: Given<Vec<Placed<Text<IpNet>>>>,
 }
 
 /// Where an app's revisions come from: one of these.

@@ -51,7 +51,7 @@ fn their_mistakes_are_told() {
             ][..],
         ),
         ("    hold: { age: 5s }", &["6:13: unknown key `age`; use one of max_age, max_requests, max_bytes"]),
-        ("    mirror: {}", &["6:13: `share` is missing; add it"]),
+        ("    mirror: {}", &["6:13: `share` is missing"]),
         (
             "    mirror: { share: 5, methods: [POST], compare: { headers: [], body: text, ignore: [\"$\"] } }",
             &[

@@ -149,9 +149,8 @@ const MISTAKES: &[(&str, &[&str])] = &[
     // What is not in force.
     ("    guard: { window: 30s }", &["6:12: `guard` is not enforced by this version; remove it"]),
     (
-        "    weight: 5%\n    promotion: { approval: { required: 1 }, smoke: [] }",
+        "    hosts: [a.test]\n    promotion: { approval: { required: 1 }, smoke: [] }",
         &[
-            "6:13: `weight` is not enforced by this version; remove it, or turn it off with 0",
             "7:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
         ],
     ),

@@ -39,7 +39,7 @@ use crate::{
         tunnel,
         upload::Upload,
     },
-    switch::{Policy, Protocol, Ticket, Traffic},
+    switch::{Policy, Protocol, Ticket, Traffic, Whose},
     telemetry::request_log::{self, Outcome, RequestLog},
 };
 
@@ -144,9 +144,9 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(admitted) = self.admit(desk, target, &[], log).await else { return Ok(Forwarded::Left) };
+        let Some(admitted) = self.admit(desk, target, None, &[], log).await else { return Ok(Forwarded::Left) };
         let mut ticket = admitted?;
-        if ticket.endpoint().destination().transport.protocol != Protocol::Http1 {
+        if !speaks_http1(&ticket) {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
@@ -202,13 +202,20 @@ impl Http1 {
                 },
             };
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
-            again.ok_or(failure)?;
+            if again.is_none() {
+                return Err(failure);
+            }
             desk.answer.clear();
             // Whatever it may have to wait for, it waits for it outside of its pool.
+            let whose = Some(ticket.whose());
             drop(ticket);
-            let admitted = self.admit(desk, target, attempts.tried(), log).await;
+            let admitted = self.admit(desk, target, whose, attempts.tried(), log).await;
             let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
             ticket = admitted?;
+            if !speaks_http1(&ticket) {
+                // The configuration has changed meanwhile, and what is written is for another protocol.
+                return Err(failure);
+            }
         }
     }
 
@@ -217,6 +224,7 @@ impl Http1 {
         &mut self,
         desk: &mut Desk,
         target: &Target,
+        whose: Option<Whose>,
         tried: &[u64],
         log: &mut RequestLog,
     ) -> Option<Result<Ticket, ProxyError>> {
@@ -224,7 +232,7 @@ impl Http1 {
         let Desk { incoming, lines, .. } = desk;
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
-        let visitor = visitor(client, target, last, &head, log);
+        let visitor = Visitor { whose, ..visitor(client, target, last, &head, log) };
         let mut admission = pin!(visitor.admit(tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
@@ -281,6 +289,7 @@ impl Http1 {
             request_id: request_id.as_ref(),
             chunked: request.framing == Framing::Chunked,
             may_upgrade: !request.is_http_10 && !has_body,
+            keeps_authorization: ticket.keeps_authorization(),
         };
         let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
@@ -446,7 +455,7 @@ async fn answer(
             if clean {
                 client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
             }
-            let closes = closes || !whole_upload || (until_close && relay.half_close.is_none());
+            let closes = closes || !whole_upload;
             return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
         }
         Err(broken) => broken,
@@ -465,8 +474,12 @@ fn visitor<'a>(
     head: &'a Head<'a>,
     log: &RequestLog,
 ) -> Visitor<'a> {
-    let (host, path) = (last.host(), last.path());
-    Visitor { client, address: target.client, host, path, fields: head, arrived: log.began() }
+    let (host, path, arrived) = (last.host(), last.path(), log.began());
+    Visitor { client, address: target.client, host, path, fields: head, arrived, whose: None }
+}
+
+fn speaks_http1(ticket: &Ticket) -> bool {
+    ticket.endpoint().destination().transport.protocol == Protocol::Http1
 }
 
 fn open(

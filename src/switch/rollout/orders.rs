@@ -9,6 +9,7 @@ use super::{
         control::{Command, Refusal, RefusalCode},
         desired::EndpointSpec,
         name::Revision,
+        split::Weight,
         status::{Phase, Pin},
     },
     Held, Known, Origin, Readiness, Rollout,
@@ -32,6 +33,7 @@ impl Rollout {
             Command::Promote { revision, skip_gates } => self.promote(revision, skip_gates, now),
             Command::Rollback { to } => self.rollback(to, now),
             Command::Abort => self.abort(),
+            Command::Weigh { weight } => self.weigh(weight),
             Command::Pin { revision, expires } => self.pin_to(revision, expires, by, reason, now),
             Command::Unpin => self.unpin(),
             Command::Hold { bounds } => self.hold(bounds, by, reason, now),
@@ -181,6 +183,19 @@ impl Rollout {
         };
         self.drop_candidate(Phase::Aborted);
         Ok((Some(candidate), Some(self.kept.active.revision.clone())))
+    }
+
+    /// A share may be given to a candidate that is not ready: it counts from when that is.
+    fn weigh(&mut self, weight: Weight) -> Result<FromTo, Refusal> {
+        let Some(candidate) = self.kept.preview.as_ref().map(|held| held.revision.clone()) else {
+            let detail = format!("{} has no candidate to send live traffic to", self.kept.app);
+            return Err(Refusal::new(RefusalCode::NoCandidate, detail, "deploy a revision first"));
+        };
+        if weight > self.weight() {
+            self.refuse_if_pinned()?;
+        }
+        self.kept.weight = Some(weight);
+        Ok((Some(self.kept.active.revision.clone()), Some(candidate)))
     }
 
     fn pin_to(

@@ -34,7 +34,8 @@ impl Rollout {
             previous: None,
             revisions: wanted.revisions.into_iter().map(known).collect(),
             pin: None,
-            said: Said { active: wanted.active, preview: wanted.preview },
+            weight: None,
+            said: Said { active: wanted.active, preview: wanted.preview, weight: wanted.policy.split.weight },
             wish: None,
             maintenance: None,
         };
@@ -56,13 +57,17 @@ impl Rollout {
     }
 
     fn take_over(&mut self, wanted: Wanted, now: Timestamp, deeds: &mut Vec<Deed>, held_back: &mut Vec<String>) {
-        let said = Said { active: wanted.active.clone(), preview: wanted.preview.clone() };
+        let weight = wanted.policy.split.weight;
+        let said = Said { active: wanted.active.clone(), preview: wanted.preview.clone(), weight };
         // The same again stays the same object: by that it is known that nothing has changed.
         if self.policy != wanted.policy {
             self.policy = Arc::clone(&wanted.policy);
         }
         self.follow_revisions(wanted, held_back);
         let before = std::mem::replace(&mut self.kept.said, said.clone());
+        if said.weight != before.weight {
+            self.kept.weight = None;
+        }
         if said.active != before.active {
             self.kept.wish = Some(said.active).filter(|wish| *wish != self.kept.active.revision);
         }

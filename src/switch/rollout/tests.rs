@@ -13,6 +13,7 @@ use super::{
         desired::{Matching, Wanted},
         name::Revision,
         policy::{AutoPromotion, HoldBounds, MinReady, Policy, Promotion},
+        split::{SplitPolicy, Weight},
         status::{Action, Phase},
     },
     HoldEnd, Input, Readiness, Rollout, Step,
@@ -83,6 +84,10 @@ impl Life {
 
     fn rolls_back(&mut self) -> Result<Step, RefusalCode> {
         self.obeys(Command::Rollback { to: None })
+    }
+
+    fn weighs(&mut self, weight: u8) -> Result<Step, RefusalCode> {
+        self.obeys(Command::Weigh { weight: percent(weight) })
     }
 
     fn deploys(&mut self, revision: &str) -> Result<Step, RefusalCode> {
@@ -335,6 +340,82 @@ fn that_live_traffic_fails_is_said_first_and_not_before_it_is_known() {
     assert!(life.rollout.message().starts_with("candidate green has"), "{}", life.rollout.message());
 }
 
+fn five_percent() -> Policy {
+    Policy { split: SplitPolicy { weight: percent(5), ..SplitPolicy::default() }, ..Policy::default() }
+}
+
+fn percent(percent: u8) -> Weight {
+    Weight::of_percent(percent).expect("percent")
+}
+
+#[test]
+fn a_share_is_the_candidates_and_goes_with_it() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    assert_eq!(life.rollout.weight(), Weight::ZERO);
+    let step = life.weighs(10).expect("there is a candidate");
+    assert_eq!((step.deeds[0].action, step.deeds[0].weight), (Action::Weight, Some(percent(10))));
+    assert!(life.rollout.split().is_none(), "it is not ready");
+    assert!(life.rollout.message().ends_with("10 % of live traffic goes to green once it is ready"));
+    life.sees("green", 1, 2);
+    assert!(life.rollout.split().is_some());
+    assert!(life.rollout.message().ends_with("10 % of live traffic goes to green"), "{}", life.rollout.message());
+    life.is(Phase::Previewing, "blue", Some("green"), None, 1);
+
+    life.promotes().expect("ready");
+    assert_eq!((life.rollout.weight(), life.weighs(5)), (Weight::ZERO, Err(RefusalCode::NoCandidate)));
+    life.deploys("teal").expect("deployed");
+    assert_eq!(life.rollout.weight(), Weight::ZERO, "of the next candidate nothing was said");
+    life.weighs(20).expect("there is a candidate");
+    life.deploys("teal").expect("the same with other endpoints");
+    assert_eq!(life.rollout.weight(), percent(20));
+    life.obeys(Command::Abort).expect("there is a candidate");
+    assert_eq!(life.rollout.weight(), Weight::ZERO);
+}
+
+#[test]
+fn the_sources_share_is_every_candidates_but_not_of_one_that_was_rolled_back() {
+    let will = Wanted { policy: Arc::new(five_percent()), ..wanted("blue", Some("green"), &["blue", "green"]) };
+    let mut life = Life::begins(will.clone());
+    life.sees("blue", 2, 2);
+    life.sees("green", 2, 2);
+    assert_eq!(life.rollout.weight(), percent(5));
+    life.weighs(50).expect("there is a candidate");
+    life.follows(will.clone());
+    assert_eq!(life.rollout.weight(), percent(50), "a source that repeats itself leaves what people did");
+    let other = Policy { split: SplitPolicy { weight: percent(7), ..SplitPolicy::default() }, ..Policy::default() };
+    life.follows(Wanted { policy: Arc::new(other), ..will });
+    assert_eq!(life.rollout.weight(), percent(7), "and one that changes its mind does not");
+
+    life.promotes().expect("ready");
+    life.rolls_back().expect("blue lives");
+    life.is(Phase::Aborted, "blue", Some("green"), None, 3);
+    assert_eq!(life.rollout.weight(), Weight::ZERO, "what failed gets no live traffic by itself");
+    assert!(life.rollout.split().is_none());
+    life.weighs(1).expect("but on request");
+    assert!(life.rollout.split().is_some());
+}
+
+#[test]
+fn a_pin_keeps_the_share_from_growing_and_not_from_shrinking() {
+    let will = Wanted { policy: Arc::new(five_percent()), ..wanted("blue", Some("green"), &["blue", "green"]) };
+    let mut life = Life::begins(will);
+    life.weighs(10).expect("there is a candidate");
+    life.obeys(Command::Pin { revision: rev("blue"), expires: None }).expect("blue is active");
+    assert_eq!(life.weighs(11), Err(RefusalCode::Pinned));
+    life.weighs(9).expect("less is always possible");
+    life.deploys("teal").expect("deployed");
+    assert_eq!(life.rollout.weight(), Weight::ZERO, "and none is given by itself");
+}
+
+#[test]
+fn taking_all_live_traffic_back_waits_for_no_disk() {
+    let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
+    for (weight, waits) in [(10, true), (5, true), (0, false)] {
+        let step = life.weighs(weight).expect("there is a candidate");
+        assert_eq!(step.deeds[0].must_not_wait(), !waits, "{weight}");
+    }
+}
+
 const BOUNDS: HoldBounds = HoldBounds { max_age: Duration::from_secs(5), max_requests: 10, max_bytes: 1024 };
 
 fn hold() -> Command {
@@ -366,7 +447,7 @@ fn the_invariants_hold_on_random_walks() {
             let told = format!("seed {seed}, walk {walk}, step {step}: {input:?}\nbefore {before:?}");
             let taken = match input {
                 Random::Input(input) => life.takes(input),
-                Random::Wanted(wanted) => Ok(life.follows(wanted)),
+                Random::Wanted(wanted) => Ok(life.follows(*wanted)),
             };
             match taken {
                 Err(_) => assert_eq!(life.rollout, before, "a refusal changes nothing\n{told}"),
@@ -402,6 +483,12 @@ fn check(before: &Rollout, done: &Step, ready: &BTreeMap<Revision, Readiness>, t
     if flips > 0 {
         assert!(ready.get(active).is_some_and(|readiness| readiness.ready > 0), "never into a hole\n{told}");
     }
+    let is_weighed = after.weight() > Weight::ZERO;
+    assert!(!is_weighed || after.preview().is_some(), "a share is a candidate's\n{told}");
+    assert!(!is_weighed || flips == 0 || after.is_underway(), "a flip moves all\n{told}");
+    let is_ready =
+        after.preview().is_some_and(|(candidate, _)| ready.get(candidate).is_some_and(|readiness| readiness.ready > 0));
+    assert!(after.split().is_none() || is_ready, "no live traffic to a candidate that is not ready\n{told}");
     let waits = |r: &Rollout| r.holding().and_then(|holding| holding.promotes().cloned());
     if let (Some(before), Some(waiting)) = (waits(before), waits(after)) {
         assert_eq!(before, waiting, "a promotion that waits waits for what it was asked for\n{told}");
@@ -414,6 +501,7 @@ fn check(before: &Rollout, done: &Step, ready: &BTreeMap<Revision, Readiness>, t
     let promoted = done.deeds.first().is_some_and(|deed| deed.action == Action::Promote) && waits(before).is_some();
     assert_eq!(ended || promoted, was && !is, "and ends by one\n{told}");
     if before.pin().is_some() && after.pin().is_some() {
+        assert!(after.weight() <= before.weight(), "a pin holds\n{told}");
         assert_eq!(before.active(), active, "a pin holds\n{told}");
     }
 }
@@ -421,14 +509,17 @@ fn check(before: &Rollout, done: &Step, ready: &BTreeMap<Revision, Readiness>, t
 fn random_policy(rng: &mut fastrand::Rng) -> Arc<Policy> {
     let auto = [AutoPromotion::Never, AutoPromotion::WhenReady, AutoPromotion::After(Duration::from_secs(300))];
     let min_ready = [MinReady::Count(1), MinReady::Count(2), MinReady::Percent(50), MinReady::Percent(100)];
-    policy(auto[rng.usize(0..3)], min_ready[rng.usize(0..4)])
+    let (auto, min_ready) = (auto[rng.usize(0..3)], min_ready[rng.usize(0..4)]);
+    let promotion = Promotion { auto, min_ready, ..Promotion::default() };
+    let split = SplitPolicy { weight: percent([0, 0, 5, 50][rng.usize(0..4)]), ..SplitPolicy::default() };
+    Arc::new(Policy { promotion, split, ..Policy::default() })
 }
 
 /// What may come next in a walk.
 #[derive(Debug)]
 enum Random {
     Input(Input),
-    Wanted(Wanted),
+    Wanted(Box<Wanted>),
 }
 
 fn random_input(rng: &mut fastrand::Rng) -> Random {
@@ -436,7 +527,7 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
     let one = |rng: &mut fastrand::Rng| names[rng.usize(0..4)];
     let maybe = |rng: &mut fastrand::Rng| rng.bool().then(|| rev(names[rng.usize(0..4)]));
     let endpoints = |n: usize| (0..n).map(|i| std::net::SocketAddr::from(([127, 0, 0, 1], 9000 + i as u16)).into());
-    let command = match rng.u8(0..15) {
+    let command = match rng.u8(0..17) {
         0 | 1 => {
             let total = rng.usize(0..4);
             let ready = rng.usize(0..=total);
@@ -446,7 +537,7 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
         2 => return Random::Input(Input::Clock),
         3 => {
             let will = wanted(names[rng.usize(0..2)], rng.bool().then(|| names[rng.usize(0..2)]), &["r0", "r1"]);
-            return Random::Wanted(Wanted { policy: random_policy(rng), ..will });
+            return Random::Wanted(Box::new(Wanted { policy: random_policy(rng), ..will }));
         }
         4 | 5 => Command::Deploy {
             revision: rev(one(rng)),
@@ -468,6 +559,7 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
             _ => Command::Reopen,
         },
         14 => Command::PromoteHeld { revision: maybe(rng), skip_gates: rng.bool(), bounds: BOUNDS },
+        15 | 16 => Command::Weigh { weight: percent(rng.u8(0..=100)) },
         _ if rng.bool() => Command::Unpin,
         _ => Command::Pin { revision: rev(one(rng)), expires: rng.bool().then(|| at(rng.i64(0..20_000))) },
     };

@@ -4,6 +4,7 @@ use super::{
     super::{
         name::Revision,
         policy::AutoPromotion,
+        split::Weight,
         status::{Gate, GateState, Maintenance, Phase},
         warmth::Cold,
     },
@@ -16,6 +17,10 @@ impl Rollout {
         let mut message = self.closed_in_words();
         message.push_str(&self.alarm_in_words().unwrap_or_default());
         message.push_str(&self.phase_in_words());
+        if let Some(share) = self.share_in_words() {
+            message.push_str("; ");
+            message.push_str(&share);
+        }
         if let Some(pin) = &self.kept.pin {
             message.push_str(&format!("; pinned by {}: {}", pin.by, pin.reason));
         }
@@ -74,6 +79,12 @@ impl Rollout {
             },
             (Phase::Steady | Phase::Starting | Phase::Previewing, _) => format!("{active} carries all traffic"),
         }
+    }
+
+    fn share_in_words(&self) -> Option<String> {
+        let (candidate, weight) = (self.preview()?.0, self.weight());
+        let when = if self.split().is_some() { "" } else { " once it is ready" };
+        (weight > Weight::ZERO).then(|| format!("{weight} of live traffic goes to {candidate}{when}"))
     }
 
     fn next_in_words(&self) -> String {

@@ -117,6 +117,11 @@ impl Backend {
         self.state.seen.lock().unwrap().clone()
     }
 
+    /// How many requests it has begun.
+    pub fn begun(&self) -> usize {
+        self.state.seen.lock().unwrap().len()
+    }
+
     /// Connections accepted since the beginning, probes included.
     pub fn connections(&self) -> usize {
         self.state.connections.load(SeqCst)

@@ -11,7 +11,12 @@ use std::{
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{backend::Backend, eventually, lanes::Driver, within};
+use super::{
+    backend::{Backend, Seen},
+    eventually,
+    lanes::Driver,
+    within,
+};
 
 /// A kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,13 +167,13 @@ impl Report {
 
     /// Requests sent after this instant that started on that upstream all the same.
     pub fn started_on(&self, backend: &Backend, after: Instant) -> Vec<String> {
-        self.started_between(backend, after, Instant::now())
+        self.started_between(&backend.seen(), after, Instant::now())
     }
 
     /// Requests sent between these instants that started on that upstream before the second.
-    pub fn started_between(&self, backend: &Backend, after: Instant, until: Instant) -> Vec<String> {
-        let seen = backend.seen().into_iter().filter(|seen| seen.at > after && seen.at < until);
-        let seen: HashSet<_> = seen.map(|seen| seen.id).collect();
+    pub fn started_between(&self, seen: &[Seen], after: Instant, until: Instant) -> Vec<String> {
+        let seen = seen.iter().filter(|seen| seen.at > after && seen.at < until);
+        let seen: HashSet<_> = seen.map(|seen| &seen.id).collect();
         let sent = self.lanes.values().flat_map(|tally| &tally.requests).filter(|(_, at)| *at > after);
         sent.filter(|(id, _)| seen.contains(id)).map(|(id, _)| id.clone()).collect()
     }

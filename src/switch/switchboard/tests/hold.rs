@@ -180,12 +180,17 @@ async fn a_promotion_that_cannot_be_written_ends_its_hold() {
 async fn an_app_that_goes_holds_nobody_back() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
+    let _in_flight = reader.admit(&Key, &[]).expect("blue");
     let asked = async {
-        ask(&switch, Command::Hold { bounds: BOUNDS }).await.expect("none is on");
-        let hold = held(&reader);
-        let waiting = tokio::spawn(async move { hold.wait(1).await });
-        switch.feed.desired(Desired::default()).await.expect("it runs");
-        waiting.await.expect("it ends well").expect("it is let go");
+        let gone = async {
+            until_held(&switch).await;
+            let hold = held(&reader);
+            let waiting = tokio::spawn(async move { hold.wait(1).await });
+            switch.feed.desired(Desired::default()).await.expect("it runs");
+            waiting.await.expect("it ends well").expect("it is let go");
+        };
+        let (refused, ()) = tokio::join!(ask(&switch, promote_held()), gone);
+        assert_eq!(refused.map_err(|refusal| refusal.code), Err(RefusalCode::UnknownApp), "nor who waits to promote");
     };
     tokio::select! {
         () = asked => {}
