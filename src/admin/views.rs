@@ -259,7 +259,7 @@ impl Admin {
     }
 
     /// An app on the board.
-    pub(super) fn known(&self, app: &AppName) -> Result<AppBoard, Error> {
+    pub(super) fn known(&self, app: &AppName) -> Result<Arc<AppBoard>, Error> {
         self.api.viewer.board().apps.get(app).cloned().ok_or_else(|| Error::unknown_app(app.as_str()))
     }
 }

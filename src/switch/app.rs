@@ -37,6 +37,8 @@ pub(super) struct App {
     names: Names,
     /// What the last publication led to, and as what.
     routed: Vec<(Role, Arc<Pool>)>,
+    /// The app as requests see it since then.
+    published: Option<Arc<Route>>,
     draining: Vec<Draining>,
     capacity: Option<Arc<Capacity>>,
     hold: HoldState,
@@ -82,18 +84,22 @@ impl App {
             pools: BTreeMap::new(),
             names: Names::default(),
             routed: Vec::new(),
+            published: None,
             draining: Vec::new(),
             capacity: None,
             hold: HoldState::default(),
         }
     }
 
-    /// Takes over which requests are its, if its source has just spoken.
-    pub(super) fn match_by(&mut self, matching: Option<Arc<Matching>>) {
-        if let Some(matching) = matching {
+    /// Takes over which requests are its, if its source has just spoken. Whether that is news.
+    pub(super) fn match_by(&mut self, matching: Option<Arc<Matching>>) -> bool {
+        let Some(matching) = matching else { return false };
+        self.last_event = Timestamp::now();
+        let news = self.matching != matching;
+        if news {
             self.matching = matching;
-            self.last_event = Timestamp::now();
         }
+        news
     }
 
     /// Makes the pools of a state it was made with.
@@ -282,8 +288,19 @@ impl App {
         self.routed.iter().flat_map(|(_, pool)| pool.endpoints()).for_each(|endpoint| endpoint.set_routed(false));
     }
 
+    /// The app as requests are to see it from now on, if they could tell it from how they have seen it.
+    pub(super) fn changed_route(&mut self) -> Option<Arc<Route>> {
+        let route = Arc::new(self.route());
+        let is_as_published = self.published.as_ref().is_some_and(|published| published.is_as(&route));
+        (!is_as_published).then(|| Arc::clone(self.published.insert(route)))
+    }
+
     /// The app as requests see it.
-    pub(super) fn route(&self) -> Route {
+    pub(super) fn published(&self) -> Option<&Arc<Route>> {
+        self.published.as_ref()
+    }
+
+    fn route(&self) -> Route {
         let pool = |revision: &Revision| self.pools.get(revision).map(Arc::clone);
         Route {
             app: self.rollout.app().clone(),

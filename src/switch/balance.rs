@@ -133,7 +133,7 @@ impl Chooser<'_> {
                 Some(value) => self.on_ring(hashing, value),
                 None => {
                     let value = sticky::value(rng);
-                    let cookie = SetCookie { name, value: &value, keep: *ttl, secure: false };
+                    let cookie = SetCookie { name, value: &value, keep: *ttl, secure: key.is_secure() };
                     *lines = Some(cookie.lines(&[]));
                     self.on_ring(hashing, value.as_bytes())
                 }

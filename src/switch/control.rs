@@ -371,10 +371,10 @@ impl Viewer {
 }
 
 /// All apps at one instant, with their live pools.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Board {
     /// The apps by name.
-    pub apps: BTreeMap<AppName, AppBoard>,
+    pub apps: BTreeMap<AppName, Arc<AppBoard>>,
 }
 
 /// One app on the [`Board`].

@@ -83,7 +83,7 @@ pub use self::{
     record::{Attempt, EjectionReason, Ejections, Record},
     rollout::{Holding, Previous, Rollout},
     set_cookie::SetCookie,
-    snapshot::{Closed, Route, Snapshot},
+    snapshot::{Closed, Route, Routes, Snapshot},
     split::{Mark, NotAWeight, Share, Split, SplitPolicy, SplitRule, Sticky, Weight},
     status::{
         Action, AppStatus, DrainingStatus, EndpointStatus, Event, Gate, GateState, Happening, Health, HoldStatus,

@@ -262,7 +262,7 @@ impl Pool {
 
     /// Whether any of them is healthy.
     pub(super) fn is_ready(&self) -> bool {
-        self.endpoints.iter().any(|e| e.health() == Health::Healthy)
+        self.lineup.is_ready()
     }
 
     /// Has whoever chooses look at its endpoints anew: one of them serves from now on, or does not any more.

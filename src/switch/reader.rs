@@ -205,7 +205,7 @@ impl Reader {
         let mut view = self.view.borrow_mut();
         let mut rng = self.rng.borrow_mut();
         let choose = |snapshot: &Snapshot| {
-            let route = snapshot.routes().iter().position(|route| route.app == *app).ok_or(())?;
+            let route = snapshot.routes().position(app).ok_or(())?;
             let pool =
                 snapshot.routes()[route].preview.as_ref().filter(|pool| pool.revision() == candidate).ok_or(())?;
             let roster = self.rosters.of(&pool.lineup);

@@ -4,7 +4,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use super::{
@@ -20,6 +20,8 @@ pub(super) struct Lineup {
     id: u64,
     ring: Option<Arc<Ring>>,
     pub(super) current: Current<Roster>,
+    /// Whether anybody is healthy.
+    ready: AtomicBool,
 }
 
 impl Lineup {
@@ -28,7 +30,9 @@ impl Lineup {
         let hashed = matches!(balance.rule, BalanceRule::ConsistentHash(_));
         let ring = hashed.then(|| Arc::new(Ring::new(endpoints)));
         let roster = Roster::of(endpoints, ring.clone());
-        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), ring, current: Current::new(Arc::new(roster)) })
+        let ready = AtomicBool::new(roster.is_ready());
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { id, ring, current: Current::new(Arc::new(roster)), ready })
     }
 
     /// A number no other lineup of this process has or had.
@@ -38,7 +42,14 @@ impl Lineup {
 
     /// Looks at everybody anew. To be called by the switchboard, after what it looks at has changed.
     pub(super) fn renew(&self, endpoints: &[Arc<Endpoint>]) {
-        self.current.swap(Arc::new(Roster::of(endpoints, self.ring.clone())));
+        let roster = Roster::of(endpoints, self.ring.clone());
+        self.ready.store(roster.is_ready(), Ordering::Relaxed);
+        self.current.swap(Arc::new(roster));
+    }
+
+    /// Whether anybody is healthy.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
     }
 }
 
@@ -80,6 +91,10 @@ impl Roster {
             Lot::of(alike.map(|((index, e), _)| (index, e.weight())))
         };
         Self { lots: [Standing::Good, Standing::Unknown, Standing::Bad].map(lot), standings, ring }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.standings.contains(&Standing::Good)
     }
 
     /// The best endpoints there are: the rest is used only when these have all been tried.

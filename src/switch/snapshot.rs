@@ -1,8 +1,10 @@
 //! One immutable routing view: every app with its pools, and the table that leads from a request's host and path to it.
-//! It is built whole, off the request path, and replaced whole, so a request can never see half of a change (G1).
+//! It is built off the request path and replaced whole, so a request can never see half of a change (G1). Two snapshots
+//! share what is the same in both, so that a flip among thousands of apps costs no more than one among a few.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Index,
     sync::Arc,
     time::Duration,
 };
@@ -21,10 +23,62 @@ use super::{
 
 /// One generation of the routing of all apps.
 pub struct Snapshot {
-    routes: Box<[Route]>,
-    table: RouteTable,
+    routes: Routes,
+    table: Arc<RouteTable>,
     /// The apps, by index, whose candidates are kept warm.
-    warmed: Box<[usize]>,
+    warmed: BTreeSet<usize>,
+}
+
+/// All apps, in the order of their names. They are kept in pieces, which snapshots share.
+#[derive(Clone)]
+pub struct Routes {
+    pieces: Box<[Arc<[Arc<Route>]>]>,
+    len: usize,
+}
+
+/// How many apps are in a piece.
+const PIECE: usize = 64;
+
+impl Routes {
+    fn new(routes: &[Arc<Route>]) -> Self {
+        Self { pieces: routes.chunks(PIECE).map(Arc::from).collect(), len: routes.len() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.pieces.iter().flat_map(|piece| piece.iter()).map(|route| &**route)
+    }
+
+    /// Where an app is.
+    pub fn position(&self, app: &AppName) -> Option<usize> {
+        let piece = self.pieces.partition_point(|piece| piece[0].app <= *app).checked_sub(1)?;
+        let within = self.pieces[piece].binary_search_by(|route| route.app.cmp(app)).ok()?;
+        Some(piece * PIECE + within)
+    }
+
+    fn replace(&mut self, index: usize, route: Arc<Route>) {
+        let piece = &mut self.pieces[index / PIECE];
+        let others = piece.iter().enumerate();
+        *piece = others.map(|(at, old)| Arc::clone(if at == index % PIECE { &route } else { old })).collect();
+    }
+}
+
+impl Index<usize> for Routes {
+    type Output = Route;
+
+    fn index(&self, index: usize) -> &Route {
+        &self.pieces[index / PIECE][index % PIECE]
+    }
 }
 
 /// One app, as requests see it.
@@ -71,28 +125,58 @@ impl Route {
     pub(super) fn ready_preview(&self) -> Option<&Arc<Pool>> {
         self.preview.as_ref().filter(|pool| pool.is_ready())
     }
+
+    /// Whether no request could tell them apart.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        self.generation == other.generation
+            && same(self.active.as_ref(), other.active.as_ref())
+            && same(self.preview.as_ref(), other.preview.as_ref())
+            && Arc::ptr_eq(&self.policy, &other.policy)
+            && same(self.capacity.as_ref(), other.capacity.as_ref())
+            && Arc::ptr_eq(&self.matching, &other.matching)
+            && self.split == other.split
+            && self.closed == other.closed
+    }
+
+    fn is_kept_warm(&self) -> bool {
+        self.preview.is_some() && self.policy.promotion.warm > 0
+    }
 }
 
 impl Snapshot {
     /// The view that has no app: what a proxy starts with.
     pub fn empty() -> Self {
-        Self::build(Vec::new())
+        Self::build(&[])
     }
 
-    /// Builds the view of these apps.
-    pub fn build(routes: Vec<Route>) -> Self {
+    /// Builds the view of these apps, given in the order of their names.
+    pub fn build(routes: &[Arc<Route>]) -> Self {
         let mut table = RouteTable::default();
         for (index, route) in routes.iter().enumerate() {
             table.add(index, &route.matching);
         }
         table.sort();
-        let warm = |route: &Route| route.preview.is_some() && route.policy.promotion.warm > 0;
-        let warmed = (0..routes.len()).filter(|index| warm(&routes[*index])).collect();
-        Self { routes: routes.into(), table, warmed }
+        let warmed = (0..routes.len()).filter(|index| routes[*index].is_kept_warm()).collect();
+        Self { routes: Routes::new(routes), table: Arc::new(table), warmed }
+    }
+
+    /// The same view, but for these apps. All of them are in it, and what leads to them is as before.
+    pub(super) fn with(&self, changed: Vec<Arc<Route>>) -> Self {
+        let (mut routes, mut warmed) = (self.routes.clone(), self.warmed.clone());
+        for route in changed {
+            let Some(index) = routes.position(&route.app) else { continue };
+            if route.is_kept_warm() {
+                warmed.insert(index);
+            } else {
+                warmed.remove(&index);
+            }
+            routes.replace(index, route);
+        }
+        Self { routes, table: Arc::clone(&self.table), warmed }
     }
 
     /// All apps.
-    pub fn routes(&self) -> &[Route] {
+    pub fn routes(&self) -> &Routes {
         &self.routes
     }
 
@@ -172,6 +256,10 @@ impl RouteTable {
     }
 }
 
+fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
+}
+
 /// Whether `path` is `prefix` or lies below it: `/shop` covers `/shop`, `/shop/` and `/shop/a`, not `/shopping`.
 fn covers(prefix: &str, path: &str) -> bool {
     match path.strip_prefix(prefix) {
@@ -229,5 +317,44 @@ mod tests {
         ] {
             assert_eq!(table.find(host, path), expected, "{host}{path}");
         }
+    }
+
+    fn route(app: &str, generation: u64) -> Arc<Route> {
+        let (active, preview, policy, split, capacity, closed) = (None, None, Arc::default(), None, None, None);
+        let matching = Matching { hosts: vec![exact(&format!("{app}.test"))], ..Matching::default() };
+        let (app, generation) = (app.parse().expect("a name"), Generation(generation));
+        Arc::new(Route {
+            app,
+            generation,
+            active,
+            preview,
+            policy,
+            matching: Arc::new(matching),
+            split,
+            capacity,
+            closed,
+        })
+    }
+
+    #[test]
+    fn a_change_of_one_app_among_thousands_makes_one_piece_anew_and_shares_the_rest() {
+        let mut routes: Vec<_> = (0..10_000).map(|n| route(&format!("app{n}"), 1)).collect();
+        routes.sort_by(|one, other| one.app.cmp(&other.app));
+        let before = Snapshot::build(&routes);
+        let after = before.with(vec![route("app7777", 2)]);
+        let generation = |snapshot: &Snapshot, app: &str| {
+            let (index, _) = snapshot.find(&format!("{app}.test"), "/").expect("an app");
+            assert_eq!(snapshot.routes()[index].app.as_str(), app);
+            snapshot.routes()[index].generation.0
+        };
+        for n in (0..10_000).step_by(7) {
+            let app = format!("app{n}");
+            assert_eq!(generation(&before, &app), 1);
+            assert_eq!(generation(&after, &app), if n == 7777 { 2 } else { 1 });
+        }
+        assert_eq!((before.routes().len(), after.routes().iter().count()), (10_000, 10_000));
+        let pieces = before.routes.pieces.iter().zip(&after.routes.pieces);
+        assert_eq!(pieces.filter(|(old, new)| !Arc::ptr_eq(old, new)).count(), 1);
+        assert!(Arc::ptr_eq(&before.table, &after.table));
     }
 }

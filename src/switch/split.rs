@@ -149,6 +149,7 @@ impl SplitRule {
 }
 
 /// How live traffic is told apart now: there is a candidate, and it is ready.
+#[derive(PartialEq, Eq)]
 pub struct Split {
     weight: Weight,
     /// Whether the rules are in force.

@@ -5,7 +5,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp, Unit};
 use thiserror::Error;
@@ -33,12 +38,14 @@ use super::{
     preview::{DOOR, Pass},
     reader::{Reader, Shared},
     rollout::{Deed, HoldEnd, Input, Rollout, Step},
-    snapshot::Snapshot,
+    snapshot::{Route, Snapshot},
     status::{Action, Event, Happening, Receipt, ReplicaReceipt},
 };
 
 /// How many messages may wait; senders then wait too.
 const MESSAGES: usize = 1024;
+/// How many messages may be taken before what came of them is shown.
+const TOGETHER: usize = 64;
 /// How many events a slow listener may lag behind before it is told to look at the board instead.
 const EVENTS: usize = 1024;
 /// How long a promotion waits for the disk before it is refused.
@@ -110,12 +117,15 @@ impl Switch {
         let events = broadcast::Sender::new(EVENTS);
         let switchboard = Switchboard {
             apps: BTreeMap::new(),
+            due: BTreeSet::new(),
             archive: Archive::new(memory, journal),
             confirming: 0,
             replica: options.replica,
             shared: Arc::clone(&shared),
             board,
+            unshown: BTreeSet::new(),
             events: events.clone(),
+            untold: Vec::new(),
             messages: messages.downgrade(),
         };
         tokio::spawn(switchboard.run(inbox));
@@ -130,6 +140,8 @@ impl Switch {
 
 struct Switchboard {
     apps: BTreeMap<AppName, App>,
+    /// When each app's state next changes by itself.
+    due: BTreeSet<(Timestamp, AppName)>,
     /// What is kept of every app ever seen, so that one that comes back goes on where it was.
     archive: Archive,
     /// Receipts that wait for the workers' word.
@@ -137,19 +149,31 @@ struct Switchboard {
     replica: String,
     shared: Arc<Shared>,
     board: watch::Sender<Arc<Board>>,
+    /// The apps that are not on the board as they are.
+    unshown: BTreeSet<AppName>,
     events: broadcast::Sender<Arc<Event>>,
+    /// What has happened and was not told yet.
+    untold: Vec<Arc<Event>>,
     /// To ourselves, for what drains and barriers have to say; weak, so that the last outside handle ends the loop.
     messages: mpsc::WeakSender<Message>,
 }
 
 impl Switchboard {
     async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        let (mut taken, mut deadline) = (0, None);
         loop {
-            let message = match self.next_deadline() {
+            // Messages that come in numbers are shown together, and no deadline waits for the last of them.
+            if inbox.is_empty() || taken == TOGETHER {
+                self.flush();
+                (taken, deadline) = (0, self.next_deadline());
+            }
+            taken += 1;
+            let message = match deadline {
                 Some(deadline) => match tokio::time::timeout_at(deadline, inbox.recv()).await {
                     Ok(message) => message,
                     Err(_) => {
                         self.clock().await;
+                        taken = TOGETHER;
                         continue;
                     }
                 },
@@ -158,6 +182,7 @@ impl Switchboard {
             match message {
                 Some(Message::Stop { reply }) => {
                     self.wind_up(&mut inbox).await;
+                    self.flush();
                     self.archive.close().await;
                     reply.send(()).ok();
                     return;
@@ -184,6 +209,7 @@ impl Switchboard {
         match message {
             Message::Desired { desired, reply } => {
                 let applied = self.desire(desired).await;
+                self.flush();
                 reply.send(applied).ok();
             }
             Message::Order { order, reply } => {
@@ -215,14 +241,20 @@ impl Switchboard {
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();
         // Long waits are cut into hours: a wall clock may be set meanwhile.
         let instant = |at| Instant::now() + until(at).min(Duration::from_secs(3600));
-        let apps = self.apps.values().filter_map(|app| app.rollout.deadline()).min().map(instant);
+        let apps = self.due.first().map(|(at, _)| instant(*at));
         // While the disk fails, what is due waits for its next turn instead of spinning.
         self.archive.retry_at().or(apps)
     }
 
     async fn clock(&mut self) {
+        // What could not be written may have kept any app from going on.
+        let failed = self.archive.retry_at().is_some();
         self.archive.retry().await;
-        let due: Vec<_> = self.apps.keys().cloned().collect();
+        let now = Timestamp::now();
+        let due: Vec<_> = match failed {
+            true => self.apps.keys().cloned().collect(),
+            false => self.due.iter().take_while(|(at, _)| *at <= now).map(|(_, name)| name.clone()).collect(),
+        };
         for name in due {
             self.advance(&name, Input::Clock).await;
             self.refresh(&name).await;
@@ -244,8 +276,11 @@ impl Switchboard {
             changes.push(Change { name, matching: Some(matching), step, receipts, reply: None });
         }
         let removed: Vec<_> = gone.iter().filter_map(|name| self.apps.remove(name).map(|app| (name, app))).collect();
-        removed.iter().for_each(|(_, app)| app.unmark_routed());
-        self.commit(changes);
+        for (name, app) in &removed {
+            app.unmark_routed();
+            app.rollout.deadline().into_iter().for_each(|at| _ = self.due.remove(&(at, (*name).clone())));
+        }
+        self.commit(changes, !removed.is_empty());
         for (name, app) in removed {
             self.show(name);
             self.tell(name, Happening::Removed);
@@ -280,6 +315,8 @@ impl Switchboard {
     }
 
     async fn order(&mut self, order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>>) {
+        // Whoever is refused finds on the board why.
+        self.flush();
         let (name, action, by) = (order.app.clone(), order.command.action(), order.by.clone());
         let dry_run = order.dry_run;
         let decided = self.decide(order);
@@ -331,7 +368,7 @@ impl Switchboard {
     }
 
     /// Makes what a link for a tester is made of: only the switch has the secrets.
-    fn invite(&self, invitation: Invitation) -> Result<Invited, Refusal> {
+    fn invite(&mut self, invitation: Invitation) -> Result<Invited, Refusal> {
         let Invitation { app: name, by, subject, ttl, host } = invitation;
         let app = self.apps.get(&name).ok_or_else(|| self.unknown_app(&name))?;
         let invalid = |detail: String, hint: &str| Refusal::new(RefusalCode::Invalid, detail, hint);
@@ -382,7 +419,8 @@ impl Switchboard {
             return;
         }
         if app.let_go_of_replaced(workers) {
-            self.publish();
+            let changed = app.changed_route();
+            self.publish(changed.into_iter().collect());
         }
         self.refresh(name).await;
     }
@@ -390,9 +428,11 @@ impl Switchboard {
     /// Takes what the lookup of a name came to. It changes which endpoints a revision has, and no role.
     async fn look_up(&mut self, app: &AppName, name: &HostPort, found: Result<Vec<SocketAddr>, String>) {
         let workers = self.shared.barrier.workers();
-        let Some(moved) = self.apps.get_mut(app).and_then(|app| app.learn(name, found, workers)) else { return };
+        let Some(known) = self.apps.get_mut(app) else { return };
+        let Some(moved) = known.learn(name, found, workers) else { return };
         if moved {
-            self.publish();
+            let changed = known.changed_route();
+            self.publish(changed.into_iter().collect());
         }
         self.refresh(app).await;
     }
@@ -424,7 +464,7 @@ impl Switchboard {
         let must_not_wait = step.deeds.is_empty() || step.deeds.iter().any(Deed::must_not_wait);
         match self.make_durable(&step, &mut receipts, must_not_wait).await {
             Ok(()) => {
-                self.commit(vec![Change { name: name.clone(), matching: None, step, receipts, reply }]);
+                self.commit(vec![Change { name: name.clone(), matching: None, step, receipts, reply }], false);
                 Ok(())
             }
             Err(refusal) => Err((refusal, reply)),
@@ -451,22 +491,32 @@ impl Switchboard {
         Ok(())
     }
 
-    /// Puts the next states in place and, all at once, before the workers; and starts whatever outlasts this message.
-    fn commit(&mut self, changes: Vec<Change>) {
+    /// Puts the next states in place and, all at once, before the workers; and starts whatever outlasts this message. Where
+    /// apps have gone, or what leads to them is another, the table of all hosts is made anew.
+    fn commit(&mut self, changes: Vec<Change>, mut elsewhere: bool) {
         let workers = self.shared.barrier.workers();
-        let mut done = Vec::with_capacity(changes.len());
+        let (mut done, mut changed) = (Vec::with_capacity(changes.len()), Vec::new());
         for Change { name, matching, step, receipts, reply } in changes {
             self.archive.keep(step.next.kept().clone());
             let known = self.apps.contains_key(&name);
             let app = self.apps.entry(name.clone()).or_insert_with(|| App::new(step.next.clone()));
-            app.match_by(matching);
+            elsewhere |= app.match_by(matching) || !known;
+            if known && let Some(at) = app.rollout.deadline() {
+                self.due.remove(&(at, name.clone()));
+            }
             let news = if known { app.adopt(step.next, workers) } else { app.begin(workers) };
+            changed.extend(app.changed_route());
+            self.due.extend(app.rollout.deadline().map(|at| (at, name.clone())));
             let mut reply = reply;
             let broken = app.keep_promise(&step.deeds, &mut reply);
             done.push((name, news, step.deeds, receipts, reply, broken));
         }
         let published = Instant::now();
-        let version = self.publish();
+        let version = match (elsewhere, changed.is_empty()) {
+            (true, _) => self.publish_all(),
+            (false, false) => self.publish(changed),
+            (false, true) => self.shared.current.version(),
+        };
         for (name, news, deeds, receipts, mut reply, broken) in done {
             let retired = self.retire(&name);
             self.attend_hold(&name, &deeds);
@@ -485,8 +535,9 @@ impl Switchboard {
             }
             if let Some((Asker { by, reply }, refusal)) = broken {
                 let (code, detail) = (refusal.code.as_str().to_owned(), refusal.detail.clone());
-                reply.send(Err(refusal)).ok();
                 self.tell(&name, Happening::Refused { action: Action::Promote, by, code, detail });
+                self.flush();
+                reply.send(Err(refusal)).ok();
             }
             if let Some(news) = news {
                 self.tell(&name, news);
@@ -531,9 +582,19 @@ impl Switchboard {
         self.refresh(name).await;
     }
 
-    /// Builds the snapshot of all apps and puts it before the readers: the only place that does.
-    fn publish(&self) -> u64 {
-        let snapshot = Snapshot::build(self.apps.values().map(App::route).collect());
+    /// Publishes the view of all apps.
+    fn publish_all(&self) -> u64 {
+        let routes: Vec<_> = self.apps.values().filter_map(App::published).cloned().collect();
+        self.put(Snapshot::build(&routes))
+    }
+
+    /// Publishes the view as it is, but for these apps.
+    fn publish(&self, changed: Vec<Arc<Route>>) -> u64 {
+        self.put(self.shared.current.view().value.with(changed))
+    }
+
+    /// Puts a snapshot before the readers: the only place that does.
+    fn put(&self, snapshot: Snapshot) -> u64 {
         let version = self.shared.current.swap(Arc::new(snapshot));
         self.shared.barrier.ring();
         version
@@ -586,6 +647,7 @@ impl Switchboard {
         self.archive.remember(&name, receipt.clone());
         self.show(&name);
         self.tell(&name, Happening::Acted { receipt: Box::new(receipt.clone()) });
+        self.flush();
         if let Some(reply) = reply {
             reply.send(Ok(receipt)).ok();
         }
@@ -625,19 +687,37 @@ impl Switchboard {
         }
     }
 
-    /// Puts an app's state, or its absence, on the board.
-    fn show(&self, name: &AppName) {
-        let mut board = Board { apps: self.board.borrow().apps.clone() };
-        match self.apps.get(name) {
-            Some(app) => board.apps.insert(name.clone(), app.board(self.archive.history(name))),
-            None => board.apps.remove(name),
-        };
-        self.board.send_replace(Arc::new(board));
+    /// Has an app's state, or its absence, put on the board.
+    fn show(&mut self, name: &AppName) {
+        self.unshown.insert(name.clone());
     }
 
-    fn tell(&self, name: &AppName, what: Happening) {
-        // Nobody listening is no failure.
-        self.events.send(Arc::new(Event { at: Timestamp::now(), app: name.to_string(), what })).ok();
+    fn tell(&mut self, name: &AppName, what: Happening) {
+        self.untold.push(Arc::new(Event { at: Timestamp::now(), app: name.to_string(), what }));
+    }
+
+    /// Puts on the board what has changed, and then tells what has happened: whoever hears of it finds it there. To be
+    /// called before anybody is answered.
+    fn flush(&mut self) {
+        if !self.unshown.is_empty() {
+            let unshown = std::mem::take(&mut self.unshown);
+            let state = |name| Some(Arc::new(self.apps.get(name)?.board(self.archive.history(name))));
+            let states: Vec<_> = unshown.iter().map(state).collect();
+            self.board.send_modify(|board| {
+                // A copy is made only while somebody looks at the board as it was.
+                let board = Arc::make_mut(board);
+                for (name, state) in unshown.into_iter().zip(states) {
+                    match state {
+                        Some(state) => board.apps.insert(name, state),
+                        None => board.apps.remove(&name),
+                    };
+                }
+            });
+        }
+        for event in self.untold.drain(..) {
+            // Nobody listening is no failure.
+            self.events.send(event).ok();
+        }
     }
 }
 

@@ -106,7 +106,7 @@ impl Book {
                 }
                 None => true,
             };
-            let wanted = board.apps.get(&place.app).is_some_and(known) || listed.series.in_flight() > 0;
+            let wanted = board.apps.get(&place.app).is_some_and(|app| known(app)) || listed.series.in_flight() > 0;
             listed.stays(wanted, now)
         });
     }

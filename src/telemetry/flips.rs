@@ -10,7 +10,7 @@ use super::{
     metrics::{FLIP_BARRIER, FLIP_DRAIN, FLIPS, Family},
     sheet::Sheet,
 };
-use crate::switch::{Action, Event, Happening, Receipt};
+use crate::switch::{Action, Board, Event, Happening, Receipt};
 
 const DONE: &str = "done";
 const REFUSED: &str = "refused";
@@ -66,6 +66,11 @@ impl Flips {
             | Happening::Changed { .. }
             | Happening::Invited { .. } => {}
         }
+    }
+
+    /// Makes sure that all apps on the board have their series, where events were missed.
+    pub(super) fn begin_all(&self, board: &Board) {
+        board.apps.keys().for_each(|app| self.begin(app.as_str()));
     }
 
     fn begin(&self, app: &str) {

@@ -200,7 +200,10 @@ impl Metrics {
                     biased;
                     event = events.recv() => match event {
                         Ok(event) => self.facts.flips.count(&event),
-                        Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "metrics of flips lag: events were missed"),
+                        Err(RecvError::Lagged(missed)) => {
+                            tracing::warn!(missed, "metrics of flips lag: events were missed");
+                            self.facts.flips.begin_all(&viewer.board());
+                        }
                         Err(RecvError::Closed) => return,
                     },
                     running = viewer.changed() => if !running { return },

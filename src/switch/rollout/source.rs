@@ -59,7 +59,10 @@ impl Rollout {
     fn take_over(&mut self, wanted: Wanted, now: Timestamp, deeds: &mut Vec<Deed>, held_back: &mut Vec<String>) {
         let weight = wanted.policy.split.weight;
         let said = Said { active: wanted.active.clone(), preview: wanted.preview.clone(), weight };
-        self.policy = Arc::clone(&wanted.policy);
+        // The same again stays the same object: by that it is known that nothing has changed.
+        if self.policy != wanted.policy {
+            self.policy = Arc::clone(&wanted.policy);
+        }
         self.follow_revisions(wanted, held_back);
         let before = std::mem::replace(&mut self.kept.said, said.clone());
         if said.weight != before.weight {

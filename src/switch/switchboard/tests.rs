@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
+
 use super::{
     super::{
         address::Whereabouts,
@@ -504,4 +506,24 @@ async fn an_endpoint_that_is_reached_in_another_way_is_another() {
     let transport = Arc::new(Transport::clone(&policy.transport));
     switch.feed.desired(shop(Policy { transport, ..policy })).await.expect("it runs");
     assert!(Arc::ptr_eq(&endpoints_of(&switch)[0], &after[0]));
+}
+
+#[tokio::test]
+async fn what_changes_nothing_for_requests_is_not_published() {
+    let switch = switch(None);
+    switch.feed.desired(shop(Policy::default())).await.expect("it runs");
+    let reader = switch.readers.reader(0);
+    for (revision, port) in [("blue", 9001), ("green", 9011)] {
+        let (app, revision) = ("shop".parse().expect("a name"), revision.parse().expect("a name"));
+        switch.feed.observed(app, revision, address(port), true).await;
+    }
+    assert!(switch.feed.desired(shop(Policy::default())).await.is_some_and(|applied| applied.added.is_empty()));
+    assert_eq!(status(&switch).preview.expect("green").ready, 1);
+    assert!(reader.changed().now_or_never().is_none(), "health is no part of the snapshot");
+    let asked = ask(&switch, promote());
+    let adopting = async {
+        reader.changed().await;
+        reader.acknowledge(&reader.adopt());
+    };
+    tokio::join!(asked, adopting).0.expect("it is ready");
 }
