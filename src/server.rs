@@ -152,6 +152,7 @@ impl Server {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
+            authorities: None,
             mirrors: metrics.mirrors(),
             reload: reload_call(&running),
             tokens,

@@ -198,6 +198,16 @@ pub enum RefusalCode {
     NotInMaintenance,
     /// Another authority decides this, and it was not asked.
     OtherAuthority,
+    /// The app's authority cannot be reached.
+    AuthorityAway,
+    /// The app's authority does not let us do this, or does not accept it.
+    AuthorityRefused,
+    /// The app's authority was asked, and the effect did not come in time.
+    TimedOut,
+    /// The rollout was given up; it has to be taken up again first.
+    Aborted,
+    /// The rollout was not given up.
+    NotAborted,
     /// The request contradicts itself or leaves something out.
     Invalid,
     /// The action could not be made durable; nothing has changed.
@@ -225,6 +235,11 @@ impl RefusalCode {
             Self::NotDrained => "not-drained",
             Self::NotInMaintenance => "not-in-maintenance",
             Self::OtherAuthority => "other-authority",
+            Self::AuthorityAway => "authority-away",
+            Self::AuthorityRefused => "authority-refused",
+            Self::TimedOut => "timed-out",
+            Self::Aborted => "aborted",
+            Self::NotAborted => "not-aborted",
             Self::Invalid => "invalid",
             Self::NotDurable => "not-durable",
             Self::Stopping => "stopping",

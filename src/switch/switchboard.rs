@@ -719,6 +719,7 @@ impl Switchboard {
             gates: before.unwrap_or(&step.next).gates(),
             weight: deed.weight.map(|weight| weight.percent().into()),
             replicas: Vec::new(),
+            calls: Vec::new(),
             warnings: Vec::new(),
             dry_run: false,
         }

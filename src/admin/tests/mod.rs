@@ -87,6 +87,7 @@ impl Fixture {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer.clone(),
+            authorities: None,
             mirrors: Arc::default(),
             reload,
             tokens: Some(Arc::new(Tokens::fixed(entries))),
