@@ -308,11 +308,7 @@ impl Keep {
     /// Keeps the previous revision longer.
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let app = session.app(self.app).await?;
-        let body = KeepRequest {
-            period: Period(self.period),
-            reason: self.guards.reason.clone(),
-            if_generation: None,
-        };
+        let body = KeepRequest { period: Period(self.period), reason: self.guards.reason.clone(), if_generation: None };
         let what = format!("cannot keep the previous revision of {app}");
         self.guards.send(session, what, Method::POST, &app, "keep", &body).await?;
         Ok(Exit::Done)

@@ -73,6 +73,23 @@ impl Ask {
     }
 }
 
+/// What an authority has done because somebody asked, for the record. A flip needs none: it is recorded when it comes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    /// To which app.
+    pub app: AppName,
+    /// What was done.
+    pub action: Action,
+    /// The revision it left, if it left one.
+    pub from: Option<Revision>,
+    /// The revision it is about.
+    pub to: Option<Revision>,
+    /// Who asked for it.
+    pub by: String,
+    /// Why, in the asker's words.
+    pub reason: String,
+}
+
 /// What a [`Petition`] comes to.
 pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Receipt, Refusal>> + Send + 'a>>;
 

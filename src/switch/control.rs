@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     address::{Address, HostPort},
+    authority::Note,
     capacity::Capacity,
     desired::{Desired, EndpointSpec, Sighting},
     hold::{HeldOutcomes, Hold},
@@ -278,6 +279,7 @@ pub(super) enum Message {
     Sighted { app: AppName, sighting: Box<Sighting> },
     OutOfSight { app: AppName, why: String },
     Asked { app: AppName, asked: Option<Asked> },
+    Note { note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
@@ -319,6 +321,13 @@ impl Control {
     pub async fn invite(&self, invitation: Invitation) -> Result<Invited, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Invite { invitation, reply }).await.map_err(|_| Refusal::stopping())?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Puts on record what an app's authority has done because somebody asked for it.
+    pub async fn note(&self, note: Note) -> Result<Receipt, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Note { note, reply }).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())?
     }
 

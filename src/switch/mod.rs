@@ -58,7 +58,7 @@ mod warmth;
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
-    authority::{Answer, Ask, Authorities, Petition},
+    authority::{Answer, Ask, Authorities, Note, Petition},
     capacity::{Capacity, Slot},
     control::{
         AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,

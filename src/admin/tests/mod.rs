@@ -14,6 +14,8 @@ mod doors;
 mod events;
 /// Sockets: whose they are, how they start and end.
 mod listeners;
+/// Rollouts that another authority runs.
+mod rollouts;
 
 use std::{
     collections::BTreeSet,
