@@ -7,6 +7,7 @@
 //! | `annotation` | a rollback, as replicas tell it to one another |
 
 pub mod annotation;
+mod model;
 pub mod objects;
 mod wire;
 
