@@ -43,7 +43,7 @@ pub(super) enum Seen<'a, T> {
 }
 
 impl<'a, T> Seen<'a, T> {
-    fn last(&self) -> Option<&'a T> {
+    pub(super) fn last(&self) -> Option<&'a T> {
         match self {
             Self::Here(object) | Self::Gone(object) => Some(object),
             Self::Never => None,

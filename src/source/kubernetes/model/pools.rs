@@ -110,10 +110,6 @@ impl Pool {
         *kept = standing.min(*kept);
     }
 
-    pub(super) fn has_ready(&self) -> bool {
-        self.endpoints.values().any(|standing| *standing == Standing::Ready)
-    }
-
     /// How many are ready.
     pub(super) fn ready(&self) -> usize {
         self.endpoints.values().filter(|standing| **standing == Standing::Ready).count()
