@@ -352,8 +352,6 @@ pub struct ReplicaSet {
 pub struct Pod {
     /// Its name.
     pub name: String,
-    /// The identity of what controls it.
-    pub owner: Option<Arc<str>>,
     /// What it has in common with others.
     pub shape: Arc<Shape>,
     /// Its addresses, the primary one first.
@@ -366,9 +364,20 @@ pub struct Pod {
     pub over: bool,
 }
 
+/// What controls an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uid: String,
+}
+
 /// What the pods of one template have in common, kept once for all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Shape {
+    /// What controls them.
+    pub owner: Option<Owner>,
     /// Their labels.
     pub labels: Labels,
     /// The named TCP ports of their containers, in the order in which they are looked for.

@@ -10,7 +10,7 @@ use k8s_openapi::{
 use kube::{Resource, core::ObjectMeta};
 use serde::Deserialize;
 
-use super::objects::{self, DEADLINE, HASH, IpFamily, Labels, REVISION, Shape, TargetPort};
+use super::objects::{self, DEADLINE, HASH, IpFamily, Labels, Owner, REVISION, Shape, TargetPort};
 
 /// A Pod.
 #[derive(Clone, Debug, Resource, Deserialize)]
@@ -78,6 +78,7 @@ impl Pod {
         let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
         let listening = spec.containers.iter().chain(spec.init_containers.iter().filter(sidecar));
         let shape = Shape {
+            owner: controller(metadata.owner_references),
             labels: metadata.labels.unwrap_or_default(),
             ports: listening.flat_map(|container| &container.ports).filter_map(ContainerPort::named).collect(),
             images: spec.containers.into_iter().map(|container| container.image).collect(),
@@ -90,7 +91,6 @@ impl Pod {
         }
         objects::Pod {
             name: metadata.name.unwrap_or_default(),
-            owner: controller(metadata.owner_references).map(Into::into),
             shape: Arc::new(shape),
             addresses,
             ready: status.conditions.iter().any(|Condition { r#type, status }| r#type == "Ready" && status == "True"),
@@ -137,7 +137,7 @@ impl ReplicaSet {
         objects::ReplicaSet {
             name: metadata.name.unwrap_or_default(),
             uid: metadata.uid.unwrap_or_default(),
-            owner: controller(metadata.owner_references),
+            owner: controller(metadata.owner_references).map(|owner| owner.uid),
             hash: metadata.labels.and_then(|mut labels| labels.remove(HASH)).unwrap_or_default(),
             number: annotations.get(REVISION).and_then(|number| number.parse().ok()).unwrap_or_default(),
             replicas: spec.replicas.unwrap_or(1),
@@ -212,7 +212,7 @@ fn is_tcp(protocol: Option<&str>) -> bool {
     matches!(protocol, None | Some("" | "TCP"))
 }
 
-fn controller(owners: Option<Vec<OwnerReference>>) -> Option<String> {
-    let owners = owners.unwrap_or_default();
-    owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid)
+fn controller(owners: Option<Vec<OwnerReference>>) -> Option<Owner> {
+    let controller = owners.unwrap_or_default().into_iter().find(|owner| owner.controller == Some(true))?;
+    Some(Owner { name: controller.name, uid: controller.uid })
 }
