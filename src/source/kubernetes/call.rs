@@ -9,7 +9,9 @@ use std::{fmt, time::Duration};
 use http::{Method, Request, header};
 use kube::Client;
 use serde_json::Value;
+use tokio::sync::{Mutex, watch};
 
+use super::{Cluster, Target, Targets, chain, client::connect};
 use crate::switch::{Refusal, RefusalCode};
 
 /// How long the API server has for one answer.
@@ -240,30 +242,50 @@ impl Failed {
     }
 }
 
-/// An error with its causes: the outermost one alone often says nothing.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_in_words = cause.to_string();
-        if !words.contains(&cause_in_words) {
-            words.push_str(": ");
-            words.push_str(&cause_in_words);
-        }
-        source = cause.source();
-    }
-    words
-}
-
 /// The API server, as those who write use it.
-#[derive(Clone)]
 pub(super) struct Server {
-    client: Client,
+    targets: watch::Receiver<Targets>,
+    /// The way there, and to which cluster it leads.
+    client: Mutex<Option<(Cluster, Client)>>,
 }
 
 impl Server {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client }
+    /// That of the cluster that the targets name. A way to it is looked for when it is first needed, and anew when its
+    /// credentials are refused.
+    pub(super) fn new(targets: watch::Receiver<Targets>) -> Self {
+        Self { targets, client: Mutex::default() }
+    }
+
+    /// What the configuration says is followed.
+    pub(super) fn targets(&self) -> watch::Receiver<Targets> {
+        self.targets.clone()
+    }
+
+    /// The namespace of a target.
+    pub(super) async fn namespace_of(&self, target: &Target) -> Result<String, Failed> {
+        match &target.namespace {
+            Some(namespace) => Ok(namespace.clone()),
+            None => Ok(self.client().await?.default_namespace().to_owned()),
+        }
+    }
+
+    async fn client(&self) -> Result<Client, Failed> {
+        let wanted = self.targets.borrow().cluster.clone();
+        let mut client = self.client.lock().await;
+        match client.as_ref() {
+            Some((cluster, client)) if *cluster == wanted => Ok(client.clone()),
+            Some(_) | None => {
+                let found = connect(&wanted).await.map_err(Failed::Away)?;
+                *client = Some((wanted, found.clone()));
+                Ok(found)
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn by(client: Client, targets: watch::Receiver<Targets>) -> Self {
+        let cluster = targets.borrow().cluster.clone();
+        Self { targets, client: Mutex::new(Some((cluster, client))) }
     }
 
     /// Reads an object.
@@ -303,7 +325,12 @@ impl Server {
         right: Right<'_>,
     ) -> Result<Value, Failed> {
         let request = request.map_err(|error| Failed::Rejected(error.to_string()))?;
-        match tokio::time::timeout(WITHIN, self.client.request::<Value>(request)).await {
+        let client = self.client().await?;
+        match tokio::time::timeout(WITHIN, client.request::<Value>(request)).await {
+            Ok(Err(kube::Error::Api(status))) if status.code == 401 => {
+                *self.client.lock().await = None;
+                Err(Failed::Away(format!("it does not know us: {}", status.message)))
+            }
             Ok(answer) => answer.map_err(|error| Failed::of(error, &right)),
             Err(_) => Err(Failed::Away(format!("no answer within {} s", WITHIN.as_secs()))),
         }

@@ -5,21 +5,22 @@
 //!
 //! Only the Rollout is written, what holds its template, and a ReplicaSet's deadline; never a Service.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::{Timestamp, ToSpan as _, Unit};
-use kube::Client;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
+    Objects, Targets,
+    agree::{Alarms, agree},
     annotation,
     call::{Call, Failed, Object, Server},
     decide::{self, Next, Seen},
+    events::{self, Notice},
     objects::{DEADLINE, HASH},
 };
 use crate::switch::{
@@ -33,46 +34,66 @@ const LOOK: Duration = Duration::from_millis(250);
 const BREATH: Duration = Duration::from_millis(20);
 /// How often one errand may send before something must be wrong.
 const SENDS: usize = 12;
+/// How much may stand by to be said; what is more goes unsaid.
+const NOTICES: usize = 64;
 /// How long a template that was put back is watched where Git may put the other one back in its turn.
 const LINGER: Duration = Duration::from_secs(6);
 
 /// Where an app's Rollout is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub rollout: String,
+pub(super) struct Home {
+    pub(super) namespace: String,
+    pub(super) rollout: String,
 }
-
-/// Which app follows which Rollout; changed by a reload.
-pub type Places = Arc<RwLock<BTreeMap<AppName, Place>>>;
 
 /// Puts to Argo Rollouts what people want of an app's rollout.
 #[derive(Clone)]
 pub struct Commander {
-    pub(super) server: Server,
+    pub(super) server: Arc<Server>,
     pub(super) control: Control,
     pub(super) viewer: Viewer,
-    pub(super) places: Places,
+    /// What is to be said on the Rollout.
+    pub(super) notices: mpsc::Sender<Notice>,
+}
+
+/// What stands by to be said on the Rollouts, and to whom it is handed.
+pub struct Desk {
+    notices: mpsc::Receiver<Notice>,
 }
 
 impl Commander {
-    /// A commander of these Rollouts.
-    pub fn new(client: Client, control: Control, viewer: Viewer, places: Places) -> Self {
-        Self { server: Server::new(client), control, viewer, places }
+    /// A commander of the Rollouts that the targets name, and what [`Self::attend`] works off.
+    pub fn new(targets: watch::Receiver<Targets>, control: Control, viewer: Viewer) -> (Self, Desk) {
+        Self::by(Server::new(targets), control, viewer)
     }
 
-    pub(super) fn place(&self, app: &AppName) -> Option<Place> {
-        self.places.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    pub(super) fn by(server: Server, control: Control, viewer: Viewer) -> (Self, Desk) {
+        let (notices, said) = mpsc::channel(NOTICES);
+        (Self { server: Arc::new(server), control, viewer, notices }, Desk { notices: said })
+    }
+
+    /// Sees to it that the cluster agrees with every rollback, and says what was done as Events on the Rollouts; for as
+    /// long as the targets can change. What a person has to do about it is in the alarms.
+    pub async fn attend(self, desk: Desk, alarms: watch::Sender<Alarms>) {
+        let targets = self.server.targets();
+        let saying = events::say(self.clone(), desk.notices);
+        tokio::join!(agree(self, targets, alarms), saying);
+    }
+
+    /// Where the app's Rollout is, if it follows one.
+    pub(super) async fn home(&self, app: &AppName) -> Result<Option<Home>, Failed> {
+        let target = self.server.targets().borrow().apps.get(app).cloned();
+        let Some(target) = target else { return Ok(None) };
+        let Objects::Rollout(rollout) = target.objects.clone() else { return Ok(None) };
+        Ok(Some(Home { namespace: self.server.namespace_of(&target).await?, rollout }))
     }
 
     pub(super) fn board(&self, app: &AppName) -> Option<Arc<AppBoard>> {
         self.viewer.board().apps.get(app).cloned()
     }
 
-    pub(super) async fn look(&self, place: &Place) -> Result<Seen, Failed> {
-        Seen::of(self.server.get(&Object::rollout(&place.namespace, &place.rollout)).await?)
+    pub(super) async fn look(&self, home: &Home) -> Result<Seen, Failed> {
+        Seen::of(self.server.get(&Object::rollout(&home.namespace, &home.rollout)).await?)
     }
 
     /// The ReplicaSet of a revision, and, where another object holds the Rollout's template, that.
@@ -94,7 +115,17 @@ impl Commander {
     }
 
     async fn carry_out(&self, petition: Petition) -> Result<Receipt, Refusal> {
-        let errand = Errand::begin(self, petition)?;
+        let (app, action, by, dry_run) =
+            (petition.app.clone(), petition.ask.action(), petition.by.clone(), petition.dry_run);
+        let outcome = self.run(petition).await;
+        if let (Err(refusal), false) = (&outcome, dry_run) {
+            self.notices.try_send(Notice::refused(&app, action, &by, refusal.code.as_str(), &refusal.detail)).ok();
+        }
+        outcome
+    }
+
+    async fn run(&self, petition: Petition) -> Result<Receipt, Refusal> {
+        let errand = Errand::begin(self, petition).await?;
         match errand.petition.ask.clone() {
             Ask::Promote { revision, skip_gates } => errand.promote(revision, skip_gates).await,
             Ask::Abort => errand.abort().await,
@@ -117,7 +148,7 @@ impl Authorities for Commander {
 struct Errand<'a> {
     commander: &'a Commander,
     petition: Petition,
-    place: Place,
+    home: Home,
     began: Timestamp,
     deadline: Instant,
     sent: Vec<Call>,
@@ -129,9 +160,10 @@ fn refusal(code: RefusalCode, detail: impl Into<String>, hint: impl Into<String>
 }
 
 impl<'a> Errand<'a> {
-    fn begin(commander: &'a Commander, petition: Petition) -> Result<Self, Refusal> {
+    async fn begin(commander: &'a Commander, petition: Petition) -> Result<Self, Refusal> {
         let app = &petition.app;
-        let (Some(board), Some(place)) = (commander.board(app), commander.place(app)) else {
+        let home = commander.home(app).await.map_err(Failed::refusal)?;
+        let (Some(board), Some(home)) = (commander.board(app), home) else {
             let hint = "the configuration says which Rollout an app follows";
             return Err(refusal(RefusalCode::UnknownApp, format!("no app {app} follows a Rollout"), hint));
         };
@@ -143,7 +175,7 @@ impl<'a> Errand<'a> {
         }
         let deadline = Instant::now() + petition.within;
         let (sent, warnings) = (Vec::new(), Vec::new());
-        Ok(Self { commander, petition, place, began: Timestamp::now(), deadline, sent, warnings })
+        Ok(Self { commander, petition, home, began: Timestamp::now(), deadline, sent, warnings })
     }
 
     async fn promote(mut self, named: Option<Revision>, full: bool) -> Result<Receipt, Refusal> {
@@ -334,7 +366,7 @@ impl<'a> Errand<'a> {
     async fn hold_against_git(&mut self, rejected: &str) {
         let until = self.deadline.min(Instant::now() + LINGER);
         loop {
-            match self.commander.look(&self.place).await {
+            match self.commander.look(&self.home).await {
                 Ok(seen) if seen.status.current == rejected && !seen.status.abort => {
                     let call = seen.with_status(json!({"abort": true}));
                     let words = match self.commander.server.send(&call).await {
@@ -388,7 +420,7 @@ impl<'a> Errand<'a> {
                 self.warnings.push(format!("{previous} is kept until {deadline} already"));
             }
             Some(_) => {
-                let object = Object::replica_set(&self.place.namespace, name);
+                let object = Object::replica_set(&self.home.namespace, name);
                 let body = json!({"metadata": {"annotations": {DEADLINE: until.to_string()}}});
                 self.send(vec![Call::merge(object, body)]).await?;
             }
@@ -397,7 +429,7 @@ impl<'a> Errand<'a> {
     }
 
     async fn look(&self) -> Result<Seen, Refusal> {
-        self.commander.look(&self.place).await.map_err(Failed::refusal)
+        self.commander.look(&self.home).await.map_err(Failed::refusal)
     }
 
     fn board(&self) -> Result<Arc<AppBoard>, Refusal> {
@@ -420,7 +452,7 @@ impl<'a> Errand<'a> {
     ) -> Result<Option<Seen>, Refusal> {
         let mut viewer = self.commander.viewer.clone();
         while !over() {
-            let hangs = match self.commander.look(&self.place).await {
+            let hangs = match self.commander.look(&self.home).await {
                 Ok(seen) => match decide(&seen, &self.sent) {
                     Next::Done => return Ok(Some(seen)),
                     Next::Refuse(refusal) => return Err(refusal),

@@ -13,9 +13,10 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower_service::Service;
 
-use super::Places;
+use super::{Commander, Target, Targets, call::Server, commands::Desk};
 use crate::switch::{
     AppName, Authority, Control, Desired, Feed, Followed, Matching, Policy, Revision, Sighted, Sighting, Switch,
     SwitchOptions, Viewer,
@@ -232,9 +233,17 @@ pub(super) fn merge(target: &mut Value, changes: &Value) {
 /// As much of RFC 6902 as is sent.
 fn operate(target: &mut Value, operations: &Value) {
     for operation in operations.as_array().expect("operations") {
-        assert_eq!(operation["op"], "replace");
-        let place = target.pointer_mut(operation["path"].as_str().expect("a path")).expect("what is replaced exists");
-        *place = operation["value"].clone();
+        let path = operation["path"].as_str().expect("a path");
+        match (operation["op"].as_str(), path.rsplit_once('/')) {
+            (Some("replace"), _) => {
+                *target.pointer_mut(path).expect("what is replaced exists") = operation["value"].clone();
+            }
+            (Some("add"), Some((parent, key))) => {
+                let parent = target.pointer_mut(parent).expect("what is added to exists");
+                parent[key.replace("~1", "/")] = operation["value"].clone();
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -243,7 +252,7 @@ pub(super) struct Following {
     pub(super) control: Control,
     pub(super) feed: Feed,
     pub(super) viewer: Viewer,
-    pub(super) places: Places,
+    pub(super) targets: watch::Sender<Targets>,
 }
 
 pub(super) fn shop() -> AppName {
@@ -265,11 +274,21 @@ impl Following {
         };
         let desired = Desired { followed: [(shop(), followed)].into(), ..Desired::default() };
         switch.feed.desired(desired).await.expect("it runs");
-        let place = super::Place { namespace: "demo".into(), rollout: "shop".into() };
-        let places = Arc::new(std::sync::RwLock::new([(shop(), place)].into()));
-        let this = Self { control: switch.control, feed: switch.feed, viewer: switch.viewer, places };
+        let objects = super::Objects::Rollout("shop".into());
+        let target = Target { namespace: Some("demo".into()), objects, port: None };
+        let targets = watch::Sender::new(Targets { apps: [(shop(), target)].into(), ..Targets::default() });
+        let this = Self { control: switch.control, feed: switch.feed, viewer: switch.viewer, targets };
         this.sight("h1", Some("h2")).await;
         this
+    }
+
+    pub(super) fn commander(&self, fake: &Fake) -> Commander {
+        self.attended(fake).0
+    }
+
+    pub(super) fn attended(&self, fake: &Fake) -> (Commander, Desk) {
+        let server = Server::by(fake.client(), self.targets.subscribe());
+        Commander::by(server, self.control.clone(), self.viewer.clone())
     }
 
     /// What the watches would say.

@@ -14,8 +14,7 @@ struct Scene {
 impl Scene {
     async fn paused() -> Self {
         let (fake, followed) = (Fake::paused(), Following::start().await);
-        let (control, viewer) = (followed.control.clone(), followed.viewer.clone());
-        let commander = Commander::new(fake.client(), control, viewer, followed.places.clone());
+        let commander = followed.commander(&fake);
         let mut viewer = followed.viewer.clone();
         while !viewer.board().apps.get(&shop()).is_some_and(|app| app.status().preview.is_some_and(|p| p.ready == 1)) {
             viewer.changed().await;
