@@ -3,6 +3,8 @@
 mod audience;
 mod doors;
 mod hostile;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod mistakes;
 
 use std::path::Path;
@@ -103,6 +105,7 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
         lacking,
         [
             "active",
+            "active_service",
             "address",
             "bind",
             "body",
@@ -111,6 +114,7 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "cert",
             "client_ip",
             "content_type",
+            "context",
             "cookie",
             "crl",
             "dir",
@@ -120,17 +124,21 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "header",
             "host",
             "key",
+            "kubeconfig",
             "max_body",
             "max_in_flight",
             "min_version",
             "mode",
             "name",
+            "namespace",
             "path",
             "per",
             "port",
             "preview",
+            "preview_service",
             "proxy_protocol",
             "requests",
+            "rollout",
             "roots",
             "secret",
             "server_name",
