@@ -2,6 +2,7 @@
 //! requests, whatever else goes on.
 
 mod hold;
+mod sight;
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -285,3 +285,97 @@ fn alarms_are_told_until_a_sighting_without_them() {
     life.sights(sighting("h1", "h1", &["h1"]));
     assert!(!life.rollout.message().contains(&alarm));
 }
+
+/// Whatever the order of sightings, orders and probes: what was followed once is followed, nothing is lost by it, and what
+/// is left in the end is what was sighted last.
+#[test]
+fn whatever_is_sighted_in_whatever_order_nothing_is_lost_by_it() {
+    let seed =
+        std::env::var("TEALGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("TEALGATE_SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for walk in 0..300 {
+        let mut life = followed();
+        let mut last = sighting("h1", "h1", &["h1"]);
+        life.sights(last.clone());
+        for step in 0..60 {
+            let before = life.rollout.clone();
+            let told = format!("seed {seed}, walk {walk}, step {step}\nbefore {before:?}");
+            life.now += rng.i64(1..100);
+            match rng.u8(0..6) {
+                0..3 => {
+                    last = random_sighting(&mut rng, life.now);
+                    life.sights(last.clone());
+                    let told = format!("{told}\nsighting {last:?}");
+                    nothing_is_lost(&before, &life.rollout, &told);
+                    // What a flip in between has made a difference to gives way; then there is nothing left to do.
+                    life.sights(last.clone());
+                    let settled = life.rollout.clone();
+                    let again = settled.sight(last.clone(), at(life.now));
+                    assert_eq!((again.deeds, again.next), (Vec::new(), settled), "then it changes nothing\n{told}");
+                }
+                3 => {
+                    let revision = ["h1", "h2", "h3", "h4"][rng.usize(0..4)];
+                    // A pool has no ready endpoint that its source does not have.
+                    let most = usize::from(serves(&life.rollout, &rev(revision)));
+                    life.sees(revision, rng.usize(0..=most), 1);
+                }
+                4 => _ = life.rolls_back(),
+                _ => _ = life.waits(rng.i64(0..400)),
+            }
+            assert!(life.rollout.generation() >= before.generation(), "generations only grow\n{told}");
+            let (active, preview) = (life.rollout.active(), life.rollout.preview().map(|(revision, _)| revision));
+            assert_ne!(Some(active), preview, "one role each\n{told}");
+        }
+        // The authority has the last word, once its revision can serve and nobody has returned from it.
+        let last = sighting("h4", "h4", &["h1", "h4"]);
+        life.sights(Sighting { active: Some(rev("h1")), ..last.clone() });
+        life.sights(last);
+        life.sees("h4", 1, 1);
+        assert_eq!(life.rollout.active().as_str(), "h4", "seed {seed}, walk {walk}: {}", life.rollout.message());
+        assert_eq!(life.rollout.drift(), None, "seed {seed}, walk {walk}");
+    }
+}
+
+fn serves(rollout: &Rollout, revision: &Revision) -> bool {
+    rollout.endpoints(revision).iter().any(|endpoint| endpoint.standing != Standing::Unready)
+}
+
+fn nothing_is_lost(before: &Rollout, after: &Rollout, told: &str) {
+    let served = serves(before, before.active());
+    assert!(!served || serves(after, after.active()), "live traffic keeps an endpoint\n{told}");
+    let flipped = before.active() != after.active();
+    assert!(!flipped || after.readiness(after.active()).ready > 0, "never into a hole\n{told}");
+}
+
+fn random_sighting(rng: &mut fastrand::Rng, now: i64) -> Sighting {
+    let names = ["h1", "h2", "h3", "h4"];
+    let one = |rng: &mut fastrand::Rng| rev(names[rng.usize(0..4)]);
+    let maybe = |rng: &mut fastrand::Rng| rng.bool().then(|| rev(names[rng.usize(0..4)]));
+    let standings = [Standing::Ready, Standing::Ready, Standing::Leaving, Standing::Unready];
+    let mut revisions = BTreeMap::new();
+    for name in names {
+        let endpoints = if rng.u8(0..4) == 0 { Vec::new() } else { endpoints(name, standings[rng.usize(0..4)]) };
+        if rng.u8(0..5) > 0 {
+            revisions.insert(rev(name), Sighted { endpoints, labels: BTreeMap::new() });
+        }
+    }
+    let returned = (rng.u8(0..4) == 0).then(|| Returned {
+        to: one(rng),
+        from: one(rng),
+        at: at(rng.i64(0..=now)),
+        by: "bob".to_owned(),
+        reason: String::new(),
+    });
+    Sighting {
+        revisions,
+        active: maybe(rng),
+        preview: maybe(rng),
+        aborted: rng.bool(),
+        weight: rng.bool().then(|| percent(rng.u8(0..=100))),
+        previous: maybe(rng),
+        previous_until: rng.bool().then(|| at(now + rng.i64(1..1000))),
+        returned,
+        alarms: Vec::new(),
+    }
+}
