@@ -4,7 +4,8 @@ use super::*;
 
 /// h1 is stable and active, with two ready pods, and nothing is under way.
 fn steady() -> World {
-    let spec = json!({ "strategy": { "blueGreen": { "activeService": "shop-active", "previewService": "shop-preview" } } });
+    let spec =
+        json!({ "strategy": { "blueGreen": { "activeService": "shop-active", "previewService": "shop-preview" } } });
     let selectors = json!({ "activeSelector": "h1", "previewSelector": "h1" });
     let status = json!({ "currentPodHash": "h1", "stableRS": "h1", "blueGreen": selectors });
     World {
@@ -74,12 +75,10 @@ fn before_the_first_deploy_is_through_whatever_the_plain_selector_finds_is_activ
     world.pods.push(changed("h1", "10.0.0.5", unready()));
     let sighting = world.sight();
     assert_eq!(roles(&sighting), (Some(UNHASHED), Some("h1"), false));
-    assert_eq!(endpoints(&sighting, UNHASHED), [
-        "10.0.0.1:8080 ready",
-        "10.0.0.2:8080 ready",
-        "10.0.0.5:8080 unready",
-        "10.0.0.9:8080 ready"
-    ]);
+    assert_eq!(
+        endpoints(&sighting, UNHASHED),
+        ["10.0.0.1:8080 ready", "10.0.0.2:8080 ready", "10.0.0.5:8080 unready", "10.0.0.9:8080 ready"]
+    );
     assert_eq!(endpoints(&sighting, "h1").len(), 3, "its pool stands before the hash comes");
     assert!(sighting.alarms.is_empty(), "{:?}", sighting.alarms);
     assert_eq!(world.scope().as_deref(), Some("app=shop"));
@@ -235,9 +234,7 @@ fn the_previous_revision_is_the_newest_before_the_active_one_that_still_lives() 
 #[test]
 fn only_the_rollouts_own_pods_count_and_only_while_they_live() {
     let mut world = steady();
-    let foreign = |uid: &str, name: &str| {
-        json!({ "metadata": { "ownerReferences": [{ "kind": "ReplicaSet", "name": name, "uid": uid, "controller": true }] } })
-    };
+    let foreign = |uid: &str, name: &str| json!({ "metadata": { "ownerReferences": [{ "kind": "ReplicaSet", "name": name, "uid": uid, "controller": true }] } });
     // An experiment's ReplicaSet has the hash too, and so has that of a Rollout of the same name before this one.
     let mut experiment = set_of("experiment-1", "h1", 0, 1, None);
     experiment.uid = "rs-experiment".to_owned();

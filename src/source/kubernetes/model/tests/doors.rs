@@ -4,7 +4,8 @@ use super::*;
 
 /// One ready pod behind a Service that is made of this.
 fn behind(spec: Value) -> World {
-    let mut whole = json!({ "selector": { "app": "shop", "rollouts-pod-template-hash": "h1" }, "ipFamilies": ["IPv4"] });
+    let mut whole =
+        json!({ "selector": { "app": "shop", "rollouts-pod-template-hash": "h1" }, "ipFamilies": ["IPv4"] });
     merge(&mut whole, spec);
     let strategy = json!({ "strategy": { "blueGreen": { "activeService": "shop-active" } } });
     let status = json!({ "currentPodHash": "h1", "stableRS": "h1" });
@@ -47,9 +48,13 @@ fn a_named_port_is_looked_up_in_each_pod() {
     world.pods = vec![
         changed("h1", "10.0.0.1", containers(json!([{ "name": "http", "containerPort": 8081 }]))),
         changed("h1", "10.0.0.2", containers(json!([{ "name": "web", "containerPort": 8082 }]))),
-        changed("h1", "10.0.0.3", containers(json!([
-            { "name": "http", "containerPort": 8083, "protocol": "UDP" }, { "name": "http", "containerPort": 8084, "protocol": "TCP" },
-        ]))),
+        changed(
+            "h1",
+            "10.0.0.3",
+            containers(json!([
+                { "name": "http", "containerPort": 8083, "protocol": "UDP" }, { "name": "http", "containerPort": 8084, "protocol": "TCP" },
+            ])),
+        ),
         changed("h1", "10.0.0.4", sidecar(json!("Always"))),
         changed("h1", "10.0.0.5", sidecar(json!(null))),
     ];
