@@ -16,6 +16,7 @@ mod duration;
 mod environment;
 mod error;
 mod file;
+mod kubernetes;
 mod mirror;
 mod node;
 mod not_yet;
@@ -47,6 +48,7 @@ pub use self::{
 use crate::{
     admin,
     proxy::{ListenerOptions, TlsOptions},
+    source::Targets,
     switch::Desired,
     telemetry,
 };
@@ -73,6 +75,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The apps.
     pub desired: Desired,
+    /// What those of them follow that follow a cluster.
+    pub kubernetes: Targets,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
 }
