@@ -260,7 +260,7 @@ impl Admin {
         Ok(answer(outcome, replayed))
     }
 
-    async fn outcome(self: &Arc<Self>, terms: Terms, order: Order) -> (Outcome, bool) {
+    pub(super) async fn outcome(self: &Arc<Self>, terms: Terms, order: Order) -> (Outcome, bool) {
         let admin = Arc::clone(self);
         self.answers.once(terms.key, async move { admin.submit(order).await }).await
     }

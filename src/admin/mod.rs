@@ -21,6 +21,7 @@ mod health;
 mod links;
 mod problem;
 mod routes;
+mod smoke;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -23,6 +23,7 @@ use super::{
     caller::{self, Unwelcome},
     doors, edge, events, links,
     problem::Error,
+    smoke,
     tokens::Tokens,
     views,
 };
@@ -115,6 +116,7 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(actions::promote))
         .routes(routes!(actions::rollback))
         .routes(routes!(actions::abort))
+        .routes(routes!(smoke::smoke, smoke::smoke_report))
         .routes(routes!(actions::weight))
         .routes(routes!(links::preview_link))
         .routes(routes!(doors::hold))

@@ -343,6 +343,7 @@ fn receipt_line(receipt: &Receipt) -> String {
     let roles = match receipt.action {
         Action::Promote | Action::Rollback => format!("{from} → {to}"),
         Action::Abort => format!("{from} dropped, {to} stays active"),
+        Action::Smoke => format!("the checks are sent to {to}"),
         Action::Unpin => format!("{to} no longer pinned"),
         Action::Deploy => format!("{to} is the candidate"),
         Action::Weight => format!("{} % of live traffic to {to}", receipt.weight.unwrap_or_default()),

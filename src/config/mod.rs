@@ -24,6 +24,7 @@ mod pass;
 mod places;
 mod schema;
 mod size;
+mod smoke;
 mod syntax;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 
 mod hold;
 mod orders;
+mod smoke;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -15,8 +16,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::hold::HoldEnd;
-pub use self::hold::Holding;
+pub(super) use self::{hold::HoldEnd, smoke::Smoked};
+pub use self::{hold::Holding, smoke::SmokeRun};
 use super::{
     control::{Command, Refusal, RefusalCode},
     desired::EndpointSpec,
@@ -38,6 +39,9 @@ pub struct Rollout {
     gates_since: Option<Timestamp>,
     /// New live requests wait.
     holding: Option<Holding>,
+    /// The last run of the candidate's smoke test, and how many there were of the app's.
+    smoke: Option<SmokeRun>,
+    smoke_runs: u64,
 }
 
 /// What must survive a restart.
@@ -127,6 +131,8 @@ pub(super) enum Input {
     Readiness { revision: Revision, readiness: Readiness },
     /// The hold has come to its end.
     HoldOver(HoldEnd),
+    /// Checks of the smoke test were sent.
+    Smoked(Smoked),
     /// Time has passed.
     Clock,
 }
@@ -227,6 +233,7 @@ impl Rollout {
                 step.next.readiness.insert(revision, readiness);
             }
             Input::HoldOver(how) => step.next.end_hold(how, now, &mut step.deeds),
+            Input::Smoked(smoked) => step.next.take_smoked(smoked, now),
             Input::Clock => {}
         }
         step.next.settle(now, &mut step.deeds);
@@ -277,6 +284,7 @@ impl Rollout {
         }
         self.kept.phase = Phase::Starting;
         self.gates_since = None;
+        self.smoke = None;
     }
 
     fn drop_candidate(&mut self, phase: Phase) {
@@ -311,6 +319,7 @@ impl Rollout {
         self.kept.pin.take_if(|pin| pin.expires.is_some_and(|expires| expires <= now));
         self.kept.previous.take_if(|previous| previous.until <= now);
         self.drop_stale_hold(deeds);
+        self.tend_smoke(now);
         self.fulfil_wish(now, deeds);
         self.judge_candidate(now);
         self.promote_if_due(now, deeds);
@@ -327,7 +336,7 @@ impl Rollout {
         }
         if self.readiness(&candidate).ready >= self.min_ready(&candidate) {
             self.kept.phase = Phase::Previewing;
-            match self.is_warm(&candidate) {
+            match self.is_warm(&candidate) && self.is_smoked(&candidate) {
                 true => _ = self.gates_since.get_or_insert(now),
                 false => self.gates_since = None,
             }

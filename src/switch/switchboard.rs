@@ -228,6 +228,10 @@ impl Switchboard {
                 }
             }
             Message::Warmed { app } => self.refresh(&app).await,
+            Message::Smoked { app, smoked } => {
+                self.advance(&app, Input::Smoked(smoked)).await;
+                self.refresh(&app).await;
+            }
             Message::LookedUp { app, name, found } => self.look_up(&app, &name, found).await,
             Message::Drained { app, tenure, cut, took } => self.drained(&app, tenure, cut, took),
             Message::Measured { receipt, reply } => self.measured(*receipt, reply),

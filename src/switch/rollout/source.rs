@@ -39,13 +39,16 @@ impl Rollout {
             wish: None,
             maintenance: None,
         };
-        Self { kept, policy: wanted.policy, readiness: BTreeMap::new(), gates_since: None, holding: None }
+        Self::of(kept, wanted.policy)
     }
 
     /// An app as it was kept. Nothing is known of its endpoints' health yet.
     pub(in super::super) fn restored(kept: Kept) -> Self {
-        let policy = Arc::new(Policy::default());
-        Self { kept, policy, readiness: BTreeMap::new(), gates_since: None, holding: None }
+        Self::of(kept, Arc::default())
+    }
+
+    pub(super) fn of(kept: Kept, policy: Arc<Policy>) -> Self {
+        Self { kept, policy, readiness: BTreeMap::new(), gates_since: None, holding: None, smoke: None, smoke_runs: 0 }
     }
 
     /// The state after its source has spoken. A source is never refused: what cannot be done yet is held back.
@@ -122,7 +125,11 @@ impl Rollout {
                 self.set_candidate(after.clone(), now);
                 deeds.push(self.by_source(Action::Deploy, Some(from), Some(after)));
             }
-            None if before.as_ref().is_some_and(|before| self.is_candidate(before)) => {
+            // What it wants active instead stays the candidate until that can be done.
+            None if before
+                .as_ref()
+                .is_some_and(|before| self.is_candidate(before) && self.kept.wish != Some(before.clone())) =>
+            {
                 self.drop_candidate(Phase::Aborted);
                 deeds.push(self.by_source(Action::Abort, before, Some(self.kept.active.revision.clone())));
             }
@@ -133,7 +140,8 @@ impl Rollout {
     /// Flips to the revision the source wants active, once it may.
     pub(super) fn fulfil_wish(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
         let Some(wish) = self.kept.wish.clone() else { return };
-        let ready = self.readiness(&wish).ready >= self.min_ready(&wish) && self.is_warm(&wish);
+        let gates = self.is_warm(&wish) && self.is_smoked(&wish);
+        let ready = self.readiness(&wish).ready >= self.min_ready(&wish) && gates;
         let may = ready && self.kept.pin.is_none() && self.refuse_if_emptying().is_ok();
         if !may || !self.kept.revisions.contains_key(&wish) {
             return;

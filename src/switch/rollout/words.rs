@@ -92,6 +92,9 @@ impl Rollout {
         if let Some(gate) = waits.and_then(|(candidate, _)| self.warm_gate(candidate)) {
             return format!("waiting for warm connections: {}", gate.message);
         }
+        if let Some(waits) = self.preview().and_then(|(candidate, _)| self.smoke_in_words(candidate)) {
+            return waits;
+        }
         match (self.policy.promotion.auto, self.auto_promotion_at()) {
             (AutoPromotion::Never, _) => "waiting for promote".to_owned(),
             (_, Some(due)) => format!("to be promoted at {}", due.strftime("%H:%M:%SZ")),
@@ -105,10 +108,16 @@ impl Rollout {
         let app = &self.kept.app;
         Some(match &self.kept.pin {
             Some(_) => format!("{app}: the source wants {wish} active, which the pin forbids"),
-            None if self.is_warm(wish) => {
-                format!("{app}: the source wants {wish} active; it waits with {ready} of {total} endpoints ready")
+            None if !self.is_warm(wish) => {
+                format!("{app}: the source wants {wish} active; it waits until its connections are warm")
             }
-            None => format!("{app}: the source wants {wish} active; it waits until its connections are warm"),
+            None if !self.is_smoked(wish) && !self.is_candidate(wish) => {
+                format!("{app}: the source wants {wish} active; it has to pass the smoke test first, as `preview`")
+            }
+            None if ready >= self.min_ready(wish) && !self.is_smoked(wish) => {
+                format!("{app}: the source wants {wish} active; it waits until its smoke test is passed")
+            }
+            None => format!("{app}: the source wants {wish} active; it waits with {ready} of {total} endpoints ready"),
         })
     }
 
@@ -120,7 +129,7 @@ impl Rollout {
         let state = if ready >= least { GateState::Passed } else { GateState::Pending };
         let message = format!("{ready} of {total} endpoints ready, {least} wanted");
         let min_ready = Gate { name: "min_ready".to_owned(), state, message };
-        [Some(min_ready), self.warm_gate(candidate)].into_iter().flatten().collect()
+        [Some(min_ready), self.warm_gate(candidate), self.smoke_gate()].into_iter().flatten().collect()
     }
 
     /// Whether the workers hold connections to each ready endpoint, where that is asked for.
