@@ -229,13 +229,6 @@ impl Rollout {
             _ => format!("waiting for its smoke test: {}", gate.message),
         })
     }
-
-    /// What the gates of a promotion to this revision say: for whoever asks another authority for the flip.
-    pub fn gates_allow(&self, revision: &Revision) -> Result<(), Refusal> {
-        self.expect_ready(revision, self.min_ready(revision))?;
-        self.expect_warm(revision)?;
-        self.expect_smoked(revision)
-    }
 }
 
 impl SmokeRun {
