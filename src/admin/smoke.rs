@@ -41,7 +41,7 @@ pub(super) async fn smoke(
 ) -> Result<Response, Error> {
     let order = terms.order(Command::Smoke { revision: body.revision }, &body.reason, body.if_generation)?;
     let (app, waits) = (terms.app.clone(), body.wait == SmokeWait::Finished && !order.dry_run);
-    let (outcome, replayed) = admin.outcome(terms, order).await;
+    let (outcome, replayed) = admin.outcome(terms, order.into()).await;
     outcome?;
     let report = if waits { admin.smoked(&app).await? } else { admin.report(&app)? };
     let mut response = answer(report);

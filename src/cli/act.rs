@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     admin::api::{
-        DeployRequest, EndpointRequest, HoldFirst, HoldTerms, PinRequest, PlainRequest, PromoteRequest,
-        RollbackRequest, Share, WeightRequest,
+        DeployRequest, EndpointRequest, HoldFirst, HoldTerms, KeepRequest, Period, PinRequest, PlainRequest,
+        PromoteRequest, RollbackRequest, Share, WeightRequest,
     },
     switch::{AppName, AppStatus, PoolStatus, Receipt, Revision, Weight},
 };
@@ -96,6 +96,12 @@ pub(crate) struct Promote {
 /// How long the answer to a promotion that holds may take, if nobody says.
 const HELD_ANSWER: Duration = Duration::from_secs(600);
 
+/// How long before us a server that waits for somebody else is to give up.
+const LEAD: Duration = Duration::from_secs(2);
+/// The shortest and the longest it waits.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// When `promote` returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Until {
@@ -117,13 +123,25 @@ pub(crate) struct Rollback {
     guards: Guards,
 }
 
-/// `tealgate abort`, `tealgate unpin`, `tealgate resume`
+/// `tealgate abort`, `reject`, `retry`, `pause`, `unpause`, `unpin`, `resume`
 #[derive(Debug, Args)]
 pub(crate) struct Plain {
     /// The app; may be left out when the server has exactly one
     pub(super) app: Option<AppName>,
     #[command(flatten)]
     pub(super) guards: Guards,
+}
+
+/// `tealgate keep`
+#[derive(Debug, Args)]
+pub(crate) struct Keep {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// How long from now, 1m to 720h; what it is kept for already is not made shorter
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse::duration)]
+    period: Duration,
+    #[command(flatten)]
+    guards: Guards,
 }
 
 /// `tealgate weight`
@@ -259,6 +277,8 @@ impl Promote {
             revision: self.revision.clone(),
             skip_gates: self.skip_gates,
             reason: self.guards.reason.clone(),
+            // A server that gives up first says where it hangs.
+            timeout: session.timeout.map(|patience| Period(patience.saturating_sub(LEAD).clamp(SHORTEST, LONGEST))),
             hold: HoldFirst(self.hold.then(|| self.bounds.terms())),
             ..PromoteRequest::default()
         };
@@ -300,11 +320,57 @@ impl Plain {
         Ok(Exit::Done)
     }
 
+    /// Gives the candidate up for good.
+    pub(crate) async fn reject(mut self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        self.guards
+            .confirm(session, &app, |status| Some(format!("Reject the candidate {} of {app}?", name(&status.preview)?)))
+            .await?;
+        let what = format!("cannot reject the candidate of {app}");
+        self.guards.send(session, what, Method::POST, &app, "reject", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+
+    /// Takes up again what was aborted.
+    pub(crate) async fn retry(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot take the rollout of {app} up again");
+        self.guards.send(session, what, Method::POST, &app, "retry", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+
+    /// Lets the rollout stand where it is.
+    pub(crate) async fn pause(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot pause the rollout of {app}");
+        self.guards.send(session, what, Method::POST, &app, "pause", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn unpause(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot let the rollout of {app} go on");
+        self.guards.send(session, what, Method::POST, &app, "unpause", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+
     /// Takes the pin off.
     pub(crate) async fn unpin(self, session: &Session) -> Result<Exit, Failure> {
         let app = session.app(self.app).await?;
         let what = format!("cannot unpin {app}");
         self.guards.send(session, what, Method::DELETE, &app, "pin", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Keep {
+    /// Keeps the previous revision longer.
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let body = KeepRequest { period: Period(self.period), reason: self.guards.reason.clone(), if_generation: None };
+        let what = format!("cannot keep the previous revision of {app}");
+        self.guards.send(session, what, Method::POST, &app, "keep", &body).await?;
         Ok(Exit::Done)
     }
 }

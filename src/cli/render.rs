@@ -81,6 +81,10 @@ impl Show for Receipt {
         if self.action == Action::Promote {
             gates(&self.gates, page);
         }
+        for call in &self.calls {
+            let label = page.paint(DIM, if self.dry_run { "would send:" } else { "sent:" });
+            page.line(format!("{label} {}", clean(call)));
+        }
         for warning in &self.warnings {
             let label = page.paint(WAITING, "warning:");
             page.line(format!("{label} {}", clean(warning)));
@@ -381,6 +385,11 @@ fn receipt_line(receipt: &Receipt) -> String {
         Action::Resume => format!("requests are let in to {to}"),
         Action::Maintenance => "live traffic gets the maintenance page".to_owned(),
         Action::Reopen => format!("live traffic is served by {to}"),
+        Action::Retry => format!("the rollout of {to} goes on"),
+        Action::Reject => format!("{from} rejected, {to} stays active"),
+        Action::Pause => "the rollout stands where it is".to_owned(),
+        Action::Unpause => "the rollout goes on".to_owned(),
+        Action::Keep => format!("{to} is kept for a rollback"),
         Action::Discard | Action::Pin | Action::Source => to,
     };
     clean(&format!("{} {}: {roles}, generation {}", receipt.action.as_str(), receipt.app, receipt.generation))

@@ -151,7 +151,8 @@ Examples:
     /// Move all live traffic to the candidate, if its gates hold
     #[command(after_help = "\
 When it returns, no request that arrives later starts on the old revision; what is in flight there finishes there. On a \
-terminal it asks first. Ends with 3 if a gate or a pool that is not ready says no, with 5 if somebody else was faster.
+terminal it asks first. Ends with 3 if a gate or a pool that is not ready says no, with 5 if somebody else was faster. Where \
+Argo Rollouts decides, it is asked, and this returns when traffic has moved, or with 4 and the place where it hangs.
 
 Examples:
   tealgate promote shop
@@ -176,6 +177,43 @@ Examples:
 Examples:
   tealgate abort shop --reason \"smoke test failed\"")]
     Abort(act::Plain),
+    /// Give the candidate up for good; live traffic stays where it is
+    #[command(after_help = "\
+Where Argo Rollouts decides, the rollout is aborted and the stable revision's template is put back, so that the Rollout is \
+healthy again; Git has to follow, or it brings the candidate back. Elsewhere this is `abort`.
+
+Examples:
+  tealgate reject shop --reason \"smoke test failed\" --yes")]
+    Reject(act::Plain),
+    /// Take a rollout up again that was aborted (Argo Rollouts)
+    #[command(after_help = "\
+The candidate is scaled up, analysed and paused anew; then promote it.
+
+Examples:
+  tealgate retry shop && tealgate wait shop --for preview-ready && tealgate promote shop --yes")]
+    Retry(act::Plain),
+    /// Let the rollout stand where it is (Argo Rollouts)
+    #[command(after_help = "\
+No Service is switched until `unpause` or `promote`. To keep live traffic where it is whatever anybody else does, `pin` it; to \
+let new requests wait, `hold` them.
+
+Examples:
+  tealgate pause shop --reason \"not before the sale is over\"")]
+    Pause(act::Plain),
+    /// Let a paused rollout go on (Argo Rollouts)
+    #[command(after_help = "\
+Ends what `pause` began; what waits for approval waits on, for `promote`. The end of a hold is `resume`.
+
+Examples:
+  tealgate unpause shop")]
+    Unpause(act::Plain),
+    /// Keep the previous revision longer, so that a rollback stays possible (Argo Rollouts)
+    #[command(after_help = "\
+Puts the deadline off at which the old ReplicaSet is scaled down.
+
+Examples:
+  tealgate keep shop --for 2h --reason \"watch it over lunch\"")]
+    Keep(act::Keep),
     /// Send a share of live traffic to the candidate
     #[command(after_help = "\
 It counts from when the candidate is ready, and each user stays on one side. Raising it takes nobody back; 0% takes all \
@@ -331,6 +369,11 @@ mod tests {
             "rollback shop --to blue",
             "undo",
             "abort",
+            "reject shop --reason broken --yes",
+            "retry shop",
+            "pause shop --dry-run",
+            "unpause shop",
+            "keep shop --for 2h",
             "weight shop 5%",
             "weight 0 --reason over",
             "preview link shop --ttl 8h --host shop.example.com",

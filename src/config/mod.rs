@@ -16,6 +16,7 @@ mod duration;
 mod environment;
 mod error;
 mod file;
+mod kubernetes;
 mod mirror;
 mod node;
 mod not_yet;
@@ -48,6 +49,7 @@ pub use self::{
 use crate::{
     admin,
     proxy::{ListenerOptions, TlsOptions},
+    source::Targets,
     switch::Desired,
     telemetry,
 };
@@ -74,6 +76,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The apps.
     pub desired: Desired,
+    /// What those of them follow that follow a cluster.
+    pub kubernetes: Targets,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
 }

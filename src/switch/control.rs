@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     address::{Address, HostPort},
+    authority::Note,
     capacity::Capacity,
     desired::{Desired, EndpointSpec, Matching, Sighting},
     hold::{HeldOutcomes, Hold},
@@ -205,6 +206,16 @@ pub enum RefusalCode {
     NotInMaintenance,
     /// Another authority decides this, and it was not asked.
     OtherAuthority,
+    /// The app's authority cannot be reached.
+    AuthorityAway,
+    /// The app's authority does not let us do this, or does not accept it.
+    AuthorityRefused,
+    /// The app's authority was asked, and the effect did not come in time.
+    TimedOut,
+    /// The rollout was given up; it has to be taken up again first.
+    Aborted,
+    /// The rollout was not given up.
+    NotAborted,
     /// The request contradicts itself or leaves something out.
     Invalid,
     /// The action could not be made durable; nothing has changed.
@@ -232,6 +243,11 @@ impl RefusalCode {
             Self::NotDrained => "not-drained",
             Self::NotInMaintenance => "not-in-maintenance",
             Self::OtherAuthority => "other-authority",
+            Self::AuthorityAway => "authority-away",
+            Self::AuthorityRefused => "authority-refused",
+            Self::TimedOut => "timed-out",
+            Self::Aborted => "aborted",
+            Self::NotAborted => "not-aborted",
             Self::Invalid => "invalid",
             Self::NotDurable => "not-durable",
             Self::Stopping => "stopping",
@@ -270,6 +286,7 @@ pub(super) enum Message {
     Sighted { app: AppName, sighting: Box<Sighting> },
     OutOfSight { app: AppName, why: String },
     Asked { app: AppName, asked: Option<Asked> },
+    Note { note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
@@ -312,6 +329,13 @@ impl Control {
     pub async fn invite(&self, invitation: Invitation) -> Result<Invited, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Invite { invitation, reply }).await.map_err(|_| Refusal::stopping())?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Puts on record what an app's authority has done because somebody asked for it.
+    pub async fn note(&self, note: Note) -> Result<Receipt, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Note { note, reply }).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())?
     }
 

@@ -22,6 +22,7 @@ mod admission;
 mod admission_model;
 mod app;
 mod archive;
+mod authority;
 mod balance;
 mod barrier;
 mod capacity;
@@ -59,6 +60,7 @@ mod warmth;
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
+    authority::{Answer, Ask, Authorities, Note, Petition},
     capacity::{Capacity, Slot},
     control::{
         AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::{hold::HoldEnd, smoke::Smoked};
 pub use self::{hold::Holding, smoke::SmokeRun};
 use super::{
+    authority::Note,
     control::{Command, Refusal, RefusalCode},
     desired::{Authority, EndpointSpec, Returned},
     name::{AppName, Generation, Revision},
@@ -151,6 +152,8 @@ pub(super) enum Input {
     Readiness { revision: Revision, readiness: Readiness },
     /// Somebody has asked the app's authority to make a revision active.
     Asked(Option<Asked>),
+    /// The app's authority has done what somebody asked for.
+    Noted(Note),
     /// The hold has come to its end.
     HoldOver(HoldEnd),
     /// Checks of the smoke test were sent.
@@ -258,6 +261,11 @@ impl Rollout {
                 step.next.readiness.insert(revision, readiness);
             }
             Input::Asked(asked) => step.next.asked = asked,
+            Input::Noted(Note { action, from, to, by, reason, .. }) => {
+                // It is done, whether it can be written down or not.
+                let deed = Deed { of_source: true, ..step.next.deed(action, from, to, by, reason) };
+                step.deeds.push(deed);
+            }
             Input::HoldOver(how) => step.next.end_hold(how, now, &mut step.deeds),
             Input::Smoked(smoked) => step.next.take_smoked(smoked, now),
             Input::Clock => {}

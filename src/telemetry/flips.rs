@@ -115,7 +115,12 @@ fn is_flip(receipt: &Receipt) -> bool {
         | Action::Hold
         | Action::Resume
         | Action::Maintenance
-        | Action::Reopen => false,
+        | Action::Reopen
+        | Action::Retry
+        | Action::Reject
+        | Action::Pause
+        | Action::Unpause
+        | Action::Keep => false,
     }
 }
 

@@ -17,7 +17,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("proxy", &["connector", "switch", "telemetry"]),
     ("admin", &["switch", "telemetry"]),
     ("source", &["switch"]),
-    ("config", &["admin", "proxy", "switch", "telemetry"]),
+    ("config", &["admin", "proxy", "source", "switch", "telemetry"]),
     (
         "server",
         &["admin", "config", "connector", "health", "lookout", "proxy", "smoke", "source", "switch", "telemetry"],
@@ -25,13 +25,15 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// An outside library, and the parts that may speak to it.
-const SPOKEN_TO_BY: [(&str, &[&str]); 7] = [
+const SPOKEN_TO_BY: [(&str, &[&str]); 9] = [
     ("hyper", &["proxy", "admin", "health", "smoke", "cli", "demo"]),
     ("httparse", &["proxy"]),
     ("rustls", &["connector", "proxy", "config", "cli", "main"]),
     ("axum", &["admin"]),
     ("prometheus", &["telemetry"]),
     ("notify", &["source"]),
+    ("kube", &["source"]),
+    ("k8s_openapi", &["source"]),
     ("clap", &["cli", "demo", "main"]),
 ];
 
