@@ -1,7 +1,7 @@
 //! What the configuration says of apps that follow a cluster: which cluster, and which objects in it. Plain values, so that
 //! they can be read and checked by a build that cannot reach a cluster.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use crate::switch::{AppName, Authority};
 
@@ -64,6 +64,17 @@ impl Target {
         match self.objects {
             Objects::Rollout(_) => Authority::ArgoRollouts,
             Objects::Services { .. } => Authority::Services,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    /// `Rollout shop/shop`, or `Services shop/shop-active, shop/shop-preview`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+        match &self.objects {
+            Objects::Rollout(name) => write!(f, "Rollout {place}{name}"),
+            Objects::Services { active, preview } => write!(f, "Services {place}{active}, {place}{preview}"),
         }
     }
 }

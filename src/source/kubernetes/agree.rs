@@ -35,11 +35,7 @@ const HOLD_OFF: Duration = Duration::from_secs(4);
 pub type Alarms = BTreeMap<AppName, String>;
 
 /// Sees to it that the cluster agrees with every rollback, for as long as the targets can change.
-pub(super) async fn agree(
-    commander: Commander,
-    mut targets: watch::Receiver<Targets>,
-    alarms: watch::Sender<Alarms>,
-) {
+pub(super) async fn agree(commander: Commander, mut targets: watch::Receiver<Targets>, alarms: watch::Sender<Alarms>) {
     let mut parties: BTreeMap<AppName, AbortOnDropHandle<()>> = BTreeMap::new();
     loop {
         let apps = targets.borrow_and_update().apps.clone();
@@ -125,7 +121,10 @@ impl Party {
         let away = matches!(failed, Failed::Away(_));
         let refusal = failed.refusal();
         if !away && self.memory.settling.is_some() {
-            self.alarm(Some(format!("the rollback stands, but Argo Rollouts cannot be told: {}; {}", refusal.detail, refusal.hint)));
+            self.alarm(Some(format!(
+                "the rollback stands, but Argo Rollouts cannot be told: {}; {}",
+                refusal.detail, refusal.hint
+            )));
         }
         if self.memory.failures == 1 {
             warn!(app = %self.app, why = refusal.detail, "the cluster cannot be brought to agree just now");
@@ -150,17 +149,16 @@ impl Party {
         };
         let service = service.or_else(|| hash(seen.active()));
         let (replica_set, held) = match told.as_ref().filter(|told| service.as_ref() != Some(&told.to)) {
-            Some(told) => {
-                self.settling(told.at);
-                self.commander.templates(&seen, told.to.as_str()).await?
-            }
+            Some(told) => self.commander.templates(&seen, told.to.as_str()).await?,
             None => (None, None),
         };
+        let known_for = told.as_ref().map_or(Duration::ZERO, |told| self.settling(told.at).1.elapsed());
         let status = board.status();
         let situation = Situation {
             seen: &seen,
             service,
             told,
+            known_for,
             tries: seen.rollout.annotation(TRIES).and_then(|tries| tries.parse().ok()).unwrap_or_default(),
             active: board.rollout.active().clone(),
             ready: status.active.map_or(0, |pool| pool.ready),
@@ -310,3 +308,6 @@ fn ours(board: &AppBoard) -> Option<Ours> {
     let here = flip.to.as_deref() == Some(board.rollout.active().as_str());
     here.then(|| Ours { at: flip.published_at, by: flip.by.clone(), reason: flip.reason.clone() })
 }
+
+#[cfg(test)]
+mod tests;

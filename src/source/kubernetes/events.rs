@@ -149,11 +149,15 @@ impl Notice {
             _ if of_authority => return None,
             Action::Hold => Self::new(app, "TealgateHeld", format!("new requests are held by {by}{because}")),
             Action::Resume => Self::new(app, "TealgateResumed", format!("requests are let in, by {by}{because}")),
-            Action::Maintenance => {
-                Self::new(app, "TealgateMaintenance", format!("live traffic gets the maintenance page, by {by}{because}"))
-                    .warning()
+            Action::Maintenance => Self::new(
+                app,
+                "TealgateMaintenance",
+                format!("live traffic gets the maintenance page, by {by}{because}"),
+            )
+            .warning(),
+            Action::Reopen => {
+                Self::new(app, "TealgateReopened", format!("live traffic is served again, by {by}{because}"))
             }
-            Action::Reopen => Self::new(app, "TealgateReopened", format!("live traffic is served again, by {by}{because}")),
             Action::Pin => Self::new(app, "TealgatePinned", format!("{to} is pinned by {by}{because}")),
             Action::Unpin => Self::new(app, "TealgateUnpinned", format!("{to} is no longer pinned, by {by}{because}")),
             Action::Abort => Self::new(app, "TealgateAborted", format!("{from} was given up by {by}{because}")),
@@ -162,7 +166,9 @@ impl Notice {
             Action::Pause => Self::new(app, "TealgatePaused", format!("the rollout was paused by {by}{because}")),
             Action::Unpause => Self::new(app, "TealgateUnpaused", format!("the rollout goes on, by {by}{because}")),
             Action::Keep => Self::new(app, "TealgateKept", format!("{to} is kept longer, by {by}{because}")),
-            Action::Weight => Self::new(app, "TealgateStepped", format!("the canary of {to} goes on, by {by}{because}")),
+            Action::Weight => {
+                Self::new(app, "TealgateStepped", format!("the canary of {to} goes on, by {by}{because}"))
+            }
             Action::Promote | Action::Source | Action::Deploy | Action::Discard => return None,
         };
         // A flip is the same whoever is known to have asked for it.
@@ -179,7 +185,11 @@ impl Notice {
     /// The cluster agrees with a rollback.
     pub(super) fn agreed(app: &AppName, told: &Returned) -> Self {
         let Returned { to, by, .. } = told;
-        Self::new(app, "TealgateAgreed", format!("the active Service selects {to}, which {by} returned live traffic to"))
+        Self::new(
+            app,
+            "TealgateAgreed",
+            format!("the active Service selects {to}, which {by} returned live traffic to"),
+        )
     }
 
     /// It does not, and a person has to do something.
@@ -289,7 +299,8 @@ mod tests {
         following.control.submit(order.clone()).await.expect("it holds");
         following.control.submit(order).await.expect_err("it holds already");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let events: Vec<_> = fake.objects().written.iter().filter(|(path, _)| path.ends_with("/events")).cloned().collect();
+        let events: Vec<_> =
+            fake.objects().written.iter().filter(|(path, _)| path.ends_with("/events")).cloned().collect();
         let reasons: Vec<_> = events.iter().map(|(_, event)| event["reason"].as_str().expect("a reason")).collect();
         assert_eq!(reasons, ["TealgateHeld", "TealgateRefused"]);
         assert_eq!(events[0].1["regarding"]["uid"], "u1");

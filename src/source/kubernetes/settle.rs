@@ -21,11 +21,11 @@ pub(super) const TRIES: &str = "tealgate.dev/returned-tries";
 const MOST_TRIES: u32 = 2;
 
 /// How long an annotation stays at least, so that no replica misses it.
-const TOLD_FOR: SignedDuration = SignedDuration::from_secs(30);
+const TOLD_FOR: Duration = Duration::from_secs(30);
 /// How much later than ordered a replica has obeyed a rollback at most, for its receipt to be taken for that.
 const OBEYED_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 /// How long an abort may take, before the template is put back besides.
-const ABORTS_WITHIN: SignedDuration = SignedDuration::from_secs(20);
+const ABORTS_WITHIN: Duration = Duration::from_secs(20);
 /// A deadline nearer than this is put off, by that much.
 const KEPT_FOR: (SignedDuration, SignedDuration) = (SignedDuration::from_mins(5), SignedDuration::from_mins(15));
 
@@ -44,6 +44,8 @@ pub(super) struct Situation<'a> {
     pub(super) service: Option<Revision>,
     /// The rollback that all replicas were told of.
     pub(super) told: Option<Returned>,
+    /// How long this replica has known of that.
+    pub(super) known_for: Duration,
     /// How often the template was put back for it.
     pub(super) tries: u32,
     /// What carries live traffic here, and how many of its endpoints are ready.
@@ -90,10 +92,9 @@ pub(super) fn decide(s: &Situation<'_>) -> Move {
     }
     let Some(told) = &s.told else { return Move::Rest };
     if *service == told.to {
-        let age = s.now.duration_since(told.at);
-        return match TOLD_FOR.checked_sub(age).and_then(|left| Duration::try_from(left).ok()) {
-            Some(left) if !left.is_zero() => Move::Linger(left),
-            _ => Move::Forget(annotate(s.seen, &Value::Null), true),
+        return match TOLD_FOR.saturating_sub(s.known_for) {
+            Duration::ZERO => Move::Forget(annotate(s.seen, &Value::Null), true),
+            left => Move::Linger(left),
         };
     }
     if *service != told.from {
@@ -122,7 +123,7 @@ fn is_news(s: &Situation<'_>, service: &Revision, ours: &Ours) -> bool {
 
 /// The rollback holds, and the cluster still has active what it returned from.
 fn settle(s: &Situation<'_>, told: &Returned) -> Move {
-    let Returned { to, from, at, .. } = told;
+    let Returned { to, from, .. } = told;
     let (seen, status) = (s.seen, &s.seen.status);
     if is_gone(s) && s.ready == 0 {
         let why = format!("the pods of {to}, which traffic was returned to, are gone; {from} is what the cluster has");
@@ -131,11 +132,10 @@ fn settle(s: &Situation<'_>, told: &Returned) -> Move {
     if let Some(call) = extension(s).filter(|_| s.may_extend) {
         return Move::Extend(call);
     }
-    let aborting = s.now.duration_since(*at) < ABORTS_WITHIN;
     if seen.is_judged() && status.current == from.as_str() && status.stable == to.as_str() && !status.promote_full {
         match status.abort {
             false => return Move::Push(vec![seen.with_status(json!({"abort": true}))]),
-            true if aborting => return Move::Wait,
+            true if s.known_for < ABORTS_WITHIN => return Move::Wait,
             // Pods of the given-up revision that do not become available keep the controller from going back.
             true => {}
         }
