@@ -23,8 +23,7 @@ use super::{
     caller::{self, Unwelcome},
     doors, edge, events, links,
     problem::Error,
-    rollouts,
-    smoke,
+    rollouts, smoke,
     tokens::Tokens,
     views,
 };
