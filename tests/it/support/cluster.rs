@@ -65,8 +65,8 @@ struct Kept {
     patches: Vec<Patch>,
     /// How often what was asked: `list pods`.
     asked: BTreeMap<String, usize>,
-    /// Watches that began before this are cut.
-    cut: u64,
+    /// How often all watches were cut.
+    cuts: u64,
     faults: Faults,
 }
 
@@ -155,7 +155,7 @@ impl Cluster {
 
     /// Cuts all watches, as a connection that breaks does.
     pub fn cut_watches(&self) {
-        self.change(|kept| kept.cut = kept.version + 1);
+        self.change(|kept| kept.cuts += 1);
     }
 
     /// Forgets what happened so far: a watch from before has to begin anew (410).
@@ -416,12 +416,12 @@ async fn patched(state: &State, asked: Asked, request: Request<Incoming>) -> Res
 fn watch_answer(state: Arc<State>, asked: Asked) -> Response<Body> {
     let from: u64 = asked.says("resourceVersion").parse().unwrap_or_default();
     let end = Instant::now() + Duration::from_secs(asked.says("timeoutSeconds").parse().unwrap_or(300));
-    let begun = state.kept.lock().unwrap().version;
+    let cuts = state.kept.lock().unwrap().cuts;
     let stir = state.stir.subscribe();
     let lines = stream::unfold((state, asked, from, stir), move |(state, asked, from, mut stir)| async move {
         loop {
             stir.borrow_and_update();
-            let found = state.kept.lock().unwrap().next(&asked, from, begun);
+            let found = state.kept.lock().unwrap().next(&asked, from, cuts);
             match found {
                 Found::Line(line, from) => {
                     let frame = Ok::<_, super::BoxError>(Frame::data(Bytes::from(format!("{line}\n"))));
@@ -451,11 +451,11 @@ enum Found {
 }
 
 impl Kept {
-    fn next(&self, asked: &Asked, from: u64, begun: u64) -> Found {
+    fn next(&self, asked: &Asked, from: u64, cuts: u64) -> Found {
         if from == u64::MAX {
             return Found::End;
         }
-        if begun < self.cut {
+        if cuts < self.cuts {
             return Found::Cut;
         }
         if self.faults.held.contains(&asked.resource) {
