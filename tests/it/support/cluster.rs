@@ -58,8 +58,8 @@ struct Kept {
     /// By resource, namespace and name.
     objects: BTreeMap<(String, String, String), Value>,
     version: u64,
-    /// What happened, oldest first: the version, the key, and the object before and after.
-    past: Vec<(u64, (String, String, String), Option<Value>, Option<Value>)>,
+    /// What happened, oldest first.
+    past: Vec<Happened>,
     /// What happened up to this version is forgotten.
     forgotten: u64,
     patches: Vec<Patch>,
@@ -68,6 +68,14 @@ struct Kept {
     /// How often all watches were cut.
     cuts: u64,
     faults: Faults,
+}
+
+/// What happened to an object, and which version that made.
+struct Happened {
+    version: u64,
+    key: (String, String, String),
+    before: Option<Value>,
+    after: Option<Value>,
 }
 
 #[derive(Default)]
@@ -238,7 +246,7 @@ impl Kept {
             }
             self.objects.insert(key.clone(), object.clone());
         }
-        self.past.push((version, key, before, after));
+        self.past.push(Happened { version, key, before, after });
     }
 
     fn merge(&mut self, key: &(String, String, String), change: Value) -> Option<Value> {
@@ -465,8 +473,8 @@ impl Kept {
             let gone = status_object(410, "Expired", "too old resource version");
             return Found::Line(json!({ "type": "ERROR", "object": gone }), u64::MAX);
         }
-        let after = self.past.iter().filter(|(version, ..)| *version > from);
-        for (version, key, before, after) in after {
+        let since = self.past.iter().filter(|happened| happened.version > from);
+        for Happened { version, key, before, after } in since {
             let fits = |object: &Option<Value>| object.as_ref().is_some_and(|object| asked.fits(key, object));
             let (kind, object) = match (fits(before), fits(after)) {
                 (false, true) => ("ADDED", after.clone()),
