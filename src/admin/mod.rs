@@ -1,6 +1,6 @@
 //! The admin API: promote, roll back, look. [`AdminServer`] binds its sockets; a request passes `accept` (connections),
-//! `edge` (foreign web pages, headers of safety), `caller` (who asks), and reaches one of `actions`, `doors`, `views` or
-//! `events`.
+//! `edge` (foreign web pages, headers of safety), `caller` (who asks), and reaches one of `actions`, `rollouts`, `doors`,
+//! `views` or `events`.
 //! An error leaves as the [`api::Problem`] that `problem` makes of it. [`HealthServer`] is the listener beside it that
 //! asks for no name.
 //!
@@ -20,7 +20,9 @@ mod events;
 mod health;
 mod links;
 mod problem;
+mod rollouts;
 mod routes;
+mod smoke;
 #[cfg(test)]
 mod tests;
 mod tokens;
