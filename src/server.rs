@@ -22,7 +22,8 @@ use crate::{
     config::{Config, ConfigErrors},
     connector::{Connector, TrustError},
     health, lookout,
-    proxy::{DataPlane, ListenError},
+    proxy::{Candidate, DataPlane, ListenError},
+    smoke,
     source::{self, FileWatch, Targets},
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
@@ -137,6 +138,9 @@ impl Server {
         tasks.spawn(looking_up);
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector.clone()));
         tasks.spawn(lookout::run(switch.viewer.clone(), switch.feed.clone()));
+        let entry = data_plane.entry();
+        let open = Arc::new(move |app, revision| entry.open(Candidate { app, revision }));
+        tasks.spawn(smoke::run(switch.viewer.clone(), switch.feed.clone(), open));
         let targets = watch::Sender::new(config.kubernetes.clone());
         #[cfg(feature = "kubernetes")]
         let authorities = Some(follow_clusters(&mut tasks, &targets, &switch));

@@ -308,7 +308,7 @@ impl Admin {
         Ok(answer(outcome, replayed))
     }
 
-    async fn outcome(self: &Arc<Self>, terms: Terms, work: Work) -> (Outcome, bool) {
+    pub(super) async fn outcome(self: &Arc<Self>, terms: Terms, work: Work) -> (Outcome, bool) {
         let admin = Arc::clone(self);
         self.answers.once(terms.key, async move { admin.submit(work).await }).await
     }

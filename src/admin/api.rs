@@ -181,6 +181,43 @@ pub struct PreviewLink {
     pub expires: Timestamp,
 }
 
+/// `POST /apps/{app}/smoke`: sends the checks of the candidate's smoke test, again if it has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SmokeRequest {
+    /// Only if the candidate is this revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub revision: Option<Revision>,
+    /// Why; it goes into the journal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+    /// What the answer waits for.
+    #[serde(skip_serializing_if = "SmokeWait::is_default")]
+    pub wait: SmokeWait,
+}
+
+/// What the answer to a smoke test waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SmokeWait {
+    /// It has passed or failed.
+    #[default]
+    Finished,
+    /// It goes on.
+    Started,
+}
+
+impl SmokeWait {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What the actions without parameters of their own take (`abort`, `reject`, `retry`, `DELETE` of a pin or a revision).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

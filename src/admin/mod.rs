@@ -22,6 +22,7 @@ mod links;
 mod problem;
 mod rollouts;
 mod routes;
+mod smoke;
 #[cfg(test)]
 mod tests;
 mod tokens;

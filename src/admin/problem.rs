@@ -171,6 +171,9 @@ pub(super) struct ActionProblems;
 /// The problems the making of a link may answer.
 pub(super) struct LinkProblems;
 
+/// The problems a look at a smoke test may answer, beside the common ones.
+pub(super) struct SmokeProblems;
+
 impl IntoResponses for AnyProblems {
     fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
         described(&[
@@ -205,6 +208,15 @@ impl IntoResponses for LinkProblems {
             (503, "`stopping`"),
         ]));
         all
+    }
+}
+
+impl IntoResponses for SmokeProblems {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        described(&[
+            (400, "`invalid`: something in the request is not understood, or the app has no smoke test"),
+            (409, "`no-candidate`: there is none, and none has been tested since the start"),
+        ])
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     caller::{self, Unwelcome},
     doors, edge, events, links,
     problem::Error,
-    rollouts,
+    rollouts, smoke,
     tokens::Tokens,
     views,
 };
@@ -118,6 +118,7 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(actions::promote))
         .routes(routes!(actions::rollback))
         .routes(routes!(actions::abort))
+        .routes(routes!(smoke::smoke, smoke::smoke_report))
         .routes(routes!(rollouts::reject))
         .routes(routes!(rollouts::retry))
         .routes(routes!(rollouts::pause))

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use http::Method;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -14,8 +14,9 @@ use super::{
     door::Bounds,
     failure::{Exit, Failure},
     parse,
+    render::Reached,
     session::{Session, ask, can_ask},
-    wait,
+    wait::{self, Goal, Meant},
 };
 use crate::{
     admin::api::{
@@ -69,8 +70,15 @@ pub(crate) struct Promote {
     /// Only if the candidate is this revision
     #[arg(long, value_name = "REVISION")]
     revision: Option<Revision>,
+    /// Wait until the candidate may be promoted (--timeout, default 10m); one that is active already is done
+    #[arg(long)]
+    when_ready: bool,
+    /// With --when-ready: the candidate made of this image, by its label `image`: NAME:TAG, or its digest (sha256:…)
+    #[arg(long, value_name = "IMAGE", requires = "when_ready", conflicts_with = "revision")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    image: Option<String>,
     /// Set the gates aside; wants --reason and the role admin. A pool without ready endpoints is refused all the same
-    #[arg(long, requires = "reason")]
+    #[arg(long, requires = "reason", conflicts_with = "when_ready")]
     skip_gates: bool,
     /// For changes where old and new must not overlap: let new requests wait, move them when the old revision is idle.
     /// If it is not within --max-age, nothing has moved
@@ -196,37 +204,89 @@ impl Deploy {
 impl Promote {
     /// Makes the candidate active, and waits until the replaced pool is empty if asked to.
     pub(crate) async fn run(mut self, session: &Session) -> Result<Exit, Failure> {
-        let app = session.app(self.app).await?;
+        let app = session.app(self.app.take()).await?;
+        if !self.hold && self.bounds.terms() != HoldTerms::default() {
+            return Err(Failure::usage("--max-age, --max-requests and --max-bytes are of a hold").hint("add --hold"));
+        }
+        let receipt = match self.when_ready {
+            true => self.promote_when_ready(session, &app).await?,
+            false => Some(self.promote(session, &app).await?),
+        };
+        match (self.wait, receipt) {
+            (Until::Drained, Some(receipt)) if !self.guards.dry_run => {
+                wait::until_drained(session, &app, &receipt).await
+            }
+            (Until::Drained | Until::Flipped, _) => Ok(Exit::Done),
+        }
+    }
+
+    /// Waits until the candidate may be promoted, promotes it, and looks where traffic goes. `None` if it was active
+    /// already: whoever asks again for what was done has it done.
+    async fn promote_when_ready(&mut self, session: &Session, app: &AppName) -> Result<Option<Receipt>, Failure> {
+        let deadline = wait::deadline(session);
+        let active_already = |message| session.output.show(&Reached { app: app.to_string(), message });
+        loop {
+            let meant = Meant::of(self.revision.clone(), self.image.take());
+            let arrival = wait::arrival(session, app, Goal::PreviewReady, meant, deadline).await?;
+            if arrival.is_active {
+                active_already(arrival.message)?;
+                return Ok(None);
+            }
+            // From now on it is this one or none.
+            let revision = arrival.revision.and_then(|revision| revision.parse::<Revision>().ok());
+            let revision =
+                revision.ok_or_else(|| Failure::new(Exit::Failed, "the server's revision has no valid name"))?;
+            self.revision = Some(revision.clone());
+            let refused = match self.promote(session, app).await {
+                Ok(receipt) if self.guards.dry_run => return Ok(Some(receipt)),
+                Ok(receipt) => {
+                    let status = session.status(app).await?;
+                    return match name(&status.active) {
+                        Some(active) if active == revision.as_str() => Ok(Some(receipt)),
+                        active => {
+                            let active = active.unwrap_or("nothing");
+                            let what = format!("{revision} was promoted, and {active} is active now");
+                            Err(Failure::new(Exit::RolledBack, what).hint(format!("see `tealgate history {app}`")))
+                        }
+                    };
+                }
+                Err(refused) if matches!(refused.exit, Exit::Refused | Exit::Conflict) => refused,
+                Err(failure) => return Err(failure),
+            };
+            // Something may have changed between the look and the order; then it is waited for again.
+            match wait::stands(session, app, &revision).await? {
+                Some(arrival) if arrival.is_active => {
+                    active_already(arrival.message)?;
+                    return Ok(None);
+                }
+                Some(_) => return Err(refused),
+                None => {}
+            }
+        }
+    }
+
+    async fn promote(&mut self, session: &Session, app: &AppName) -> Result<Receipt, Failure> {
         self.guards
-            .confirm(session, &app, |status| {
+            .confirm(session, app, |status| {
                 let to = self.revision.as_ref().map(Revision::as_str).or_else(|| name(&status.preview))?;
                 let from = name(&status.active).unwrap_or("nothing");
                 Some(format!("Move all live traffic of {app} from {from} to {to}?"))
             })
             .await?;
-        let hold = self.hold.then(|| self.bounds.terms());
-        if hold.is_none() && self.bounds.terms() != HoldTerms::default() {
-            return Err(Failure::usage("--max-age, --max-requests and --max-bytes are of a hold").hint("add --hold"));
-        }
         let body = PromoteRequest {
-            revision: self.revision,
+            revision: self.revision.clone(),
             skip_gates: self.skip_gates,
             reason: self.guards.reason.clone(),
             // A server that gives up first says where it hangs.
             timeout: session.timeout.map(|patience| Period(patience.saturating_sub(LEAD).clamp(SHORTEST, LONGEST))),
-            hold: HoldFirst(hold),
+            hold: HoldFirst(self.hold.then(|| self.bounds.terms())),
             ..PromoteRequest::default()
         };
-        let what = format!("cannot promote {app}");
         let session = &match (self.hold, session.timeout) {
             (true, None) => session.patient(self.bounds.max_age.unwrap_or_default().max(HELD_ANSWER)),
             (true, Some(_)) | (false, _) => session.clone(),
         };
-        let receipt = self.guards.send(session, what, Method::POST, &app, "promote", &body).await?;
-        match self.wait {
-            Until::Drained if !self.guards.dry_run => wait::until_drained(session, &app, &receipt).await,
-            Until::Drained | Until::Flipped => Ok(Exit::Done),
-        }
+        self.guards.send(session, format!("cannot promote {app}"), Method::POST, app, "promote", &body).await
     }
 }
 

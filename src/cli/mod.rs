@@ -15,6 +15,7 @@ mod render;
 mod serve;
 mod session;
 mod signals;
+mod smoke;
 mod sse;
 mod systemd;
 mod token;
@@ -116,6 +117,7 @@ impl Remote {
             Self::Resume(verb) => verb.resume(session).await,
             Self::Maintenance(verb) => verb.run(session).await,
             Self::Wait(verb) => verb.run(session).await,
+            Self::Smoke(verb) => verb.run(session).await,
             Self::Mirror(verb) => verb.run(session).await,
             Self::History(verb) => verb.run(session).await,
             Self::Events(verb) => verb.run(session).await,

@@ -9,7 +9,7 @@ use clap::{
 };
 
 use super::{
-    act, client::Address, door, look, output::Format, packaging, parse::duration, preview, serve, token, wait,
+    act, client::Address, door, look, output::Format, packaging, parse::duration, preview, serve, smoke, token, wait,
 };
 use crate::demo;
 
@@ -157,6 +157,7 @@ Argo Rollouts decides, it is asked, and this returns when traffic has moved, or 
 Examples:
   tealgate promote shop
   tealgate promote shop --revision green --if-generation 12 --wait drained --timeout 2m
+  tealgate promote shop --when-ready --image registry.example.com/shop:1.2 --timeout 5m
   tealgate promote shop --hold --max-age 5s
   tealgate promote shop --skip-gates --reason \"hotfix for #42\" --yes")]
     Promote(act::Promote),
@@ -270,13 +271,27 @@ Examples:
     Maintenance(door::Maintenance),
     /// Wait until an app is where it should be
     #[command(after_help = "\
-Ends with 0 when it is, with 4 when the time (--timeout, default 10m) is over, with 1 when the candidate is dropped, and \
-with 6 when the revision was active and no longer is.
+Ends with 0 when it is, with 4 when the time (--timeout, default 10m) is over, and as soon as it can no longer be: with 1 \
+when the candidate is dropped, with 3 when it has failed its smoke test, with 5 when another has taken its place, and with 6 \
+when the revision was active and no longer is. A revision that is active already has been ready.
 
 Examples:
   tealgate wait shop --for preview-ready --revision green --timeout 2m
+  tealgate wait shop --for preview-ready --image registry.example.com/shop:1.2
   tealgate wait shop --for drained")]
     Wait(wait::Wait),
+    /// Send the checks of the candidate's smoke test again, and show what each comes to
+    #[command(after_help = "\
+Wants a `promotion.smoke` in the app's configuration. With --revision or --image, that candidate is waited for until it can \
+be tested; one that is active already needs no test. What fails is tried again for as long as `promotion.smoke_within` says; \
+a test that goes on will do. Ends with 0 when all checks have passed, with 3 when one has failed, with 4 when the time \
+(--timeout, default 10m) is over, and with 5 when another candidate has come.
+
+Examples:
+  tealgate smoke shop
+  tealgate smoke shop --image registry.example.com/shop:1.2 --timeout 5m
+  tealgate smoke shop -o json | jq -r '.checks[] | select(.state == \"failed\") | .message'")]
+    Smoke(smoke::Smoke),
     /// Show how the candidate answers copies of live requests, compared with what clients were given
     #[command(after_help = "\
 Wants a `mirror` in the app's configuration. Shown are the counts since the server's start and the last 50 differences; of \
@@ -342,6 +357,10 @@ mod tests {
             "promote shop --revision g --if-generation 3 --dry-run --wait drained",
             "promote shop --skip-gates --reason hotfix -y",
             "promote shop --hold --max-age 5s",
+            "promote shop --when-ready --image shop:1 --timeout 5m",
+            "smoke shop --revision g --reason again",
+            "smoke --image shop:1",
+            "wait shop --for preview-ready --image shop:1",
             "hold shop --max-age 5s --max-requests 1000 --max-bytes 64MiB",
             "resume shop",
             "maintenance shop on --retry-after 2m --reason upgrade",

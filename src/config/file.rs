@@ -5,6 +5,7 @@ mod app;
 mod audience;
 mod limits;
 mod mirror;
+mod smoke;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -12,7 +13,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::{app::*, audience::*, limits::*, mirror::*};
+pub(super) use self::{app::*, audience::*, limits::*, mirror::*, smoke::*};
 use super::{
     address::SocketPath,
     duration::Time,

@@ -291,6 +291,7 @@ impl Pass<'_> {
         self.set(&mut policy.promotion.auto, &app.promotion.auto);
         self.set(&mut policy.promotion.min_ready, &app.promotion.min_ready);
         self.set(&mut policy.promotion.warm, &app.promotion.warm);
+        policy.promotion.smoke = self.smoke(&app.promotion);
         self.set(&mut policy.keep_previous.0, &app.rollback.keep_previous);
         self.set(&mut policy.drain.timeout, &app.drain.timeout);
         self.set(&mut policy.drain.streams, &app.drain.streams);

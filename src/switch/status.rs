@@ -271,6 +271,8 @@ pub enum Action {
     Rollback,
     /// The candidate was dropped.
     Abort,
+    /// The candidate is tested again.
+    Smoke,
     /// Another share of live traffic goes to the candidate.
     Weight,
     /// A revision was pinned.
@@ -308,6 +310,7 @@ impl Action {
             Self::Promote => "promote",
             Self::Rollback => "rollback",
             Self::Abort => "abort",
+            Self::Smoke => "smoke",
             Self::Weight => "weight",
             Self::Pin => "pin",
             Self::Unpin => "unpin",

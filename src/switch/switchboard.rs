@@ -229,6 +229,10 @@ impl Switchboard {
                 }
             }
             Message::Warmed { app } => self.refresh(&app).await,
+            Message::Smoked { app, smoked } => {
+                self.advance(&app, Input::Smoked(smoked)).await;
+                self.refresh(&app).await;
+            }
             Message::Sighted { app, sighting } => self.sighted(&app, *sighting).await,
             Message::OutOfSight { app, why } => self.out_of_sight(&app, why),
             Message::Note { note, reply } => self.note(note, reply).await,

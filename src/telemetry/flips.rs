@@ -108,6 +108,7 @@ fn is_flip(receipt: &Receipt) -> bool {
         Action::Deploy
         | Action::Discard
         | Action::Abort
+        | Action::Smoke
         | Action::Weight
         | Action::Pin
         | Action::Unpin

@@ -26,6 +26,7 @@ async fn the_description_names_every_call_and_every_call_is_there() {
         ("/api/v1/apps/{app}/retry", vec!["post"]),
         ("/api/v1/apps/{app}/revisions/{rev}", vec!["delete", "put"]),
         ("/api/v1/apps/{app}/rollback", vec!["post"]),
+        ("/api/v1/apps/{app}/smoke", vec!["get", "post"]),
         ("/api/v1/apps/{app}/unpause", vec!["post"]),
         ("/api/v1/apps/{app}/weight", vec!["post"]),
         ("/api/v1/events", vec!["get"]),

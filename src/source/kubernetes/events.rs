@@ -169,6 +169,7 @@ impl Notice {
             Action::Weight => {
                 Self::new(app, "TealgateStepped", format!("the canary of {to} goes on, by {by}{because}"))
             }
+            Action::Smoke => Self::new(app, "TealgateTested", format!("{to} is tested again, by {by}{because}")),
             Action::Promote | Action::Source | Action::Deploy | Action::Discard => return None,
         };
         // A flip is the same whoever is known to have asked for it.
