@@ -22,10 +22,11 @@ use super::{
     decide::{self, Next, Seen},
     events::{self, Notice},
     objects::{DEADLINE, HASH},
+    settle,
 };
 use crate::switch::{
     Action, Answer, AppBoard, AppName, Ask, Authorities, Command, Control, GateState, Note, Order, Petition, Receipt,
-    Refusal, RefusalCode, Revision, Viewer,
+    Refusal, RefusalCode, Returned, Revision, Viewer,
 };
 
 /// How long after a look the Rollout is looked at again, unless something tells sooner.
@@ -193,6 +194,12 @@ impl<'a> Errand<'a> {
         if seen.active() == target.as_str() && is_returned_from(&board, &target, &seen) {
             return self.take_rollback_back(target).await;
         }
+        if let Some(told) = told_of(&seen).filter(|told| told.from == target && told.to != target) {
+            // All replicas were told not to follow the cluster there.
+            let (from, to, call) = (told.from, told.to, settle::forget(&seen));
+            self.warnings.push(format!("the rollback from {from} to {to} does not hold any more"));
+            self.send(vec![call]).await?;
+        }
         if seen.blue_green().is_none() && !full {
             return self.take_canary_step(&board, &target).await;
         }
@@ -201,11 +208,11 @@ impl<'a> Errand<'a> {
             let Petition { app, by, reason, .. } = self.petition.clone();
             self.commander.control.asked(app, target.clone(), by, reason).await;
         }
-        let asked = self.until_promoted(&target, full).await;
-        match asked {
+        let before = self.sent.len();
+        match self.until_promoted(&target, full).await {
             Ok(receipt) => Ok(receipt),
             Err(refusal) => {
-                if self.sent.is_empty() && !self.petition.dry_run {
+                if self.sent.len() == before && !self.petition.dry_run {
                     self.commander.control.no_longer_asked(self.petition.app.clone()).await;
                 }
                 Err(refusal)
@@ -216,6 +223,7 @@ impl<'a> Errand<'a> {
     /// Until the flip has come, here.
     async fn until_promoted(&mut self, target: &Revision, full: bool) -> Result<Receipt, Refusal> {
         let (commander, app, began) = (self.commander, self.petition.app.clone(), self.began);
+        let before = self.sent.len();
         let flipped = || commander.board(&app).and_then(|board| flip_to(&board, target, began));
         let decide = |seen: &Seen, sent: &[Call]| {
             if seen.status.current != target.as_str() {
@@ -229,7 +237,7 @@ impl<'a> Errand<'a> {
                     None => "the app is gone from the configuration".to_owned(),
                 }),
                 // What is under way is not held up any more by gates of ours.
-                next if !sent.is_empty() => next,
+                next if sent.len() > before => next,
                 next => commander.board(&app).and_then(|board| gate(&board, target, full)).unwrap_or(next),
             }
         };
@@ -588,11 +596,15 @@ fn target_of(seen: &Seen, named: Option<Revision>) -> Result<Revision, Refusal> 
 
 /// Whether a rollback of ours keeps this revision from live traffic, though the cluster has it active.
 fn is_returned_from(board: &AppBoard, target: &Revision, seen: &Seen) -> bool {
-    let told = seen.rollout.annotation(annotation::RETURNED);
-    let told = told.and_then(|value| annotation::read(value, Timestamp::now()).ok());
-    let by_annotation = told.is_some_and(|told| told.from == *target && told.to == *board.rollout.active());
+    let by_annotation = told_of(seen).is_some_and(|told| told.from == *target && told.to == *board.rollout.active());
     let ours = |flip: &Receipt| flip.action == Action::Rollback && flip.from.as_deref() == Some(target.as_str());
     by_annotation || last_flip(board).is_some_and(ours)
+}
+
+/// The rollback that all replicas were told of.
+pub(super) fn told_of(seen: &Seen) -> Option<Returned> {
+    let value = seen.rollout.annotation(annotation::RETURNED)?;
+    annotation::read(value, Timestamp::now()).ok()
 }
 
 /// The last change of hands of live traffic.

@@ -20,8 +20,10 @@ pub(super) const TRIES: &str = "tealgate.dev/returned-tries";
 /// How often that is tried: what changes it back each time is stronger, and meant by somebody.
 const MOST_TRIES: u32 = 2;
 
-/// How long an annotation stays at least, so that no replica misses it.
-const TOLD_FOR: Duration = Duration::from_secs(30);
+/// How long an annotation stays after the two agree. While it does, no replica follows the cluster back to what was returned
+/// from: a revision that was active a moment ago is promoted by the controller without asking anybody, so Git that heals
+/// itself would undo the rollback, at once or with its next turn.
+const TOLD_FOR: Duration = Duration::from_secs(900);
 /// How much later than ordered a replica has obeyed a rollback at most, for its receipt to be taken for that.
 const OBEYED_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 /// How long an abort may take, before the template is put back besides.
@@ -67,10 +69,10 @@ pub(super) enum Move {
     Rest,
     /// Tell all replicas.
     Announce(Call),
-    /// Take that back, since it is over; and whether that is because the two agree.
-    Forget(Call, bool),
-    /// The two agree; take it back after so long.
-    Linger(Duration),
+    /// Take that back, since it is over.
+    Forget(Call),
+    /// The two agree; that is taken back later.
+    Linger,
     /// Have the cluster go on towards it.
     Push(Vec<Call>),
     /// Keep what was returned to from being scaled down.
@@ -88,18 +90,18 @@ pub(super) fn decide(s: &Situation<'_>) -> Move {
     if let Some(ours) = s.ours.as_ref().filter(|ours| is_news(s, service, ours)) {
         let Ours { at, by, reason } = ours.clone();
         let told = Returned { to: s.active.clone(), from: service.clone(), at, by, reason };
-        return Move::Announce(annotate(s.seen, &json!(annotation::write(&told))));
+        return Move::Announce(announce(s.seen.object(), &told));
     }
     let Some(told) = &s.told else { return Move::Rest };
     if *service == told.to {
-        return match TOLD_FOR.saturating_sub(s.known_for) {
-            Duration::ZERO => Move::Forget(annotate(s.seen, &Value::Null), true),
-            left => Move::Linger(left),
+        return match s.known_for < TOLD_FOR {
+            true => Move::Linger,
+            false => Move::Forget(forget(s.seen)),
         };
     }
     if *service != told.from {
         // Something else was promoted since.
-        return Move::Forget(annotate(s.seen, &Value::Null), false);
+        return Move::Forget(forget(s.seen));
     }
     if s.active != told.to {
         // This replica could not obey: it has no say in it.
@@ -182,9 +184,16 @@ fn promote(s: &Situation<'_>, told: &Returned) -> Move {
     }
 }
 
-/// Writes or removes the annotation; the count of tries begins anew with it.
-fn annotate(seen: &Seen, value: &Value) -> Call {
-    let annotations = json!({annotation::RETURNED: value, TRIES: null});
+/// Tells all replicas of a rollback; the count of tries begins anew with it. Whatever else has changed of the Rollout, it
+/// is told: of two the later one counts.
+pub(super) fn announce(rollout: Object, told: &Returned) -> Call {
+    let annotations = json!({annotation::RETURNED: annotation::write(told), TRIES: null});
+    Call::merge(rollout, json!({"metadata": {"annotations": annotations}}))
+}
+
+/// Takes that back, if nothing has changed meanwhile.
+pub(super) fn forget(seen: &Seen) -> Call {
+    let annotations = json!({annotation::RETURNED: null, TRIES: null});
     let body = json!({"metadata": {"resourceVersion": seen.version(), "annotations": annotations}});
     Call::merge(seen.object(), body)
 }

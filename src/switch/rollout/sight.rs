@@ -39,6 +39,7 @@ impl Rollout {
             wish: None,
             maintenance: None,
             returned_at: None,
+            withheld: None,
         };
         Self { authority, ..Self::of(kept, policy) }
     }
@@ -94,10 +95,21 @@ impl Rollout {
         }
     }
 
+    /// A change of mind is a wish. But where a rollback that all replicas were told of stands, a source that goes back to
+    /// what it was taken from (Git that heals itself) is not followed as long as that word does.
     fn want(&mut self, active: Revision) {
-        if self.kept.said.active != active {
-            self.kept.said.active = active.clone();
-            self.kept.wish = Some(active).filter(|wish| *wish != self.kept.active.revision);
+        let told = self.returned.as_ref().filter(|told| told.to != told.from);
+        let stands = told.is_some_and(|told| told.from == active && told.to == self.kept.active.revision);
+        let changed = self.kept.said.active != active;
+        let withheld = self.kept.withheld.take_if(|withheld| changed || !stands || *withheld != active);
+        if !changed && withheld.as_ref() != Some(&active) {
+            return;
+        }
+        self.kept.said.active.clone_from(&active);
+        let wish = Some(active).filter(|wish| *wish != self.kept.active.revision);
+        match stands {
+            true => (self.kept.wish, self.kept.withheld) = (None, wish),
+            false => self.kept.wish = wish,
         }
     }
 
@@ -175,6 +187,16 @@ impl Rollout {
         };
         let detail = format!("{decides} the flips of {}: the switch only follows", self.kept.app);
         Err(Refusal::new(RefusalCode::OtherAuthority, detail, hint))
+    }
+
+    /// The rollback that all replicas were told of, as it was sighted.
+    pub fn returned(&self) -> Option<&Returned> {
+        self.returned.as_ref()
+    }
+
+    /// The revision the source says is active.
+    pub fn said_active(&self) -> &Revision {
+        &self.kept.said.active
     }
 
     /// What is wrong where the app is followed, as a beginning of a sentence.

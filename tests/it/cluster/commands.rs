@@ -84,9 +84,10 @@ async fn a_life_by_commands() {
     assert_eq!(refused(&proxy, "promote", json!({})).await, (409, "aborted".to_owned()));
     asked(&proxy, "retry", json!({})).await;
     is_ready(&proxy, &v2).await;
+    println!("{:#}", rollout.api.get("shop").await.unwrap().data["status"]);
 
     // A promotion is answered when traffic has moved.
-    let receipt = asked(&proxy, "promote", json!({ "revision": v2, "reason": "release" })).await;
+    let receipt = asked(&proxy, "promote", json!({ "revision": v2, "reason": "release", "timeout": "15s" })).await;
     assert_eq!((&receipt["action"], &receipt["to"]), (&json!("promote"), &json!(v2)), "{receipt:#}");
     assert_eq!(proxy.status().await["active"]["revision"], v2.as_str());
     assert_eq!(refused(&proxy, "promote", json!({})).await, (409, "already-active".to_owned()));
@@ -106,7 +107,7 @@ async fn a_life_by_commands() {
     println!("the Service followed after {:?}", begun.elapsed());
     rollout.settles_on("shop:v1").await;
     println!("the Rollout settled after {:?}", begun.elapsed());
-    rollout.until("the word to be taken back", |rollout| annotation(rollout).is_null()).await;
+    assert!(!annotation(&rollout.is("Healthy").await).is_null(), "it stands for a while, so that Git cannot undo it");
     assert_eq!(proxy.status().await["active"]["revision"], v1.as_str());
 
     // What is rejected is gone from the Rollout as well.
@@ -189,8 +190,11 @@ async fn git_that_heals_itself_does_not_bring_back_what_was_rolled_back() {
     // Git follows: the two agree.
     rollout.set_image("shop:v1").await;
     rollout.service_selects("shop-active", &v1).await;
-    rollout.until("the word to be taken back", |rollout| annotation(rollout).is_null()).await;
-    assert!(!proxy.status().await["message"].as_str().unwrap().contains("in Git"));
+    patiently("the alarm to end", async || {
+        assert_eq!(proxy.status().await["active"]["revision"], v1.as_str());
+        !proxy.status().await["message"].as_str().unwrap_or_default().contains("in Git")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        fake::{Fake, Following, Objects, ROLLOUT, SERVICE, revision, shop, sight},
+        annotation,
+        fake::{Fake, Following, Objects, ROLLOUT, SERVICE, revision, shop, sight_told},
         settle::TRIES,
     },
     *,
@@ -45,7 +46,7 @@ impl Scene {
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&mut Objects) -> bool) {
-        for _ in 0..4000 {
+        for _ in 0..40_000 {
             if is_so(&mut self.fake.objects()) {
                 return;
             }
@@ -91,7 +92,8 @@ fn controller(feed: crate::switch::Feed) -> impl FnMut(&mut Objects) + Send {
                 "promoteFull": null, "stableRS": current, "blueGreen": {"activeSelector": current}, "phase": "Healthy",
             }}));
             let (feed, active) = (feed.clone(), current.as_str().unwrap_or_default().to_owned());
-            tokio::spawn(async move { sight(&feed, &active, None).await });
+            let told = told(objects).and_then(|told| annotation::read(&told, Timestamp::now()).ok());
+            tokio::spawn(async move { sight_told(&feed, &active, None, told).await });
         }
     }
 }
@@ -195,6 +197,44 @@ async fn gitops_is_not_fought_more_than_twice_and_the_rollback_stands() {
     );
     scene.until("the end of the word", |objects| told(objects).is_none()).await;
     assert!(scene.alarms.borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_git_brings_back_after_the_two_agreed_gets_no_live_traffic_while_the_word_stands() {
+    let scene = Scene::promoted().await;
+    scene.fake.controlled_by(controller(scene.following.feed.clone()));
+    scene.roll_back("h1").await;
+    let selects_h1 = |objects: &mut Objects| objects.all[SERVICE]["spec"]["selector"][HASH] == "h1";
+    scene.until("the Service", selects_h1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Git turns, and the controller promotes at once what was active a moment ago.
+    let feed = scene.following.feed.clone();
+    {
+        let mut objects = scene.fake.objects();
+        let template = json!({"spec": {"containers": [{"image": "v2"}]}});
+        let generation = objects.rollout()["metadata"]["generation"].as_u64().unwrap() + 1;
+        objects.change(SERVICE, json!({"spec": {"selector": {HASH: "h2"}}}));
+        objects.change(
+            ROLLOUT,
+            json!({
+                "metadata": {"generation": generation}, "spec": {"template": template},
+                "status": {
+                    "observedGeneration": generation.to_string(), "currentPodHash": "h2", "stableRS": "h2",
+                    "blueGreen": {"activeSelector": "h2"},
+                },
+            }),
+        );
+    }
+    let said = told(&mut scene.fake.objects()).and_then(|told| annotation::read(&told, Timestamp::now()).ok());
+    sight_told(&feed, "h2", None, said.clone()).await;
+    let active = || scene.following.viewer.board().apps[&shop()].rollout.active().clone();
+    assert_eq!(active(), revision("h1"));
+    scene.until("the second try", selects_h1).await;
+    assert_eq!(active(), revision("h1"));
+    // Whoever wants it all the same says so, and the word goes.
+    sight_told(&feed, "h2", None, said).await;
+    sight_told(&feed, "h2", None, None).await;
+    scene.until("live traffic to follow", |_| active() == revision("h2")).await;
 }
 
 #[tokio::test(start_paused = true)]

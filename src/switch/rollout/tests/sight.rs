@@ -218,12 +218,30 @@ fn a_rollback_ordered_elsewhere_is_joined_once_it_can_be_and_never_twice() {
     let step = life.sees("h1", 1, 1);
     assert_eq!(actions(&step), [(Action::Rollback, "ann")]);
     life.is(Phase::Aborted, "h1", Some("h2"), None, 4);
-    // The cluster agrees, and later goes forward again; nobody has taken the old word away.
+    // The cluster agrees, and is brought back by something that knows nothing of it: not while the word stands.
     life.sights(Sighting { returned: returned(50), ..sighting("h1", "h1", &["h1", "h2"]) });
+    life.sights(told.clone());
+    life.is(Phase::Aborted, "h1", Some("h2"), None, 6);
+    // Whoever takes it away means it.
+    life.sights(sighting("h2", "h2", &["h1", "h2"]));
+    life.is(Phase::Promoted, "h2", None, Some("h1"), 7);
+    // The same word is no new one.
     life.sights(told);
-    life.is(Phase::Promoted, "h2", None, Some("h1"), 6);
+    life.is(Phase::Promoted, "h2", None, Some("h1"), 7);
     life.sights(Sighting { returned: returned(70), ..sighting("h2", "h2", &["h1", "h2"]) });
-    life.is(Phase::Aborted, "h1", Some("h2"), None, 7);
+    life.is(Phase::Aborted, "h1", Some("h2"), None, 8);
+}
+
+#[test]
+fn a_word_that_stands_keeps_nobody_from_a_newer_revision() {
+    let mut life = Life::promoted();
+    let told = |active: &str| Sighting { returned: returned(50), ..sighting(active, "h3", &["h1", "h2", "h3"]) };
+    life.sights(told("h2"));
+    life.is(Phase::Starting, "h1", Some("h3"), None, 5);
+    life.sights(told("h1"));
+    life.sees("h3", 1, 1);
+    life.sights(told("h3"));
+    life.is(Phase::Promoted, "h3", None, Some("h1"), 6);
 }
 
 #[test]
