@@ -238,6 +238,7 @@ impl<'a> Errand<'a> {
                 }),
                 // What is under way is not held up any more by gates of ours.
                 next if sent.len() > before => next,
+                Next::Refuse(refusal) => Next::Refuse(refusal),
                 next => commander.board(&app).and_then(|board| gate(&board, target, full)).unwrap_or(next),
             }
         };

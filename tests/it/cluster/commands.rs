@@ -84,7 +84,6 @@ async fn a_life_by_commands() {
     assert_eq!(refused(&proxy, "promote", json!({})).await, (409, "aborted".to_owned()));
     asked(&proxy, "retry", json!({})).await;
     is_ready(&proxy, &v2).await;
-    println!("{:#}", rollout.api.get("shop").await.unwrap().data["status"]);
 
     // A promotion is answered when traffic has moved.
     let receipt = asked(&proxy, "promote", json!({ "revision": v2, "reason": "release", "timeout": "15s" })).await;
@@ -182,6 +181,14 @@ async fn git_that_heals_itself_does_not_bring_back_what_was_rolled_back() {
     asked(&proxy, "rollback", json!({ "reason": "errors" })).await;
     patiently("the proxy to say what to do in Git", async || {
         assert_eq!(proxy.status().await["active"]["revision"], v1.as_str());
+        let now = rollout.api.get("shop").await.unwrap();
+        eprintln!(
+            "{:?} {} {}",
+            now.metadata.annotations,
+            now.data["spec"]["template"]["spec"]["containers"][0]["image"],
+            now.data["status"]["currentPodHash"]
+        );
+        tokio::time::sleep(Duration::from_millis(300)).await;
         proxy.status().await["message"].as_str().is_some_and(|message| message.contains("in Git"))
     })
     .await;

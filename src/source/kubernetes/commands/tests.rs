@@ -214,6 +214,8 @@ async fn an_abort_is_answered_when_the_controller_has_done_it_and_can_be_retried
     assert_eq!(scene.ask(Ask::Retry).await.unwrap_err().code, RefusalCode::NotAborted);
     let aborted = scene.ask(Ask::Abort).await.unwrap();
     assert_eq!((aborted.action, aborted.by.as_str()), (Action::Abort, "ann"));
+    // The proxy has no candidate any more, and it is said why.
+    scene.followed.sight("h1", None).await;
     assert_eq!(scene.ask(promote()).await.unwrap_err().code, RefusalCode::Aborted);
     let retried = scene.ask(Ask::Retry).await.unwrap();
     assert_eq!(retried.action, Action::Retry);
