@@ -5,7 +5,6 @@ schema does not name is an error, as it is for `kubectl apply --validate=strict`
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import tempfile
 
@@ -15,7 +14,7 @@ from support import CACHE
 
 KUBERNETES = "k8s.io/kubernetes@v1.34.4"
 PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
-ARGO_ROLLOUTS = "github.com/argoproj/argo-rollouts@v1.9.3"
+ARGO_ROLLOUTS = "github.com/argoproj/argo-rollouts@v1.9.2"
 
 # The documents with the kinds that we make.
 GROUPS = [
@@ -39,14 +38,13 @@ def location():
     home = CACHE / f"schemas-{versions}"
     if not home.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
-        aside = pathlib.Path(tempfile.mkdtemp(dir=CACHE))
-        for name, schema in [*of_kubernetes(), *of_crds()]:
-            (aside / name).write_text(json.dumps(schema))
-        # Whole or not at all, also when two do this at once.
-        try:
-            aside.rename(home)
-        except OSError:
-            shutil.rmtree(aside)
+        with tempfile.TemporaryDirectory(dir=CACHE) as aside:
+            made = pathlib.Path(aside) / "made"
+            made.mkdir()
+            for name, schema in [*of_kubernetes(), *of_crds()]:
+                (made / name).write_text(json.dumps(schema))
+            # Whole or not at all.
+            made.rename(home)
     return f"{home}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json"
 
 

@@ -60,12 +60,14 @@ def documents(text):
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def objects(*values, **kwargs):
-    """What the chart makes of these values, by kind and name."""
+def objects(*values, namespace="shop", **kwargs):
+    """What the chart makes of these values, by kind and name; where that is another namespace's, by NAMESPACE/NAME."""
     made = {}
-    for thing in documents(render(*values, **kwargs)):
-        key = (thing["kind"], thing["metadata"]["name"])
-        assert key not in made or thing["metadata"].get("namespace") != made[key]["metadata"].get("namespace"), key
+    for thing in documents(render(*values, namespace=namespace, **kwargs)):
+        kind, metadata = thing["kind"], thing["metadata"]
+        elsewhere = metadata.get("namespace", namespace) != namespace
+        key = (kind, f"{metadata['namespace']}/{metadata['name']}" if elsewhere else metadata["name"])
+        assert key not in made, key
         made[key] = thing
     return made
 

@@ -86,5 +86,5 @@ class Sets(Test):
 
     def test_without_values_it_says_what_to_write(self):
         with self.assertRaises(Refused) as refused:
-            run("helm", "template", "tealgate", CHART)
+            run("helm", "template", "tealgate", CHART, "--kube-version", "1.34.0")
         self.assertIn("source: { kubernetes: { rollout: shop } }", str(refused.exception))

@@ -4,13 +4,20 @@
 {{- if .Values.rawConfig -}}
 {{ .Values.rawConfig }}
 {{- else -}}
-{{- $file := dict "version" 1 "workers" .Values.workers "log" .Values.log -}}
-{{- $_ := set $file "listeners" (fromJsonArray (include "tealgate.listeners" .)) -}}
-{{- $_ := set $file "admin" (fromJson (include "tealgate.admin" .)) -}}
-{{- $_ := set $file "health" (dict "bind" (printf "%s:7181" .Values.listeners.address)) -}}
-{{- $_ := set $file "state" (dict "dir" "/var/lib/tealgate/state") -}}
-{{- $_ := set $file "apps" (fromJson (include "tealgate.apps" .)) -}}
-{{ toYaml $file }}
+version: 1
+workers: {{ .Values.workers }}
+log:
+  {{- toYaml .Values.log | nindent 2 }}
+listeners:
+  {{- include "tealgate.listeners" . | fromJsonArray | toYaml | nindent 2 }}
+admin:
+  {{- include "tealgate.admin" . | fromJson | toYaml | nindent 2 }}
+health:
+  bind: {{ printf "%s:7181" .Values.listeners.address | quote }}
+state:
+  dir: /var/lib/tealgate/state
+apps:
+  {{- include "tealgate.apps" . | fromJson | toYaml | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
