@@ -63,14 +63,20 @@ def of_kubernetes():
 
 def of_crds():
     """The name and the schema of each version of the CRDs."""
-    for source, path in CRDS:
-        crd = yaml.load((module(source) / path).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]
-        for version in crd["versions"]:
+    for crd in crds():
+        spec = crd["spec"]
+        for version in spec["versions"]:
             schema = version["schema"]["openAPIV3Schema"]
             # The API server knows what metadata is.
             schema["properties"]["metadata"] = {"type": "object"}
             strict(schema)
-            yield filename(crd["names"]["kind"], crd["group"], version["name"]), schema
+            yield filename(spec["names"]["kind"], spec["group"], version["name"]), schema
+
+
+def crds():
+    """The definitions themselves, as their projects ship them."""
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [yaml.load((module(source) / path).read_text(), Loader=fast) for source, path in CRDS]
 
 
 def strict(schema):
