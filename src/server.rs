@@ -23,7 +23,7 @@ use crate::{
     connector::{Connector, TrustError},
     health, lookout,
     proxy::{DataPlane, ListenError},
-    source::{self, FileWatch},
+    source::{self, FileWatch, Targets},
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
@@ -94,6 +94,8 @@ struct Running {
     data_plane: DataPlane,
     connector: Connector,
     feed: Feed,
+    /// What is followed in a cluster.
+    targets: watch::Sender<Targets>,
     metrics: Arc<Metrics>,
     tokens: Option<Arc<Tokens>>,
     log: OnceLock<telemetry::Handle>,
@@ -135,6 +137,9 @@ impl Server {
         tasks.spawn(looking_up);
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector.clone()));
         tasks.spawn(lookout::run(switch.viewer.clone(), switch.feed.clone()));
+        let targets = watch::Sender::new(config.kubernetes.clone());
+        #[cfg(feature = "kubernetes")]
+        tasks.spawn(source::kubernetes::follow(targets.subscribe(), switch.feed.clone()));
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());
@@ -142,6 +147,7 @@ impl Server {
             data_plane,
             connector: connector.clone(),
             feed: switch.feed,
+            targets,
             metrics: Arc::clone(&metrics),
             tokens: tokens.clone(),
             log: OnceLock::new(),
@@ -299,6 +305,7 @@ impl Running {
         self.metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
         self.connector.adopt(prepared);
         let applied = self.feed.desired(config.desired.clone()).await.ok_or(NotReloaded::Stopping)?;
+        self.targets.send_replace(config.kubernetes.clone());
         if let Some(log) = self.log.get() {
             log.set_level(config.log.level);
         }

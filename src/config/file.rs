@@ -16,6 +16,7 @@ pub(super) use self::{app::*, audience::*, limits::*, mirror::*};
 use super::{
     address::SocketPath,
     duration::Time,
+    kubernetes::ContextName,
     node::{Given, Named, Placed, Text},
     notation::{ListenerName, UnknownHost, Version, Whole, Workers},
     size::Octets,
@@ -54,6 +55,9 @@ pub(super) struct File {
     /// Where run-time state is kept.
     #[serde(default)]
     pub(super) state: State,
+    /// The cluster that apps follow.
+    #[serde(default)]
+    pub(super) kubernetes: Cluster,
     /// The apps by name.
     pub(super) apps: Placed<Named<App>>,
 }
@@ -233,4 +237,15 @@ pub(super) struct State {
     /// A directory for this configuration alone. Left out: one named after this file, in systemd's state directory, else
     /// in `/var/lib/tealgate`, else in the user's state directory.
     pub(super) dir: Given<Text<PathBuf>>,
+}
+
+/// The cluster that apps with `source.kubernetes` follow. Left out, it is found as `kubectl` finds it: by the file that
+/// `KUBECONFIG` names, or `~/.kube/config`; in a pod with neither, it is the pod's own.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Cluster {
+    /// A kubeconfig file to use in place of those.
+    pub(super) kubeconfig: Given<Text<PathBuf>>,
+    /// The context in that file; left out: its current one.
+    pub(super) context: Given<Text<ContextName>>,
 }

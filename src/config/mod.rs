@@ -16,6 +16,7 @@ mod duration;
 mod environment;
 mod error;
 mod file;
+mod kubernetes;
 mod mirror;
 mod node;
 mod not_yet;
@@ -47,6 +48,7 @@ pub use self::{
 use crate::{
     admin,
     proxy::{ListenerOptions, TlsOptions},
+    source::Targets,
     switch::Desired,
     telemetry,
 };
@@ -73,6 +75,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The apps.
     pub desired: Desired,
+    /// What those of them follow that follow a cluster.
+    pub kubernetes: Targets,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
 }
@@ -99,9 +103,9 @@ impl Config {
     /// reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
+        let transports = self.desired.policies().filter_map(|policy| policy.transport.tls.as_ref());
         let towards_endpoints = transports.flat_map(|tls| tls.files());
-        let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values()).map(|page| &page.file);
+        let pages = self.desired.policies().flat_map(|policy| policy.errors.0.values()).map(|page| &page.file);
         let named = tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens);
         named.chain(pages).chain(&self.secret_files).cloned().collect()
     }

@@ -3,6 +3,8 @@
 mod audience;
 mod doors;
 mod hostile;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod mistakes;
 
 use std::path::Path;
@@ -103,6 +105,7 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
         lacking,
         [
             "active",
+            "active_service",
             "address",
             "bind",
             "body",
@@ -111,6 +114,7 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "cert",
             "client_ip",
             "content_type",
+            "context",
             "cookie",
             "crl",
             "dir",
@@ -120,17 +124,21 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "header",
             "host",
             "key",
+            "kubeconfig",
             "max_body",
             "max_in_flight",
             "min_version",
             "mode",
             "name",
+            "namespace",
             "path",
             "per",
             "port",
             "preview",
+            "preview_service",
             "proxy_protocol",
             "requests",
+            "rollout",
             "roots",
             "secret",
             "server_name",
@@ -308,8 +316,9 @@ apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
         r#"socket: Some("/etc/tealgate/admin.sock"), bind: Some([::1]:7180)"#,
         r#"hosts: [Exact("admin.shop"), Below(".shop.svc")], tokens: Some("/etc/tealgate/tokens.yaml")"#,
         r#"health: 127.0.0.1:0, state_dir: Some("/etc/tealgate/state")"#,
-        "{v1: [EndpointSpec { address: [::1]:1, weight: 1 }, EndpointSpec { address: app.internal:2, weight: 1 }, \
-         EndpointSpec { address: unix:/etc/tealgate/run/app.sock, weight: 1 }], v2: [EndpointSpec { address: 127.0.0.1:2, weight: 256 }]}",
+        "{v1: [EndpointSpec { address: [::1]:1, weight: 1, standing: Ready }, EndpointSpec { address: app.internal:2, weight: 1, \
+         standing: Ready }, EndpointSpec { address: unix:/etc/tealgate/run/app.sock, weight: 1, standing: Ready }], v2: \
+         [EndpointSpec { address: 127.0.0.1:2, weight: 256, standing: Ready }]}",
         "active: v1, preview: Some(v2)",
     ] {
         assert!(shown.contains(part), "{part}\nin {shown}");

@@ -32,6 +32,7 @@ use crate::{
         Alpn, Bind, CertificateFiles, ClientAuth, ClientAuthMode, ForwardingField, ListenerOptions, ProxyProtocol,
         TlsOptions, TlsVersion, TrustedProxies,
     },
+    source::Targets,
     switch::{
         Address, AppName, ClientIdentity, Desired, EndpointSpec, ErrorPage, ErrorPages, HoldBounds, InFlightLimit,
         Limits, Matching, Mirror, Policy, Protocol, Rate, RateBy, Revision, Roots, Transport, UpstreamTls, Wanted,
@@ -52,6 +53,7 @@ impl Pass<'_> {
             self.read(version);
         }
         let mut claims = Claims::default();
+        let mut kubernetes = Targets { cluster: self.cluster(&file.kubernetes), apps: BTreeMap::new() };
         Config {
             workers: self.workers(file),
             log: self.log(&file.log),
@@ -59,7 +61,8 @@ impl Pass<'_> {
             admin: self.admin(&file.admin, &mut claims),
             health: self.health_listener(&file.health, &mut claims),
             state_dir: Some(self.state_dir(&file.state)),
-            desired: self.desired(&file.apps, &mut claims),
+            desired: self.desired(&file.apps, &mut kubernetes, &mut claims),
+            kubernetes,
             secret_files: std::mem::take(&mut self.secret_files),
         }
     }
@@ -240,7 +243,7 @@ impl Pass<'_> {
         given.unwrap_or_else(|| places::default_state_dir(self.document.file))
     }
 
-    fn desired(&mut self, apps: &Placed<Named<file::App>>, claims: &mut Claims) -> Desired {
+    fn desired(&mut self, apps: &Placed<Named<file::App>>, kubernetes: &mut Targets, claims: &mut Claims) -> Desired {
         if apps.value.is_empty() {
             self.wrong(apps.place, Wrong::new("no app, so nothing to serve").hint("name at least one"));
         }
@@ -252,8 +255,15 @@ impl Pass<'_> {
             let name = self.name::<AppName>(key);
             let matching = self.matching(app, name.as_ref().map(|name| (name, key.place)), claims);
             let policy = Arc::new(self.policy(app));
-            let wanted = self.wanted(&app.source, matching, policy);
-            desired.apps.extend(name.zip(wanted));
+            if let Some(written) = self.only_source(&app.source).value.kubernetes.get() {
+                let target = self.target(written);
+                let followed = target.as_ref().map(|target| self.followed(app, target, matching, policy));
+                kubernetes.apps.extend(name.clone().zip(target));
+                desired.followed.extend(name.zip(followed));
+            } else {
+                let wanted = self.wanted(&app.source, matching, policy);
+                desired.apps.extend(name.zip(wanted));
+            }
         }
         desired
     }
@@ -445,14 +455,28 @@ impl Pass<'_> {
         tls
     }
 
-    fn wanted(&mut self, source: &Placed<file::Source>, matching: Matching, policy: Arc<Policy>) -> Option<Wanted> {
-        let Some(fixed) = source.value.r#static.value() else {
+    /// Takes note if an app has no source, or several.
+    fn only_source<'a>(&mut self, source: &'a Placed<file::Source>) -> &'a Placed<file::Source> {
+        let file::Source { r#static, kubernetes, etcd } = &source.value;
+        match (r#static.get().is_some(), kubernetes.get()) {
             // Another source is refused with its own words (`not_yet`).
-            if !source.value.names_another() {
-                self.wrong(source.place, Wrong::new("the app has no source").hint("name one: `static`"));
+            (false, None) if !etcd.is_given() => {
+                self.wrong(
+                    source.place,
+                    Wrong::new("the app has no source").hint("name one: `static` or `kubernetes`"),
+                );
             }
-            return None;
-        };
+            (true, Some(second)) => {
+                let wrong = Wrong::new("the app has two sources, and they may not agree");
+                self.wrong(second.place, wrong.hint("keep one of `static` and `kubernetes`"));
+            }
+            _ => {}
+        }
+        source
+    }
+
+    fn wanted(&mut self, source: &Placed<file::Source>, matching: Matching, policy: Arc<Policy>) -> Option<Wanted> {
+        let fixed = source.value.r#static.value()?;
         let mut revisions = BTreeMap::new();
         for (key, revision) in fixed.revisions.iter() {
             let endpoints = self.endpoints(&revision.endpoints, &policy.transport);
@@ -519,7 +543,7 @@ impl Pass<'_> {
                     wrong.hint("set `upstream.tls.server_name`, or give the endpoint by its host's name"),
                 );
             }
-            specs.push(EndpointSpec { address, weight });
+            specs.push(EndpointSpec { weight, ..address.into() });
         }
         specs
     }

@@ -2,10 +2,14 @@
 //! to read it again, `config` reads it, and what it wants reaches the switch whole. What it gives by name, `names` looks up.
 
 mod file;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod last_found;
 mod names;
+mod target;
 
 pub use self::{
     file::FileWatch,
     names::{Resolver, look_up, system_resolver},
+    target::{Cluster, Objects, PortName, Target, Targets},
 };

@@ -16,18 +16,20 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("proxy", &["connector", "switch", "telemetry"]),
     ("admin", &["switch", "telemetry"]),
     ("source", &["switch"]),
-    ("config", &["admin", "proxy", "switch", "telemetry"]),
+    ("config", &["admin", "proxy", "source", "switch", "telemetry"]),
     ("server", &["admin", "config", "connector", "health", "lookout", "proxy", "source", "switch", "telemetry"]),
 ];
 
 /// An outside library, and the parts that may speak to it.
-const SPOKEN_TO_BY: [(&str, &[&str]); 7] = [
+const SPOKEN_TO_BY: [(&str, &[&str]); 9] = [
     ("hyper", &["proxy", "admin", "health", "cli", "demo"]),
     ("httparse", &["proxy"]),
     ("rustls", &["connector", "proxy", "config", "cli", "main"]),
     ("axum", &["admin"]),
     ("prometheus", &["telemetry"]),
     ("notify", &["source"]),
+    ("kube", &["source"]),
+    ("k8s_openapi", &["source"]),
     ("clap", &["cli", "demo", "main"]),
 ];
 

@@ -24,6 +24,10 @@ mod preview;
 // Live traffic told apart: weight, rules, and users who stay where they are.
 mod ab;
 
+// Following a cluster: Rollouts and Services, an API server with faults, and traffic meanwhile.
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
 // HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
 mod http1;
 

@@ -11,11 +11,13 @@ use crate::{
         address::{EndpointAddress, SentHost},
         balancing::{Balancing, BoundedLoad, CheckHost, Percent, Token},
         duration::Time,
+        kubernetes::{NamespaceName, ObjectName},
         node::{Given, LongForm, Named, Placed, ShortOr, Text},
         not_yet::NotYet,
         notation::{CheckPath, ServerName, Share, UrlPath, Whole},
         size::Octets,
     },
+    source::PortName,
     switch::{
         AutoPromotion, Family, HoldBounds, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses,
         Streams, TlsVersion, Weight,
@@ -98,17 +100,27 @@ pub(in crate::config) struct App {
 pub(in crate::config) struct Source {
     /// From this file, changed at run time by `deploy`, `promote` and `rollback`.
     pub(in crate::config) r#static: Given<Static>,
-    #[schemars(skip)]
-    pub(in crate::config) kubernetes: NotYet,
+    /// From a cluster: either a `rollout`, or an `active_service` with a `preview_service`. Their flips are followed.
+    pub(in crate::config) kubernetes: Given<Kubernetes>,
     #[schemars(skip)]
     pub(in crate::config) etcd: NotYet,
 }
 
-impl Source {
-    /// Whether it names a source that is not in force.
-    pub(in crate::config) fn names_another(&self) -> bool {
-        self.kubernetes.is_given() || self.etcd.is_given()
-    }
+/// The objects of a cluster that say what is active: a Rollout of Argo Rollouts, or two Services.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct Kubernetes {
+    /// Their namespace; left out: our own, in a cluster the pod's, outside that of the kubeconfig's context.
+    pub(in crate::config) namespace: Given<Text<NamespaceName>>,
+    /// The Rollout's name. Blue-green or canary, as it says itself.
+    pub(in crate::config) rollout: Given<Text<ObjectName>>,
+    /// Without a Rollout: the Service whose selector says which pods carry live traffic.
+    pub(in crate::config) active_service: Given<Text<ObjectName>>,
+    /// And the Service whose selector says which pods are the candidate's.
+    pub(in crate::config) preview_service: Given<Text<ObjectName>>,
+    /// Which port of the Service, by name or number; left out: its only one.
+    #[schemars(extend("examples" = ["http"]))]
+    pub(in crate::config) port: Given<Text<PortName>>,
 }
 
 /// Revisions and roles to start with. What is changed at run time is kept in `state.dir`, never in this file.

@@ -26,7 +26,7 @@ fn files_that_are_no_configuration_get_a_clear_error() {
         (deep.as_bytes(), "1:256: recursion limit exceeded"),
         (
             bomb.as_bytes(),
-            "1:1: unknown key `a0`; use one of version, workers, log, listeners, admin, health, state, apps",
+            "1:1: unknown key `a0`; use one of version, workers, log, listeners, admin, health, state, kubernetes, apps",
         ),
         (
             format!("{SHOP}    hosts: [{hosts}]").as_bytes(),

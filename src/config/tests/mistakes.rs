@@ -156,14 +156,14 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     // Apps among each other, and within.
     (
-        "  other: { source: { kubernetes: { namespace: shop, rollout: shop } } }",
+        "  other: { source: { etcd: {} } }",
         &[
             "6:3: app `other` names no host, and neither does app `shop` in line 3; one app only can take the hosts that \
              nobody names; give one `hosts`, or each its own `paths`",
-            "6:34: `source.kubernetes` is not enforced by this version; remove it",
+            "6:28: `source.etcd` is not enforced by this version; remove it",
         ],
     ),
-    ("  other: { hosts: [o.test], source: {} }", &["6:37: the app has no source; name one: `static`"]),
+    ("  other: { hosts: [o.test], source: {} }", &["6:37: the app has no source; name one: `static` or `kubernetes`"]),
     (
         "    hosts: [a.test, A.test]\n    preview: { hosts: [a.test] }",
         &[

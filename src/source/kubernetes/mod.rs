@@ -1,0 +1,41 @@
+//! Following a cluster: what Argo Rollouts, or whoever moves the selectors of two Services, has decided there.
+//!
+//! | File | Is |
+//! |---|---|
+//! | `follow` | the one task that hears all watches, and tells the switch |
+//! | `app`, `place` | one app; one namespace, with what its apps share |
+//! | `model` | pure: from an app's objects to what the switch is told |
+//! | `watch`, `store` | one watch of one kind; the objects it told of |
+//! | `client` | the way to the API server |
+//! | `objects`, `wire` | what is kept of Rollouts, Services, ReplicaSets and Pods; the same as the API server sends them |
+//! | `annotation` | a rollback, as replicas tell it to one another |
+//!
+//! Only the Rollout, and nothing that carries traffic in the cluster itself, is ever written to.
+
+pub mod annotation;
+mod app;
+mod client;
+mod follow;
+mod model;
+pub mod objects;
+mod place;
+mod store;
+mod watch;
+mod wire;
+
+pub use self::follow::follow;
+pub use super::target::{Cluster, Objects, PortName, Target, Targets};
+
+/// An error with what caused it, each said once.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !words.contains(&said) {
+            words = format!("{words}: {said}");
+        }
+        cause = error.source();
+    }
+    words
+}
