@@ -5,7 +5,7 @@
 //! # The map
 //!
 //! ```text
-//! main → cli → server → { admin, source, health, lookout, proxy } → { connector, telemetry } → switch   config → the options of each
+//! main → cli → server → { admin, source, health, lookout, smoke, proxy } → { connector, telemetry } → switch   config → the options of each
 //! ```
 //!
 //! | Module | Is |
@@ -16,6 +16,7 @@
 //! | [`source`] | where desired state comes from: the configuration file, and clusters, watched |
 //! | [`health`] | active probes of every endpoint that may have to take traffic |
 //! | [`lookout`] | what the workers saw of endpoints: whom to eject, who is warm |
+//! | [`smoke`] | smoke tests of candidates, sent through the proxy itself |
 //! | [`connector`] | how an endpoint is reached, by requests and by probes alike |
 //! | [`telemetry`] | metrics, the access log, the program's own log |
 //! | [`config`] | the one YAML file: parsed, checked, explained |
@@ -49,6 +50,7 @@ pub mod health;
 pub mod lookout;
 pub mod proxy;
 pub mod server;
+pub mod smoke;
 pub mod source;
 pub mod switch;
 pub mod telemetry;

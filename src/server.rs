@@ -22,7 +22,8 @@ use crate::{
     config::{Config, ConfigErrors},
     connector::{Connector, TrustError},
     health, lookout,
-    proxy::{DataPlane, ListenError},
+    proxy::{Candidate, DataPlane, ListenError},
+    smoke,
     source::{self, FileWatch, Targets},
     switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
@@ -137,9 +138,14 @@ impl Server {
         tasks.spawn(looking_up);
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector.clone()));
         tasks.spawn(lookout::run(switch.viewer.clone(), switch.feed.clone()));
+        let entry = data_plane.entry();
+        let open = Arc::new(move |app, revision| entry.open(Candidate { app, revision }));
+        tasks.spawn(smoke::run(switch.viewer.clone(), switch.feed.clone(), open));
         let targets = watch::Sender::new(config.kubernetes.clone());
         #[cfg(feature = "kubernetes")]
-        tasks.spawn(source::kubernetes::follow(targets.subscribe(), switch.feed.clone()));
+        let authorities = Some(follow_clusters(&mut tasks, &targets, &switch));
+        #[cfg(not(feature = "kubernetes"))]
+        let authorities = None;
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());
@@ -158,6 +164,7 @@ impl Server {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
+            authorities,
             mirrors: metrics.mirrors(),
             reload: reload_call(&running),
             tokens,
@@ -209,6 +216,22 @@ impl Server {
         }
         cut
     }
+}
+
+/// Follows what the targets name, and gives the power to ask there.
+#[cfg(feature = "kubernetes")]
+fn follow_clusters(
+    tasks: &mut JoinSet<()>,
+    targets: &watch::Sender<Targets>,
+    switch: &Switch,
+) -> Arc<dyn crate::switch::Authorities> {
+    use source::kubernetes::{Alarms, Commander, follow};
+
+    let alarms = watch::Sender::new(Alarms::new());
+    tasks.spawn(follow(targets.subscribe(), alarms.subscribe(), switch.feed.clone()));
+    let (commander, desk) = Commander::new(targets.subscribe(), switch.control.clone(), switch.viewer.clone());
+    tasks.spawn(commander.clone().attend(desk, alarms));
+    Arc::new(commander)
 }
 
 async fn start_switch(config: &Config) -> anyhow::Result<Switch> {

@@ -23,11 +23,12 @@ use super::{
     caller::{self, Unwelcome},
     doors, edge, events, links,
     problem::Error,
+    rollouts, smoke,
     tokens::Tokens,
     views,
 };
 use crate::{
-    switch::{Control, Viewer},
+    switch::{Authorities, Control, HostPattern, Viewer},
     telemetry::mirror::Mirrors,
 };
 
@@ -38,6 +39,8 @@ pub struct Api {
     pub control: Control,
     /// The power to look at them.
     pub viewer: Viewer,
+    /// The power to ask those who decide an app's flips where the switch does not; nobody, if no app follows anybody.
+    pub authorities: Option<Arc<dyn Authorities>>,
     /// What the mirrors found.
     pub mirrors: Arc<Mirrors>,
     /// Reads the configuration again.
@@ -115,6 +118,12 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(actions::promote))
         .routes(routes!(actions::rollback))
         .routes(routes!(actions::abort))
+        .routes(routes!(smoke::smoke, smoke::smoke_report))
+        .routes(routes!(rollouts::reject))
+        .routes(routes!(rollouts::retry))
+        .routes(routes!(rollouts::pause))
+        .routes(routes!(rollouts::unpause))
+        .routes(routes!(rollouts::keep))
         .routes(routes!(actions::weight))
         .routes(routes!(links::preview_link))
         .routes(routes!(doors::hold))
@@ -133,14 +142,15 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
 }
 
 /// The service of the admin listeners. It wants the connection's [`Peer`](caller::Peer) as an extension of each request.
-pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
+/// On TCP it answers to `hosts` besides its own address.
+pub(super) fn router(api: Api, hosts: &[HostPattern], closing: CancellationToken) -> Router {
     let (calls, description) = calls();
     let admin = Arc::new(Admin::new(api, closing, description));
     calls
         .route("/api/openapi.json", get(describe))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), caller::identify))
-        .layer(middleware::from_fn(edge::guard))
+        .layer(middleware::from_fn_with_state(Arc::from(hosts), edge::guard))
         .with_state(admin)
 }
 

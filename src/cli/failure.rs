@@ -96,7 +96,9 @@ impl Exit {
             "generation-mismatch" | "pinned" | "already-active" | "held" => Self::Conflict,
             "invalid" => Self::Usage,
             "no-candidate" | "no-previous" | "in-use" | "unknown-app" | "unknown-revision" | "not-durable"
-            | "not-held" | "not-drained" | "not-in-maintenance" | "stopping" => Self::Failed,
+            | "not-held" | "not-drained" | "not-in-maintenance" | "stopping" | "aborted" | "not-aborted"
+            | "authority-away" | "authority-refused" => Self::Failed,
+            "timed-out" => Self::TimedOut,
             "unauthorized" | "forbidden" => Self::Unauthorised,
             _ => Self::of_status(status),
         }
@@ -153,12 +155,17 @@ mod tests {
             ("not-held", 409, 1),
             ("not-drained", 409, 1),
             ("not-in-maintenance", 409, 1),
-            ("other-authority", 409, 3),
             ("unknown-app", 404, 1),
             ("unknown-revision", 404, 1),
             ("invalid", 400, 2),
             ("not-durable", 503, 1),
             ("stopping", 503, 1),
+            ("other-authority", 409, 3),
+            ("aborted", 409, 1),
+            ("not-aborted", 409, 1),
+            ("authority-away", 503, 1),
+            ("authority-refused", 502, 1),
+            ("timed-out", 504, 4),
             ("unauthorized", 401, 7),
             ("forbidden", 403, 7),
         ];

@@ -25,6 +25,7 @@ mod pass;
 mod places;
 mod schema;
 mod size;
+mod smoke;
 mod syntax;
 #[cfg(test)]
 mod tests;

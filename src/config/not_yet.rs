@@ -28,10 +28,9 @@ impl<'de> Deserialize<'de> for NotYet {
 /// What of an app asks for something that is not in force.
 pub(super) fn asked_for(app: &App) -> Vec<(Location, Wrong)> {
     let never = Vec::new;
-    let keys: [(&str, &NotYet, Vec<Value>); 5] = [
+    let keys: [(&str, &NotYet, Vec<Value>); 4] = [
         ("source.etcd", &app.source.value.etcd, never()),
         ("promotion.approval", &app.promotion.approval, vec![json!({ "required": 0 })]),
-        ("promotion.smoke", &app.promotion.smoke, vec![json!([])]),
         ("promotion.bake", &app.promotion.bake, vec![json!("0s")]),
         ("guard", &app.guard, never()),
     ];

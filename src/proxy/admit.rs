@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
-use super::{client::Client, cookie::cookie, door, error::ProxyError};
+use super::{Candidate, client::Client, cookie::cookie, door, error::ProxyError};
 use crate::{
     switch::{Closed, NotAdmitted, NotAwaited, RequestKey, Ticket, Whose},
     telemetry::request_log::RequestLog,
@@ -61,7 +61,8 @@ impl Visitor<'_> {
     /// ticket it had: while requests are held, its pool may be waited for to be empty.
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
         let mut ticket = self.enter(tried, log).await?;
-        if ticket.policy().limits.any() {
+        // What we ask ourselves takes nobody's place, and is not kept out by anybody either.
+        if ticket.policy().limits.any() && ticket.whose() != Whose::Inspector {
             // Boxed, as what only some apps need.
             ticket = Box::pin(self.within_limits(ticket, tried, log)).await?;
         }
@@ -75,7 +76,12 @@ impl Visitor<'_> {
     /// Admits it, whatever the limits. Where waiting helps it waits, and asks again, on the snapshot of that moment.
     async fn enter(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
         loop {
-            match self.client.worker.reader.admit(self, tried) {
+            let reader = &self.client.worker.reader;
+            let admitted = match self.client.inspects() {
+                None => reader.admit(self, tried),
+                Some(Candidate { app, revision }) => reader.admit_to((app, revision), Whose::Inspector, self, tried),
+            };
+            match admitted {
                 Ok(ticket) => return Ok(ticket),
                 // Boxed, so that what only few requests need makes none of the others larger.
                 Err(refusal) => Box::pin(self.outlast(refusal, log)).await?,

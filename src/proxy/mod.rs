@@ -16,7 +16,8 @@
 //! [`grpc`]. When the answer ends, or is dropped, ticket and log close. After a 101 a [`tunnel`] takes over both streams, and
 //! ticket and log with them.
 //!
-//! At one path, [`door`], the proxy answers for itself: there testers come in by a link.
+//! At one path, [`door`], the proxy answers for itself: there testers come in by a link. Requests of our own, to find out
+//! whether a candidate is good, come in by an [`entry`] that is no address.
 //!
 //! Whatever fails on these roads is an [`error::ProxyError`], and becomes an answer in one place of each engine.
 //!
@@ -63,6 +64,7 @@ mod connect;
 mod connection;
 mod cookie;
 mod door;
+mod entry;
 mod error;
 mod exchange;
 mod flood;
@@ -96,6 +98,7 @@ mod websocket;
 mod worker;
 
 pub use self::{
+    entry::{Candidate, Entry},
     listener::{Bound, ListenError},
     options::{
         Alpn, Bind, CertificateFiles, ClientAuth, ClientAuthMode, ForwardingField, ListenerLimits, ListenerOptions,

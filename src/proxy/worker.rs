@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    os::unix::net::UnixStream as Unregistered,
     rc::Rc,
     sync::{Arc, mpsc as std_mpsc},
     thread,
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    ListenerOptions,
+    Candidate, ListenerOptions,
     arrival::{Arrival, Arrivals},
     client::Client,
     clock::{Clock, TICK},
@@ -75,6 +76,8 @@ pub(super) enum Order {
     Change { key: u64, terms: Terms },
     /// Accept no more on it.
     Close { key: u64 },
+    /// Serve a connection of our own.
+    Serve { socket: Unregistered, terms: Terms },
     /// Accept no more at all, see out what there is, and end: what is left `within` so long is cut, and counted.
     Drain { within: Duration, cut: oneshot::Sender<usize> },
 }
@@ -85,9 +88,12 @@ pub(super) struct Terms {
     pub(super) options: Arc<ListenerOptions>,
     pub(super) tls: Option<Arc<Certificates>>,
     pub(super) crowd: Arc<Crowd>,
+    /// What its requests are for, whatever their host; only of connections of our own.
+    pub(super) inspects: Option<Arc<Candidate>>,
 }
 
 /// A running worker.
+#[derive(Clone)]
 pub(super) struct Running {
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -156,6 +162,10 @@ impl Worker {
                         accepting.end().await;
                     }
                 }
+                Order::Serve { socket, terms } => match UnixStream::from_std(socket) {
+                    Ok(socket) => self.serve(Socket::Unix(socket), None, &terms, &Rc::default()),
+                    Err(error) => tracing::warn!(%error, "a connection of our own cannot be served"),
+                },
                 Order::Drain { within, cut } => {
                     for (_, accepting) in listeners {
                         accepting.end().await;
@@ -251,7 +261,7 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, socket: Socket, peer: Option<SocketAddr>, terms: &Terms, others: &Rc<Arrivals>) {
-        let Terms { options, tls, crowd } = terms;
+        let Terms { options, tls, crowd, inspects } = terms;
         let not_served = |why| self.recorder.not_served(&options.name, why);
         if options.proxy_protocol.as_ref().is_some_and(|proxy| !proxy.trusts(peer.map(|peer| peer.ip()))) {
             return not_served(NotServed::Untrusted);
@@ -262,7 +272,7 @@ impl Worker {
         }
         let tls = tls.as_ref().map(|tls| TlsAcceptor::from(tls.settings()));
         let arrival = Box::new(Arrival { socket, peer, tls, admitted, room, others: Rc::clone(others) });
-        let client = Client::new(self, Arc::clone(options));
+        let client = Client::new(self, Arc::clone(options), inspects.clone());
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
         let place = Place { worker: Rc::clone(self), key };
         let task = tokio::task::spawn_local({

@@ -439,6 +439,7 @@ impl App {
         AppBoard {
             rollout: Arc::new(self.rollout.clone()),
             policy: Arc::clone(self.rollout.policy()),
+            matching: Arc::clone(&self.matching),
             pools: self.pools.clone(),
             capacity: self.capacity.clone(),
             names: self.names.clone(),

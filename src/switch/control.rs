@@ -15,15 +15,17 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     address::{Address, HostPort},
+    authority::Note,
     capacity::Capacity,
-    desired::{Desired, EndpointSpec, Sighting},
+    desired::{Desired, EndpointSpec, Matching, Sighting},
     hold::{HeldOutcomes, Hold},
     name::{AppName, Revision, Subject},
     names::Names,
     policy::{HoldBounds, Policy},
     pool::{Pool, Tenure},
     record::EjectionReason,
-    rollout::{Asked, HoldEnd, Readiness, Rollout},
+    rollout::{Asked, HoldEnd, Readiness, Rollout, Smoked},
+    smoke::CheckReport,
     split::Weight,
     status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, HoldStatus, PoolStatus, Receipt, SourceStatus},
 };
@@ -76,6 +78,11 @@ pub enum Command {
     },
     /// Drop the candidate.
     Abort,
+    /// Send the checks of the candidate's smoke test again.
+    Smoke {
+        /// Only if the candidate is this revision.
+        revision: Option<Revision>,
+    },
     /// Send this share of live traffic to the candidate.
     Weigh {
         /// The share.
@@ -125,6 +132,7 @@ impl Command {
             Self::Promote { .. } | Self::PromoteHeld { .. } => Action::Promote,
             Self::Rollback { .. } => Action::Rollback,
             Self::Abort => Action::Abort,
+            Self::Smoke { .. } => Action::Smoke,
             Self::Weigh { .. } => Action::Weight,
             Self::Pin { .. } => Action::Pin,
             Self::Unpin => Action::Unpin,
@@ -198,6 +206,16 @@ pub enum RefusalCode {
     NotInMaintenance,
     /// Another authority decides this, and it was not asked.
     OtherAuthority,
+    /// The app's authority cannot be reached.
+    AuthorityAway,
+    /// The app's authority does not let us do this, or does not accept it.
+    AuthorityRefused,
+    /// The app's authority was asked, and the effect did not come in time.
+    TimedOut,
+    /// The rollout was given up; it has to be taken up again first.
+    Aborted,
+    /// The rollout was not given up.
+    NotAborted,
     /// The request contradicts itself or leaves something out.
     Invalid,
     /// The action could not be made durable; nothing has changed.
@@ -225,6 +243,11 @@ impl RefusalCode {
             Self::NotDrained => "not-drained",
             Self::NotInMaintenance => "not-in-maintenance",
             Self::OtherAuthority => "other-authority",
+            Self::AuthorityAway => "authority-away",
+            Self::AuthorityRefused => "authority-refused",
+            Self::TimedOut => "timed-out",
+            Self::Aborted => "aborted",
+            Self::NotAborted => "not-aborted",
             Self::Invalid => "invalid",
             Self::NotDurable => "not-durable",
             Self::Stopping => "stopping",
@@ -263,9 +286,11 @@ pub(super) enum Message {
     Sighted { app: AppName, sighting: Box<Sighting> },
     OutOfSight { app: AppName, why: String },
     Asked { app: AppName, asked: Option<Asked> },
+    Note { note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
+    Smoked { app: AppName, smoked: Smoked },
     Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
     HoldOver { app: AppName, hold: u64, how: HoldEnd },
     Measured { receipt: Box<Receipt>, reply: Option<oneshot::Sender<Result<Receipt, Refusal>>> },
@@ -304,6 +329,13 @@ impl Control {
     pub async fn invite(&self, invitation: Invitation) -> Result<Invited, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Invite { invitation, reply }).await.map_err(|_| Refusal::stopping())?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Puts on record what an app's authority has done because somebody asked for it.
+    pub async fn note(&self, note: Note) -> Result<Receipt, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Note { note, reply }).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())?
     }
 
@@ -368,6 +400,13 @@ impl Feed {
         self.messages.send(Message::Ejected { app, revision, endpoint, reason }).await.ok();
     }
 
+    /// Says what the checks of an app's smoke test were found to come to, all of them, in this run; and whether all have been
+    /// sent since the last time this was said.
+    pub async fn smoked(&self, app: AppName, run: u64, checks: Vec<CheckReport>, round_over: bool) {
+        let smoked = Smoked { run, checks, round_over };
+        self.messages.send(Message::Smoked { app, smoked }).await.ok();
+    }
+
     /// Says that the workers hold more, or fewer, connections to an app's candidate than before.
     pub async fn warmed(&self, app: AppName) {
         self.messages.send(Message::Warmed { app }).await.ok();
@@ -412,6 +451,8 @@ pub struct AppBoard {
     pub rollout: Arc<Rollout>,
     /// How it is run.
     pub policy: Arc<Policy>,
+    /// Which requests are for it.
+    pub matching: Arc<Matching>,
     /// The live pool of each known revision.
     pub pools: BTreeMap<Revision, Arc<Pool>>,
     /// Its places for requests in flight, if its policy limits them.

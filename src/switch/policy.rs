@@ -7,6 +7,7 @@ use super::{
     address::Whereabouts,
     limits::{ErrorPages, Limits},
     mirror::Mirror,
+    smoke::Smoke,
     split::SplitPolicy,
 };
 
@@ -52,6 +53,8 @@ pub struct Promotion {
     pub min_ready: MinReady,
     /// How many connections each worker must hold open to each ready endpoint of the candidate; 0 for none.
     pub warm: u32,
+    /// What the candidate must be found to answer; `None` for nothing.
+    pub smoke: Option<Arc<Smoke>>,
 }
 
 /// Whether, and when, a ready candidate is promoted by itself.

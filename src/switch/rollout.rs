@@ -6,6 +6,7 @@
 mod hold;
 mod orders;
 mod sight;
+mod smoke;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -16,9 +17,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::hold::HoldEnd;
-pub use self::hold::Holding;
+pub(super) use self::{hold::HoldEnd, smoke::Smoked};
+pub use self::{hold::Holding, smoke::SmokeRun};
 use super::{
+    authority::Note,
     control::{Command, Refusal, RefusalCode},
     desired::{Authority, EndpointSpec, Returned},
     name::{AppName, Generation, Revision},
@@ -47,6 +49,9 @@ pub struct Rollout {
     gates_since: Option<Timestamp>,
     /// New live requests wait.
     holding: Option<Holding>,
+    /// The last run of the candidate's smoke test, and how many there were of the app's.
+    smoke: Option<SmokeRun>,
+    smoke_runs: u64,
 }
 
 /// What must survive a restart.
@@ -147,8 +152,12 @@ pub(super) enum Input {
     Readiness { revision: Revision, readiness: Readiness },
     /// Somebody has asked the app's authority to make a revision active.
     Asked(Option<Asked>),
+    /// The app's authority has done what somebody asked for.
+    Noted(Note),
     /// The hold has come to its end.
     HoldOver(HoldEnd),
+    /// Checks of the smoke test were sent.
+    Smoked(Smoked),
     /// Time has passed.
     Clock,
 }
@@ -252,7 +261,13 @@ impl Rollout {
                 step.next.readiness.insert(revision, readiness);
             }
             Input::Asked(asked) => step.next.asked = asked,
+            Input::Noted(Note { action, from, to, by, reason, .. }) => {
+                // It is done, whether it can be written down or not.
+                let deed = Deed { of_source: true, ..step.next.deed(action, from, to, by, reason) };
+                step.deeds.push(deed);
+            }
             Input::HoldOver(how) => step.next.end_hold(how, now, &mut step.deeds),
+            Input::Smoked(smoked) => step.next.take_smoked(smoked, now),
             Input::Clock => {}
         }
         step.next.settle(now, &mut step.deeds);
@@ -303,6 +318,7 @@ impl Rollout {
         }
         self.kept.phase = Phase::Starting;
         self.gates_since = None;
+        self.smoke = None;
     }
 
     fn drop_candidate(&mut self, phase: Phase) {
@@ -339,6 +355,7 @@ impl Rollout {
         self.drop_stale_hold(deeds);
         self.fulfil_wish(now, deeds);
         self.return_if_told(now, deeds);
+        self.tend_smoke(now);
         self.judge_candidate(now);
         self.promote_if_due(now, deeds);
         if self.kept.phase == Phase::Promoted && self.kept.previous.is_none() {
@@ -354,7 +371,7 @@ impl Rollout {
         }
         if self.readiness(&candidate).ready >= self.min_ready(&candidate) {
             self.kept.phase = Phase::Previewing;
-            match self.is_warm(&candidate) {
+            match self.is_warm(&candidate) && self.is_smoked(&candidate) {
                 true => _ = self.gates_since.get_or_insert(now),
                 false => self.gates_since = None,
             }

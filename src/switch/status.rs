@@ -271,6 +271,8 @@ pub enum Action {
     Rollback,
     /// The candidate was dropped.
     Abort,
+    /// The candidate is tested again.
+    Smoke,
     /// Another share of live traffic goes to the candidate.
     Weight,
     /// A revision was pinned.
@@ -285,6 +287,16 @@ pub enum Action {
     Maintenance,
     /// Live requests are served again.
     Reopen,
+    /// A rollout that was given up was taken up again.
+    Retry,
+    /// The candidate was given up for good.
+    Reject,
+    /// The rollout stands where it is.
+    Pause,
+    /// The rollout goes on.
+    Unpause,
+    /// The previous revision is kept longer.
+    Keep,
     /// A change of the source was applied.
     Source,
 }
@@ -298,6 +310,7 @@ impl Action {
             Self::Promote => "promote",
             Self::Rollback => "rollback",
             Self::Abort => "abort",
+            Self::Smoke => "smoke",
             Self::Weight => "weight",
             Self::Pin => "pin",
             Self::Unpin => "unpin",
@@ -305,6 +318,11 @@ impl Action {
             Self::Resume => "resume",
             Self::Maintenance => "maintenance",
             Self::Reopen => "reopen",
+            Self::Retry => "retry",
+            Self::Reject => "reject",
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
+            Self::Keep => "keep",
             Self::Source => "source",
         }
     }
@@ -342,6 +360,9 @@ pub struct Receipt {
     pub weight: Option<u32>,
     /// Each replica's view of it.
     pub replicas: Vec<ReplicaReceipt>,
+    /// What was sent to the app's authority, call by call; of a `dryRun`, what would be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
     /// What the asker should know besides, e.g. that the action could not be written to disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

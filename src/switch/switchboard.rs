@@ -24,6 +24,7 @@ use super::{
     admission::Current,
     app::{App, Asker, Begun, Reply},
     archive::Archive,
+    authority::Note,
     barrier::Barrier,
     control::{
         Applied, Board, Command, Control, Feed, Invitation, Invited, Message, Order, Refusal, RefusalCode, Viewer,
@@ -228,8 +229,13 @@ impl Switchboard {
                 }
             }
             Message::Warmed { app } => self.refresh(&app).await,
+            Message::Smoked { app, smoked } => {
+                self.advance(&app, Input::Smoked(smoked)).await;
+                self.refresh(&app).await;
+            }
             Message::Sighted { app, sighting } => self.sighted(&app, *sighting).await,
             Message::OutOfSight { app, why } => self.out_of_sight(&app, why),
+            Message::Note { note, reply } => self.note(note, reply).await,
             Message::Asked { app, asked } => _ = self.advance(&app, Input::Asked(asked)).await,
             Message::LookedUp { app, name, found } => self.look_up(&app, &name, found).await,
             Message::Drained { app, tenure, cut, took } => self.drained(&app, tenure, cut, took),
@@ -357,6 +363,22 @@ impl Switchboard {
         }
         let code = refusal.code.as_str().to_owned();
         self.tell(&name, Happening::Refused { action, by, code, detail: refusal.detail });
+    }
+
+    async fn note(&mut self, note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>>) {
+        let name = note.app.clone();
+        let step = match self.apps.get(&name) {
+            Some(app) => app.rollout.handle(Input::Noted(note), Timestamp::now()),
+            None => Err(self.unknown_app(&name)),
+        };
+        let refused = match step {
+            Ok(step) => self.carry_out(&name, step, Some(reply)).await,
+            Err(refusal) => Err((refusal, Some(reply))),
+        };
+        if let Err((refusal, Some(reply))) = refused {
+            reply.send(Err(refusal)).ok();
+        }
+        self.refresh(&name).await;
     }
 
     fn decide(&self, order: Order) -> Result<Step, Refusal> {
@@ -719,6 +741,7 @@ impl Switchboard {
             gates: before.unwrap_or(&step.next).gates(),
             weight: deed.weight.map(|weight| weight.percent().into()),
             replicas: Vec::new(),
+            calls: Vec::new(),
             warnings: Vec::new(),
             dry_run: false,
         }

@@ -18,6 +18,10 @@ mod mirror;
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 
+// Against a real Kubernetes control plane and the real Argo Rollouts controller.
+#[cfg(feature = "kubernetes")]
+mod cluster;
+
 // Who sees the candidate: every way in, every restriction, and the proxy's own path.
 mod preview;
 

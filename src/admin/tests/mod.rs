@@ -14,6 +14,8 @@ mod doors;
 mod events;
 /// Sockets: whose they are, how they start and end.
 mod listeners;
+/// Rollouts that another authority runs.
+mod rollouts;
 
 use std::{
     collections::BTreeSet,
@@ -87,6 +89,7 @@ impl Fixture {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer.clone(),
+            authorities: None,
             mirrors: Arc::default(),
             reload,
             tokens: Some(Arc::new(Tokens::fixed(entries))),

@@ -5,7 +5,7 @@ use std::{borrow::Cow, path::PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::{Ab, ErrorBlock, Limits, Mirror, Preview};
+use super::{Ab, ErrorBlock, Limits, Mirror, Preview, SmokeCheck};
 use crate::{
     config::{
         address::{EndpointAddress, SentHost},
@@ -293,8 +293,11 @@ pub(in crate::config) struct Promotion {
     pub(in crate::config) min_ready: Given<Text<MinReady>>,
     #[schemars(skip)]
     pub(in crate::config) approval: NotYet,
-    #[schemars(skip)]
-    pub(in crate::config) smoke: NotYet,
+    /// Requests that the candidate must answer as expected before it may be promoted, sent by the proxy itself, in this
+    /// order; left out: none.
+    pub(in crate::config) smoke: Given<Vec<SmokeCheck>>,
+    /// For how long a smoke test that fails is tried again before it has failed; 0s: once is enough.
+    pub(in crate::config) smoke_within: Given<Text<Time<0>>>,
     #[schemars(skip)]
     pub(in crate::config) bake: NotYet,
     /// How many connections each worker opens to each ready endpoint of the candidate before it may be promoted, up to

@@ -38,7 +38,8 @@ pub fn write(returned: &Returned) -> String {
     serde_json::to_string(&Written { to, from, at, by, reason }).unwrap_or_default()
 }
 
-/// The rollback that an annotation's value tells of. No later one would be obeyed after one from the far future, so such
+/// The rollback that an annotation's value tells of. One that leads from a revision to itself takes the one before it
+/// back: whoever obeyed that returns to what the cluster has active. No later one would be obeyed after one from the far future, so such
 /// a one is refused.
 pub fn read(value: &str, now: Timestamp) -> Result<Returned, Unreadable> {
     if value.len() > LARGEST {
@@ -46,9 +47,6 @@ pub fn read(value: &str, now: Timestamp) -> Result<Returned, Unreadable> {
     }
     let Written { to, from, at, by, reason } =
         serde_json::from_str(value).map_err(|error| Unreadable(error.to_string()))?;
-    if to == from {
-        return Err(Unreadable(format!("it leads from {from} to itself")));
-    }
     let printable = |text: &str| !text.chars().any(char::is_control);
     if by.is_empty() || !printable(&by) || !printable(&reason) {
         return Err(Unreadable("`by` and `reason` must be plain text, and `by` must not be empty".to_owned()));
@@ -91,7 +89,6 @@ mod tests {
             r#"{"to":"h1","from":"h2","at":"2026-01-01T00:00:00Z","by":""}"#,
             r#"{"to":"h1","from":"h2","at":"2026-01-01T00:00:00Z","by":"a\nb"}"#,
             r#"{"to":"h 1","from":"h2","at":"2026-01-01T00:00:00Z","by":"ann"}"#,
-            r#"{"to":"h1","from":"h1","at":"2026-01-01T00:00:00Z","by":"ann"}"#,
             r#"{"to":"h1","from":"h2","at":"yesterday","by":"ann"}"#,
             r#"{"to":"h1","from":"h2","at":"2036-01-01T00:00:00Z","by":"ann"}"#,
             r#"{"to":"h1","from":"h2","at":"2026-01-01T00:00:00Z","by":"ann","generation":7}"#,

@@ -73,9 +73,12 @@ impl App {
     }
 
     /// Looks at the objects as they are now, sees to it that the right pods are watched, and gives what the switch has to
-    /// be told, if anything.
-    pub(super) fn look(&mut self, name: &AppName, place: &Place, starter: &Starter) -> Told {
-        let seen = self.see(name, place, starter);
+    /// be told, if anything. An alarm is told with what is seen.
+    pub(super) fn look(&mut self, name: &AppName, place: &Place, starter: &Starter, alarm: Option<&String>) -> Told {
+        let mut seen = self.see(name, place, starter);
+        if let Ok(Some(sighting)) = &mut seen {
+            sighting.alarms.extend(alarm.cloned());
+        }
         let trouble = self.trouble(place).map(str::to_owned);
         let told = match seen {
             Ok(sighting) => Told { sighting, out_of_sight: trouble },

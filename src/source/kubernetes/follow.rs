@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Targets,
+    Alarms, Targets,
     app::{App, Told},
     client::connect,
     place::{Heard, Origin, Place, Starter, Taken},
@@ -33,7 +33,9 @@ const EVER_AGAIN: Duration = Duration::from_secs(30);
 
 /// Follows what the targets say, whenever they change, until nobody can change them any more. An app whose objects cannot
 /// be seen is said to be out of sight; what was sighted of it last stays in force.
-pub async fn follow(mut targets: watch::Receiver<Targets>, feed: Feed) {
+///
+/// What else is wrong with an app is in the alarms, and shown with what is seen.
+pub async fn follow(mut targets: watch::Receiver<Targets>, mut alarms: watch::Receiver<Alarms>, feed: Feed) {
     let (told, mut heard) = mpsc::channel(WAITING);
     let mut follower = Follower::new(feed, told);
     let wanted = targets.borrow_and_update().clone();
@@ -48,6 +50,10 @@ pub async fn follow(mut targets: watch::Receiver<Targets>, feed: Feed) {
                 }
                 let wanted = targets.borrow_and_update().clone();
                 follower.aim(wanted).await;
+            }
+            Ok(()) = alarms.changed() => {
+                let now = alarms.borrow_and_update().clone();
+                follower.heed(now);
             }
             Some(first) = heard.recv() => {
                 follower.hear(first);
@@ -75,6 +81,8 @@ struct Follower {
     again: Option<Instant>,
     places: BTreeMap<String, Place>,
     apps: BTreeMap<AppName, App>,
+    /// What others found wrong with them.
+    alarms: Alarms,
     /// The apps of which there may be something to say.
     stirred: BTreeSet<AppName>,
 }
@@ -89,6 +97,7 @@ impl Follower {
             again: None,
             places: BTreeMap::new(),
             apps: BTreeMap::new(),
+            alarms: Alarms::new(),
             stirred: BTreeSet::new(),
         }
     }
@@ -126,6 +135,12 @@ impl Follower {
                 }
             }
         }
+    }
+
+    fn heed(&mut self, alarms: Alarms) {
+        let before = std::mem::replace(&mut self.alarms, alarms);
+        let differs = |app: &&AppName| before.get(*app) != self.alarms.get(*app);
+        self.stirred.extend(before.keys().chain(self.alarms.keys()).filter(differs).cloned());
     }
 
     /// Brings apps and watches in line with the targets.
@@ -206,7 +221,7 @@ impl Follower {
         for name in std::mem::take(&mut self.stirred) {
             let Some(app) = self.apps.get_mut(&name) else { continue };
             let Some(place) = self.places.get(&app.namespace) else { continue };
-            let Told { sighting, out_of_sight } = app.look(&name, place, starter);
+            let Told { sighting, out_of_sight } = app.look(&name, place, starter, self.alarms.get(&name));
             if let Some(sighting) = sighting {
                 self.feed.sighted(name.clone(), sighting).await;
             }

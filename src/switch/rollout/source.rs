@@ -62,6 +62,8 @@ impl Rollout {
             readiness: BTreeMap::new(),
             gates_since: None,
             holding: None,
+            smoke: None,
+            smoke_runs: 0,
         }
     }
 
@@ -141,7 +143,11 @@ impl Rollout {
                 self.set_candidate(after.clone(), now);
                 deeds.push(self.by_source(Action::Deploy, Some(from), Some(after)));
             }
-            None if before.as_ref().is_some_and(|before| self.is_candidate(before)) => {
+            // What it wants active instead stays the candidate until that can be done.
+            None if before
+                .as_ref()
+                .is_some_and(|before| self.is_candidate(before) && self.kept.wish != Some(before.clone())) =>
+            {
                 self.drop_candidate(Phase::Aborted);
                 deeds.push(self.by_source(Action::Abort, before, Some(self.kept.active.revision.clone())));
             }
@@ -152,9 +158,9 @@ impl Rollout {
     /// Flips to the revision the source wants active, once it may.
     pub(super) fn fulfil_wish(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
         let Some(wish) = self.kept.wish.clone() else { return };
-        // Where another authority has moved on already, waiting for warm connections would only split the fleet.
-        let warm = self.authority != Authority::Tealgate || self.is_warm(&wish);
-        let ready = self.readiness(&wish).ready >= self.min_ready(&wish) && warm;
+        // Where another authority has moved on already, waiting for a gate would only split the fleet.
+        let gates = self.authority != Authority::Tealgate || self.is_warm(&wish) && self.is_smoked(&wish);
+        let ready = self.readiness(&wish).ready >= self.min_ready(&wish) && gates;
         let may = ready && self.kept.pin.is_none() && self.refuse_if_emptying().is_ok();
         if !may || !self.kept.revisions.contains_key(&wish) {
             return;

@@ -116,7 +116,7 @@ impl Setup {
 
 /// An address that nobody listens on, given out once. Its port lies below those that the system gives to connections: one
 /// of those could be in use by the time a process comes to listen on it.
-fn free() -> SocketAddr {
+pub fn free() -> SocketAddr {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
     loop {
         let address = SocketAddr::from(([127, 0, 0, 1], 10_000 + NEXT.fetch_add(1, Relaxed) % 20_000));
