@@ -41,7 +41,7 @@ impl Default for Mirror {
 }
 
 /// A method whose requests change nothing (RFC 9110 §9.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SafeMethod {
     /// `GET`
     Get,
@@ -102,13 +102,13 @@ pub enum BodyComparison {
 }
 
 /// A place in a JSON document, in the part of RFC 9535 that names places: `$.a.b`, `$.items[*].id`, `$.list[0]`, `$..id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JsonPath {
     steps: Vec<JsonStep>,
 }
 
 /// One step of a [`JsonPath`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum JsonStep {
     /// `.name`: the member of this name.
     Member(String),
