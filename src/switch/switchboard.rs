@@ -270,11 +270,11 @@ impl Switchboard {
         for (name, wanted) in desired.apps {
             let matching = Arc::new(wanted.matching.clone());
             let step = self.follow(&name, wanted, &mut applied);
-            let mut receipts = self.receipts(&name, &step);
-            // Written or not, it goes on: the source will say the same after a restart.
-            self.make_durable(&step, &mut receipts, true).await.ok();
+            let receipts = self.receipts(&name, &step);
             changes.push(Change { name, matching: Some(matching), step, receipts, reply: None });
         }
+        // Written or not, it goes on: the source will say the same after a restart.
+        self.make_durable(&mut changes, true).await.ok();
         let removed: Vec<_> = gone.iter().filter_map(|name| self.apps.remove(name).map(|app| (name, app))).collect();
         for (name, app) in &removed {
             app.unmark_routed();
@@ -460,32 +460,29 @@ impl Switchboard {
     /// Durable first, then published, then confirmed: the one road of every change. Without `reply` nobody waits for the
     /// receipt.
     async fn carry_out(&mut self, name: &AppName, step: Step, reply: Reply) -> Result<(), (Refusal, Reply)> {
-        let mut receipts = self.receipts(name, &step);
+        let receipts = self.receipts(name, &step);
         let must_not_wait = step.deeds.is_empty() || step.deeds.iter().any(Deed::must_not_wait);
-        match self.make_durable(&step, &mut receipts, must_not_wait).await {
+        let mut change = Change { name: name.clone(), matching: None, step, receipts, reply };
+        match self.make_durable(std::slice::from_mut(&mut change), must_not_wait).await {
             Ok(()) => {
-                self.commit(vec![Change { name: name.clone(), matching: None, step, receipts, reply }], false);
+                self.commit(vec![change], false);
                 Ok(())
             }
-            Err(refusal) => Err((refusal, reply)),
+            Err(refusal) => Err((refusal, change.reply)),
         }
     }
 
-    /// Writes the next state down. Where it cannot be written, only what must not wait goes on, and says so.
-    async fn make_durable(
-        &mut self,
-        step: &Step,
-        receipts: &mut [Receipt],
-        must_not_wait: bool,
-    ) -> Result<(), Refusal> {
+    /// Writes the next states down. Where they cannot be written, only what must not wait goes on, and says so.
+    async fn make_durable(&mut self, changes: &mut [Change], must_not_wait: bool) -> Result<(), Refusal> {
         let patience = if must_not_wait { ROLLBACK_DISK_PATIENCE } else { DISK_PATIENCE };
-        let Err(problem) = self.archive.save(step.next.kept(), receipts, patience).await else { return Ok(()) };
+        let states = changes.iter().map(|change| (change.step.next.kept(), &change.receipts[..]));
+        let Err(problem) = self.archive.save(states, patience).await else { return Ok(()) };
         if !must_not_wait {
             let detail = format!("the change could not be written to disk: {problem}");
             let hint = "traffic has not changed; see to the disk of state.dir, and look again before you repeat it";
             return Err(Refusal::new(RefusalCode::NotDurable, detail, hint));
         }
-        for receipt in receipts {
+        for receipt in changes.iter_mut().flat_map(|change| &mut change.receipts) {
             receipt.warnings.push(format!("not on disk yet: {problem}; it is tried again every second"));
         }
         Ok(())
