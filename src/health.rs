@@ -406,7 +406,7 @@ mod tests {
             preview: None,
             policy: Arc::new(Policy { health: check, ..Policy::default() }),
         };
-        Desired { apps: [("shop".parse().unwrap(), wanted)].into() }
+        Desired { apps: [("shop".parse().unwrap(), wanted)].into(), ..Desired::default() }
     }
 
     fn switch() -> Switch {

@@ -356,8 +356,8 @@ impl<'de> Deserialize<'de> for EndpointRequest {
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
                 let given = EndpointObject::deserialize(MapAccessDeserializer::new(map))?;
-                let address = given.address.parse().map_err(de::Error::custom)?;
-                Ok(EndpointRequest(EndpointSpec { address, weight: given.weight }))
+                let address: Whereabouts = given.address.parse().map_err(de::Error::custom)?;
+                Ok(EndpointRequest(EndpointSpec { weight: given.weight, ..address.into() }))
             }
         }
 

@@ -138,7 +138,8 @@ fn status(code: RefusalCode) -> StatusCode {
         | RefusalCode::Held
         | RefusalCode::NotHeld
         | RefusalCode::NotDrained
-        | RefusalCode::NotInMaintenance => StatusCode::CONFLICT,
+        | RefusalCode::NotInMaintenance
+        | RefusalCode::OtherAuthority => StatusCode::CONFLICT,
         RefusalCode::Invalid => StatusCode::BAD_REQUEST,
         RefusalCode::NotDurable | RefusalCode::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     }
@@ -210,7 +211,7 @@ impl IntoResponses for ActionProblems {
             (400, "`invalid`, `bad-json`, `not-offered`: something in the request is not understood"),
             (404, "`unknown-app`, `unknown-revision`"),
             (408, "`timeout`: the body did not arrive within 5 seconds"),
-            (409, "`no-candidate`, `no-previous`, `already-active`, `in-use`, `pinned`, `held`, `not-held`, `not-drained`, `not-in-maintenance`; refused by a gate: `not-ready`, `gate-failed`, then with `gates`"),
+            (409, "`no-candidate`, `no-previous`, `already-active`, `in-use`, `pinned`, `held`, `not-held`, `not-drained`, `not-in-maintenance`, `other-authority`; refused by a gate: `not-ready`, `gate-failed`, then with `gates`"),
             (412, "`generation-mismatch`: the app has moved on since"),
             (413, "`too-large`: the body has more than 64 KiB"),
             (415, "`unsupported-media-type`: the body is not `application/json`"),
@@ -278,6 +279,7 @@ mod tests {
             RefusalCode::NotHeld,
             RefusalCode::NotDrained,
             RefusalCode::NotInMaintenance,
+            RefusalCode::OtherAuthority,
         ] {
             assert_eq!(seen(code), 409);
         }

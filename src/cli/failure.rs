@@ -92,7 +92,7 @@ impl Exit {
     /// The code for an answer that is no success: by the problem's stable `code`, else by the status.
     pub(crate) fn of_answer(code: &str, status: StatusCode) -> Self {
         match code {
-            "not-ready" | "gate-failed" => Self::Refused,
+            "not-ready" | "gate-failed" | "other-authority" => Self::Refused,
             "generation-mismatch" | "pinned" | "already-active" | "held" => Self::Conflict,
             "invalid" => Self::Usage,
             "no-candidate" | "no-previous" | "in-use" | "unknown-app" | "unknown-revision" | "not-durable"
@@ -153,6 +153,7 @@ mod tests {
             ("not-held", 409, 1),
             ("not-drained", 409, 1),
             ("not-in-maintenance", 409, 1),
+            ("other-authority", 409, 3),
             ("unknown-app", 404, 1),
             ("unknown-revision", 404, 1),
             ("invalid", 400, 2),

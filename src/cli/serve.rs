@@ -104,7 +104,7 @@ fn load(file: &Path) -> Result<Config, Failure> {
 
 /// How long a drain may take: the longest that an app allows its requests, and a little more.
 fn patience(config: &Config) -> Duration {
-    let drains = config.desired.apps.values().map(|app| app.policy.drain.timeout);
+    let drains = config.desired.policies().map(|policy| policy.drain.timeout);
     drains.max().unwrap_or_default() + CLOSING
 }
 

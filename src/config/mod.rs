@@ -100,9 +100,9 @@ impl Config {
     /// whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
+        let transports = self.desired.policies().filter_map(|policy| policy.transport.tls.as_ref());
         let towards_endpoints = transports.flat_map(|tls| tls.files());
-        let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values()).map(|page| &page.file);
+        let pages = self.desired.policies().flat_map(|policy| policy.errors.0.values()).map(|page| &page.file);
         let named = tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens);
         let mut seen = HashSet::new();
         named.chain(pages).chain(&self.secret_files).filter(|file| seen.insert(*file)).cloned().collect()

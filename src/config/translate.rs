@@ -514,7 +514,7 @@ impl Pass<'_> {
                     wrong.hint("set `upstream.tls.server_name`, or give the endpoint by its host's name"),
                 );
             }
-            specs.push(EndpointSpec { address, weight });
+            specs.push(EndpointSpec { weight, ..address.into() });
         }
         specs
     }

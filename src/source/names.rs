@@ -239,7 +239,7 @@ mod tests {
             preview: None,
             policy: Arc::new(Policy { lookup, ..Policy::default() }),
         };
-        Desired { apps: [("shop".parse().unwrap(), wanted)].into() }
+        Desired { apps: [("shop".parse().unwrap(), wanted)].into(), ..Desired::default() }
     }
 
     fn start(switch: &Switch, dns: &Dns, state_dir: Option<PathBuf>) -> AbortOnDropHandle<()> {

@@ -15,7 +15,7 @@ use super::{
     address::{Address, HostPort},
     capacity::Capacity,
     control::{AppBoard, Draining, Refusal, RefusalCode},
-    desired::Matching,
+    desired::{Authority, Matching},
     hold::{HeldOutcomes, Keeper},
     name::{Revision, Role},
     names::Names,
@@ -32,7 +32,10 @@ pub(super) type Reply = Option<oneshot::Sender<Result<Receipt, Refusal>>>;
 pub(super) struct App {
     pub(super) rollout: Rollout,
     pub(super) matching: Arc<Matching>,
-    pub(super) last_event: Timestamp,
+    /// When the source last spoke of it.
+    pub(super) last_event: Option<Timestamp>,
+    /// Why the app cannot be followed just now; what was sighted last is in force.
+    pub(super) out_of_sight: Option<String>,
     pools: BTreeMap<Revision, Arc<Pool>>,
     names: Names,
     /// What the last publication led to, and as what.
@@ -80,7 +83,8 @@ impl App {
         Self {
             rollout,
             matching: Arc::default(),
-            last_event: Timestamp::now(),
+            last_event: None,
+            out_of_sight: None,
             pools: BTreeMap::new(),
             names: Names::default(),
             routed: Vec::new(),
@@ -94,11 +98,26 @@ impl App {
     /// Takes over which requests are its, if its source has just spoken. Whether that is news.
     pub(super) fn match_by(&mut self, matching: Option<Arc<Matching>>) -> bool {
         let Some(matching) = matching else { return false };
-        self.last_event = Timestamp::now();
+        if self.rollout.authority() == Authority::Tealgate {
+            self.seen_at(Timestamp::now());
+        }
         let news = self.matching != matching;
         if news {
             self.matching = matching;
         }
+        news
+    }
+
+    /// The source has spoken.
+    pub(super) fn seen_at(&mut self, now: Timestamp) {
+        self.last_event = Some(now);
+        self.out_of_sight = None;
+    }
+
+    /// The source cannot be heard. Whether that is news.
+    pub(super) fn lose_sight(&mut self, why: String) -> bool {
+        let news = self.out_of_sight.as_ref() != Some(&why);
+        self.out_of_sight = Some(why);
         news
     }
 
@@ -415,6 +434,8 @@ impl App {
     }
 
     pub(super) fn board(&self, history: Arc<VecDeque<Receipt>>) -> AppBoard {
+        let authority = self.rollout.authority();
+        let followed = authority != Authority::Tealgate;
         AppBoard {
             rollout: Arc::new(self.rollout.clone()),
             policy: Arc::clone(self.rollout.policy()),
@@ -424,10 +445,12 @@ impl App {
             draining: self.draining.clone(),
             history,
             source: SourceStatus {
-                kind: "static".to_owned(),
-                authority: "tealgate".to_owned(),
-                stale: false,
-                last_event: Some(self.last_event),
+                kind: if followed { "kubernetes" } else { "static" }.to_owned(),
+                authority: authority.as_str().to_owned(),
+                // Also before the first sighting since the start: what is in force is only remembered.
+                stale: followed && (self.last_event.is_none() || self.out_of_sight.is_some()),
+                problem: self.out_of_sight.clone(),
+                last_event: self.last_event,
                 drift: self.rollout.drift(),
             },
             hold: self.hold.keeper.as_ref().map(|keeper| Arc::clone(keeper.hold())),

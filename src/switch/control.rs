@@ -16,14 +16,14 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::{
     address::{Address, HostPort},
     capacity::Capacity,
-    desired::{Desired, EndpointSpec},
+    desired::{Desired, EndpointSpec, Sighting},
     hold::{HeldOutcomes, Hold},
     name::{AppName, Revision, Subject},
     names::Names,
     policy::{HoldBounds, Policy},
     pool::{Pool, Tenure},
     record::EjectionReason,
-    rollout::{HoldEnd, Readiness, Rollout},
+    rollout::{Asked, HoldEnd, Readiness, Rollout},
     split::Weight,
     status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, HoldStatus, PoolStatus, Receipt, SourceStatus},
 };
@@ -196,6 +196,8 @@ pub enum RefusalCode {
     NotDrained,
     /// The app is not under maintenance.
     NotInMaintenance,
+    /// Another authority decides this, and it was not asked.
+    OtherAuthority,
     /// The request contradicts itself or leaves something out.
     Invalid,
     /// The action could not be made durable; nothing has changed.
@@ -222,6 +224,7 @@ impl RefusalCode {
             Self::NotHeld => "not-held",
             Self::NotDrained => "not-drained",
             Self::NotInMaintenance => "not-in-maintenance",
+            Self::OtherAuthority => "other-authority",
             Self::Invalid => "invalid",
             Self::NotDurable => "not-durable",
             Self::Stopping => "stopping",
@@ -257,6 +260,9 @@ pub(super) enum Message {
     Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     Invite { invitation: Invitation, reply: oneshot::Sender<Result<Invited, Refusal>> },
     Observed { app: AppName, revision: Revision, address: Address, healthy: bool },
+    Sighted { app: AppName, sighting: Box<Sighting> },
+    OutOfSight { app: AppName, why: String },
+    Asked { app: AppName, asked: Option<Asked> },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
@@ -301,6 +307,17 @@ impl Control {
         answer.await.map_err(|_| Refusal::stopping())?
     }
 
+    /// Says that somebody has asked an app's authority to make this revision active, so that the flip is ascribed to him
+    /// when it comes.
+    pub async fn asked(&self, app: AppName, revision: Revision, by: String, reason: String) {
+        self.messages.send(Message::Asked { app, asked: Some(Asked { revision, by, reason }) }).await.ok();
+    }
+
+    /// Says that nobody waits any more for the flip that an app's authority was asked for.
+    pub async fn no_longer_asked(&self, app: AppName) {
+        self.messages.send(Message::Asked { app, asked: None }).await.ok();
+    }
+
     /// Ends the switchboard once all that was asked before is done and on disk.
     pub async fn stop(&self) {
         let (reply, answer) = oneshot::channel();
@@ -322,6 +339,17 @@ impl Feed {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Desired { desired, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Says all that was found of an app that is followed. `false` when the switch is stopping.
+    pub async fn sighted(&self, app: AppName, sighting: Sighting) -> bool {
+        self.messages.send(Message::Sighted { app, sighting: Box::new(sighting) }).await.is_ok()
+    }
+
+    /// Says that an app cannot be followed just now, and why, in a sentence that says what to do. What was sighted last
+    /// stays in force until the next sighting.
+    pub async fn out_of_sight(&self, app: AppName, why: String) {
+        self.messages.send(Message::OutOfSight { app, why }).await.ok();
     }
 
     /// Says what the lookup of an endpoint's name came to: all its addresses, or why there are none.
@@ -434,7 +462,7 @@ impl AppBoard {
             generation: rollout.generation().0,
             phase: rollout.phase(),
             message: self.message(),
-            active: Some(self.pool_status(rollout.active(), rollout.active_since())),
+            active: rollout.is_seen().then(|| self.pool_status(rollout.active(), rollout.active_since())),
             preview: rollout.preview().map(|(revision, since)| self.pool_status(revision, since)),
             previous: rollout.previous().map(|previous| PoolStatus {
                 rollback_until: Some(previous.until),

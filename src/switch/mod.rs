@@ -62,7 +62,10 @@ pub use self::{
         AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,
         Viewer,
     },
-    desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    desired::{
+        Authority, Desired, EndpointSpec, Followed, HostPattern, Matching, Returned, Sighted, Sighting, Standing,
+        Wanted,
+    },
     ejection::{Judge, Sentence},
     hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},

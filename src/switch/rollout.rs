@@ -1,10 +1,11 @@
 //! One app's state machine, pure: [`Rollout::handle`] takes the state, an input and the time, and gives the next state
 //! with the deeds to carry out, or a reasoned no. It touches no clock, no pool and no file; `switchboard` does what it
 //! says. Here are the state, the flip, and what follows from time alone; `orders` has what people ask for, `source` what the
-//! source wants, `words` how it is said.
+//! source wants, `sight` what is found where another authority decides, `words` how it is said.
 
 mod hold;
 mod orders;
+mod sight;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ pub(super) use self::hold::HoldEnd;
 pub use self::hold::Holding;
 use super::{
     control::{Command, Refusal, RefusalCode},
-    desired::EndpointSpec,
+    desired::{Authority, EndpointSpec, Returned},
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
     split::{Split, Weight},
@@ -32,6 +33,14 @@ use super::{
 pub struct Rollout {
     kept: Kept,
     policy: Arc<Policy>,
+    /// Who decides its flips.
+    authority: Authority,
+    /// Who asked that authority for a flip, until it comes.
+    asked: Option<Asked>,
+    /// What is wrong where the app is followed, in sentences.
+    alarms: Vec<String>,
+    /// A rollback that was ordered at another replica.
+    returned: Option<Returned>,
     /// Ready and total endpoints of each revision, as last reported.
     readiness: BTreeMap<Revision, Readiness>,
     /// Since when the candidate's gates have held without a break.
@@ -61,6 +70,17 @@ pub(super) struct Kept {
     /// Live requests get the maintenance page.
     #[serde(default)]
     maintenance: Option<Maintenance>,
+    /// When the last rollback was ordered that came from another replica: none is obeyed twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    returned_at: Option<Timestamp>,
+}
+
+/// A flip that somebody has asked another authority for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Asked {
+    pub(super) revision: Revision,
+    pub(super) by: String,
+    pub(super) reason: String,
 }
 
 /// A revision in a role, and since when.
@@ -125,6 +145,8 @@ pub(super) enum Input {
     Order { command: Command, by: String, reason: String, if_generation: Option<u64> },
     /// How many endpoints of a revision are ready.
     Readiness { revision: Revision, readiness: Readiness },
+    /// Somebody has asked the app's authority to make a revision active.
+    Asked(Option<Asked>),
     /// The hold has come to its end.
     HoldOver(HoldEnd),
     /// Time has passed.
@@ -159,6 +181,8 @@ pub(super) struct Deed {
     pub(super) reason: String,
     /// The candidate's share from then on, if that is what was done.
     pub(super) weight: Option<Weight>,
+    /// Whether it only follows the source, which says it again after a restart.
+    pub(super) of_source: bool,
 }
 
 impl Deed {
@@ -188,7 +212,7 @@ impl Deed {
     pub(super) fn must_not_wait(&self) -> bool {
         use Action::{Hold, Maintenance, Reopen, Resume, Rollback};
         let returns = self.action == Rollback || self.weight == Some(Weight::ZERO);
-        returns || matches!(self.action, Hold | Resume | Maintenance | Reopen) || self.by == source::SOURCE
+        returns || matches!(self.action, Hold | Resume | Maintenance | Reopen) || self.of_source
     }
 }
 
@@ -214,6 +238,7 @@ impl Rollout {
         match input {
             Input::Order { command, by, reason, if_generation } => {
                 self.expect_generation(if_generation)?;
+                self.refuse_if_not_ours(&command)?;
                 let action = match command {
                     // What it is asked for comes when the pool is empty.
                     Command::PromoteHeld { .. } => Action::Hold,
@@ -226,6 +251,7 @@ impl Rollout {
             Input::Readiness { revision, readiness } => {
                 step.next.readiness.insert(revision, readiness);
             }
+            Input::Asked(asked) => step.next.asked = asked,
             Input::HoldOver(how) => step.next.end_hold(how, now, &mut step.deeds),
             Input::Clock => {}
         }
@@ -247,7 +273,7 @@ impl Rollout {
 
     fn deed(&self, action: Action, from: Option<Revision>, to: Option<Revision>, by: String, reason: String) -> Deed {
         let weight = (action == Action::Weight).then(|| self.weight());
-        Deed { action, generation: self.kept.generation, from, to, by, reason, weight }
+        Deed { action, generation: self.kept.generation, from, to, by, reason, weight, of_source: false }
     }
 
     fn know(
@@ -312,6 +338,7 @@ impl Rollout {
         self.kept.previous.take_if(|previous| previous.until <= now);
         self.drop_stale_hold(deeds);
         self.fulfil_wish(now, deeds);
+        self.return_if_told(now, deeds);
         self.judge_candidate(now);
         self.promote_if_due(now, deeds);
         if self.kept.phase == Phase::Promoted && self.kept.previous.is_none() {
@@ -353,7 +380,8 @@ impl Rollout {
     }
 
     fn auto_promotion_at(&self) -> Option<Timestamp> {
-        let since = self.gates_since.filter(|_| self.kept.phase == Phase::Previewing && self.kept.pin.is_none())?;
+        let ours = self.authority == Authority::Tealgate && self.kept.pin.is_none();
+        let since = self.gates_since.filter(|_| self.kept.phase == Phase::Previewing && ours)?;
         match self.policy.promotion.auto {
             AutoPromotion::Never => None,
             AutoPromotion::WhenReady => Some(since),
@@ -386,6 +414,11 @@ impl Rollout {
 
     pub(super) fn kept(&self) -> &Kept {
         &self.kept
+    }
+
+    /// Who decides its flips.
+    pub fn authority(&self) -> Authority {
+        self.authority
     }
 
     pub(super) fn policy(&self) -> &Arc<Policy> {

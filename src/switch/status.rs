@@ -242,10 +242,13 @@ pub struct Pin {
 pub struct SourceStatus {
     /// `static`, `kubernetes` or `etcd`.
     pub kind: String,
-    /// Who decides flips: `tealgate` or `argo-rollouts`.
+    /// Who decides flips: `tealgate`, `argo-rollouts`, or `services` where only two Services are followed.
     pub authority: String,
     /// Whether the source is out of reach, so that the last known state serves.
     pub stale: bool,
+    /// Why it is out of reach, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// When it last spoke.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_event: Option<Timestamp>,

@@ -28,7 +28,7 @@ use super::{
     control::{
         Applied, Board, Command, Control, Feed, Invitation, Invited, Message, Order, Refusal, RefusalCode, Viewer,
     },
-    desired::{Desired, Matching, Wanted},
+    desired::{Authority, Desired, Followed, Matching, Sighting, Wanted},
     drain::drain,
     journal::{Journal, Recovered},
     memory::Memory,
@@ -228,6 +228,9 @@ impl Switchboard {
                 }
             }
             Message::Warmed { app } => self.refresh(&app).await,
+            Message::Sighted { app, sighting } => self.sighted(&app, *sighting).await,
+            Message::OutOfSight { app, why } => self.out_of_sight(&app, why),
+            Message::Asked { app, asked } => _ = self.advance(&app, Input::Asked(asked)).await,
             Message::LookedUp { app, name, found } => self.look_up(&app, &name, found).await,
             Message::Drained { app, tenure, cut, took } => self.drained(&app, tenure, cut, took),
             Message::Measured { receipt, reply } => self.measured(*receipt, reply),
@@ -265,11 +268,16 @@ impl Switchboard {
     /// which moves from one app to another is never without either.
     async fn desire(&mut self, desired: Desired) -> Applied {
         let mut applied = Applied::default();
-        let gone: Vec<_> = self.apps.keys().filter(|name| !desired.apps.contains_key(*name)).cloned().collect();
-        let mut changes = Vec::with_capacity(desired.apps.len());
-        for (name, wanted) in desired.apps {
-            let matching = Arc::new(wanted.matching.clone());
-            let step = self.follow(&name, wanted, &mut applied);
+        let Desired { apps, followed } = desired;
+        let stays = |name: &AppName| apps.contains_key(name) || followed.contains_key(name);
+        let gone: Vec<_> = self.apps.keys().filter(|name| !stays(name)).cloned().collect();
+        let stated = apps.into_iter().map(|(name, wanted)| (name, Said::Stated(wanted)));
+        let said: Vec<_> =
+            stated.chain(followed.into_iter().map(|(name, followed)| (name, Said::Followed(followed)))).collect();
+        let mut changes = Vec::with_capacity(said.len());
+        for (name, said) in said {
+            let matching = Arc::new(said.matching().clone());
+            let step = self.follow(&name, said, &mut applied);
             let receipts = self.receipts(&name, &step);
             changes.push(Change { name, matching: Some(matching), step, receipts, reply: None });
         }
@@ -296,14 +304,18 @@ impl Switchboard {
     }
 
     /// Where an app goes by what its source wants: on from where it is, from where it once was, or from the start.
-    fn follow(&self, name: &AppName, wanted: Wanted, applied: &mut Applied) -> Step {
+    fn follow(&self, name: &AppName, said: Said, applied: &mut Applied) -> Step {
         let now = Timestamp::now();
         let running = self.apps.get(name);
         let before = running.map(|app| app.rollout.clone()).or_else(|| self.archive.rollout(name));
-        let rematched = running.is_some_and(|app| *app.matching != wanted.matching);
-        let step = match &before {
-            Some(before) => before.follow(wanted, now),
-            None => Rollout::first(name.clone(), wanted, now).into(),
+        let rematched = running.is_some_and(|app| *app.matching != *said.matching());
+        let step = match (&before, said) {
+            (Some(before), Said::Stated(wanted)) => before.follow(wanted, now),
+            (None, Said::Stated(wanted)) => Rollout::first(name.clone(), wanted, now).into(),
+            (Some(before), Said::Followed(followed)) => before.treat(followed.authority, followed.policy, now),
+            (None, Said::Followed(Followed { authority, policy, .. })) => {
+                Rollout::unseen(name.clone(), authority, policy, now).into()
+            }
         };
         match running {
             None => applied.added.push(name.to_string()),
@@ -423,6 +435,31 @@ impl Switchboard {
             self.publish(changed.into_iter().collect());
         }
         self.refresh(name).await;
+    }
+
+    /// Takes what was found of an app that is followed.
+    async fn sighted(&mut self, name: &AppName, sighting: Sighting) {
+        let Some(app) = self.apps.get_mut(name).filter(|app| app.rollout.authority() != Authority::Tealgate) else {
+            return;
+        };
+        app.seen_at(Timestamp::now());
+        let step = app.rollout.sight(sighting, Timestamp::now());
+        for held_back in &step.held_back {
+            tracing::warn!(app = %name, "{held_back}");
+        }
+        if step.next != app.rollout && self.carry_out(name, step, None).await.is_err() {
+            tracing::error!(app = %name, "what was sighted could not be followed; the next sighting tries again");
+        }
+        self.refresh(name).await;
+    }
+
+    fn out_of_sight(&mut self, name: &AppName, why: String) {
+        let Some(app) = self.apps.get_mut(name).filter(|app| app.rollout.authority() != Authority::Tealgate) else {
+            return;
+        };
+        if app.lose_sight(why) {
+            self.show(name);
+        }
     }
 
     /// Takes what the lookup of a name came to. It changes which endpoints a revision has, and no role.
@@ -714,6 +751,21 @@ impl Switchboard {
         for event in self.untold.drain(..) {
             // Nobody listening is no failure.
             self.events.send(event).ok();
+        }
+    }
+}
+
+/// What the configuration says of one app.
+enum Said {
+    Stated(Wanted),
+    Followed(Followed),
+}
+
+impl Said {
+    fn matching(&self) -> &Matching {
+        match self {
+            Self::Stated(wanted) => &wanted.matching,
+            Self::Followed(followed) => &followed.matching,
         }
     }
 }

@@ -394,7 +394,7 @@ mod tests {
             preview: Some(name("green")),
             policy: Arc::new(Policy::default()),
         };
-        Desired { apps: [("shop".parse().unwrap(), wanted)].into() }
+        Desired { apps: [("shop".parse().unwrap(), wanted)].into(), ..Desired::default() }
     }
 
     fn promote() -> Order {

@@ -128,7 +128,7 @@ pub(super) fn two_apps() -> Desired {
         };
         (name.parse().unwrap(), wanted)
     };
-    Desired { apps: [app("shop", "shop.test"), app("blog", "blog.test")].into() }
+    Desired { apps: [app("shop", "shop.test"), app("blog", "blog.test")].into(), ..Desired::default() }
 }
 
 pub(super) fn address(port: u16) -> SocketAddr {

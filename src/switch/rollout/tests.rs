@@ -1,7 +1,8 @@
 //! The state machine by table, and under a seeded random walk that checks the invariants after each step. Holds and
-//! maintenance have a table of their own.
+//! maintenance have a table of their own, and so has following another authority.
 
 mod hold;
+mod sight;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

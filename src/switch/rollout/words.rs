@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        desired::Authority,
         name::Revision,
         policy::AutoPromotion,
         split::Weight,
@@ -15,6 +16,7 @@ impl Rollout {
     /// Where the app stands, in a sentence, with what it waits for. What endangers live traffic comes first.
     pub fn message(&self) -> String {
         let mut message = self.closed_in_words();
+        message.push_str(&self.sight_in_words());
         message.push_str(&self.alarm_in_words().unwrap_or_default());
         message.push_str(&self.phase_in_words());
         if let Some(share) = self.share_in_words() {
@@ -57,6 +59,9 @@ impl Rollout {
 
     fn phase_in_words(&self) -> String {
         let active = self.active();
+        if !self.is_seen() {
+            return "nothing has been seen of it yet, so it serves nobody".to_owned();
+        }
         match (self.kept.phase, self.preview().map(|(revision, _)| revision)) {
             (Phase::Starting, Some(candidate)) => {
                 let Readiness { ready, total, .. } = self.readiness(candidate);
@@ -93,6 +98,9 @@ impl Rollout {
             return format!("waiting for warm connections: {}", gate.message);
         }
         match (self.policy.promotion.auto, self.auto_promotion_at()) {
+            _ if self.authority != Authority::Tealgate => {
+                format!("waiting for {} to make it active", self.authority.as_str())
+            }
             (AutoPromotion::Never, _) => "waiting for promote".to_owned(),
             (_, Some(due)) => format!("to be promoted at {}", due.strftime("%H:%M:%SZ")),
             (_, None) => "not promoted by itself while the pin holds".to_owned(),
