@@ -84,13 +84,15 @@ fn explain(error: &Error) -> (Location, Wrong) {
         }
         Error::Budget { breach, .. } => exceeded(breach),
         Error::AliasReplayLimitExceeded { .. } | Error::AliasReplayStackDepthExceeded { .. } => {
-            Wrong::new("the aliases in this file stand for too much")
+            Wrong::new(TOO_MANY_ALIASES)
         }
         Error::Eof { .. } => Wrong::new("the file is empty, or ends too early"),
         other => Wrong::new(plain(other)),
     };
     (place, wrong)
 }
+
+const TOO_MANY_ALIASES: &str = "the aliases in this file stand for too much";
 
 /// What there is too much of.
 fn exceeded(breach: &BudgetBreach) -> Wrong {
@@ -99,6 +101,9 @@ fn exceeded(breach: &BudgetBreach) -> Wrong {
             Wrong::new(format!("the file has more than {MOST_NODES} values")).hint("is it the right one?")
         }
         BudgetBreach::Depth { .. } => Wrong::new("lists and mappings lie too deep in each other here"),
+        BudgetBreach::RecordedAnchorEvents { .. } | BudgetBreach::RecordedAnchorBytes { .. } => {
+            Wrong::new(TOO_MANY_ALIASES)
+        }
         BudgetBreach::Aliases { .. } | BudgetBreach::MergeKeys { .. } => {
             Wrong::new(format!("the file has more than {MOST_ALIASES} aliases"))
         }
