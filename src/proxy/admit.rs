@@ -17,6 +17,8 @@ pub(super) struct Visitor<'a> {
     pub(super) client: &'a Client,
     /// Whose request it is (`forwarding::Asker`).
     pub(super) address: Option<IpAddr>,
+    /// Whether it asked over TLS.
+    pub(super) secure: bool,
     /// In lower case, without port.
     pub(super) host: &'a str,
     /// With its query.
@@ -175,7 +177,7 @@ impl RequestKey for Visitor<'_> {
     }
 
     fn is_secure(&self) -> bool {
-        self.client.options.tls.is_some()
+        self.secure
     }
 
     fn whose(&self) -> Option<Whose> {

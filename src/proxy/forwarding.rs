@@ -42,6 +42,8 @@ struct Last {
 pub(super) struct Asker {
     /// The client's address; `None` on a Unix socket, or where a trusted proxy does not say.
     pub(super) address: Option<IpAddr>,
+    /// Whether it asked over TLS, so that nobody could read along.
+    pub(super) secure: bool,
     /// What a trusted proxy said.
     told: Option<Box<Told>>,
 }
@@ -95,13 +97,16 @@ impl Forwarding {
 
     /// Whose a request with these fields is. Names may be in any case; of a peer that is not trusted, none is looked at.
     pub(super) fn asker<'a>(&self, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Asker {
-        let Some(options) = &self.trusted else { return Asker { address: self.address(), told: None } };
+        let secure = |proto| proto == "https";
+        let Some(options) = &self.trusted else {
+            return Asker { address: self.address(), secure: secure(self.proto), told: None };
+        };
         let mut told = match options.trusted_proxies.field {
             ForwardingField::XForwardedFor => Told::by_x_forwarded(fields.into_iter()),
             ForwardingField::Forwarded => Told::by_forwarded(fields.into_iter()),
         };
         let address = told.settle(self.address(), |hop| options.trusted_proxies.include(Some(hop)));
-        Asker { address, told: Some(Box::new(told)) }
+        Asker { address, secure: secure(told.proto.unwrap_or(self.proto)), told: Some(Box::new(told)) }
     }
 
     /// The field lines to send with its request for this authority, in place of all that came under their names
@@ -451,7 +456,8 @@ mod tests {
         let options = options(ForwardingField::XForwardedFor);
         let forwarding = Forwarding::new(&options, None, "x-forwarded-client-cert: Hash=00\r\n".to_owned());
         let asker = forwarding.asker([]);
-        let [first, second] = [(); 2].map(|()| forwarding.lines(&Asker { address: None, told: None }, b"a"));
+        let [first, second] =
+            [(); 2].map(|()| forwarding.lines(&Asker { address: None, secure: false, told: None }, b"a"));
         assert!(Rc::ptr_eq(&first, &second));
         // Whoever may open a Unix socket is trusted, if anybody is.
         assert!(asker.told.is_some() && asker.address.is_none());

@@ -182,7 +182,16 @@ pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut Requ
 
 fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
     let (host, path) = (&target.host, path(parts));
-    Visitor { client, address: target.client, host, path, fields: &parts.headers, arrived, whose: None }
+    Visitor {
+        client,
+        address: target.client,
+        secure: target.secure,
+        host,
+        path,
+        fields: &parts.headers,
+        arrived,
+        whose: None,
+    }
 }
 
 /// Makes the client's request the upstream's.

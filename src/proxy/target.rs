@@ -23,8 +23,9 @@ pub(super) struct Target {
     pub(super) authority: HeaderValue,
     /// It is the value of the request's own `Host`.
     pub(super) is_from_host: bool,
-    /// The client's address (see [`Asker`]).
+    /// The client's address, and whether it asked over TLS (see [`Asker`]).
     pub(super) client: Option<IpAddr>,
+    pub(super) secure: bool,
     /// What the upstream is told of the client: whole lines.
     pub(super) forwarded: Rc<[u8]>,
 }
@@ -65,7 +66,7 @@ impl Target {
         let host = host_of(authority.as_bytes()).ok_or(ProxyError::BadRequest("malformed Host"))?;
         let host = host.to_ascii_lowercase();
         let forwarded = forwarding.lines(asker, authority.as_bytes());
-        Ok(Self { host, authority, is_from_host, client: asker.address, forwarded })
+        Ok(Self { host, authority, is_from_host, client: asker.address, secure: asker.secure, forwarded })
     }
 }
 

@@ -44,7 +44,7 @@ use crate::{
     telemetry::{connections::NotServed, request_log::Recorder},
 };
 
-/// How many ticks pass between two looks at the idle upstream connections.
+/// How many ticks pass between two looks at the idle upstream connections, and at the rates of clients.
 const SWEEP: u32 = 10;
 /// How many ticks pass between two looks at the connections of pools that are kept warm.
 const WARM: u32 = 2;
@@ -146,6 +146,7 @@ impl Worker {
         let mut listeners: HashMap<u64, Accepting> = HashMap::new();
         tokio::task::spawn_local(Rc::clone(&self).follow_snapshots());
         tokio::task::spawn_local(Rc::clone(&self).tick());
+        tokio::task::spawn_local(Rc::clone(&self).sweep());
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Open { key, socket, terms } => match Accepting::start(&self, socket, terms) {
@@ -199,7 +200,7 @@ impl Worker {
     async fn follow_snapshots(self: Rc<Self>) {
         loop {
             let adopted = self.reader.adopt();
-            self.upstream.let_go().await;
+            self.upstream.let_go(&self.reader.departed()).await;
             self.reader.acknowledge(&adopted);
             drop(adopted);
             self.reader.changed().await;
@@ -216,15 +217,20 @@ impl Worker {
             for (_, client) in self.clients.borrow().iter() {
                 client.tick(now);
             }
-            if count.is_multiple_of(SWEEP) {
-                self.upstream.sweep();
-                if self.reader.worker() == 0 {
-                    self.rates.sweep();
-                }
+            if count.is_multiple_of(SWEEP) && self.reader.worker() == 0 {
+                self.rates.sweep();
             }
             if count.is_multiple_of(WARM) {
                 self.warming.look(&self);
             }
+        }
+    }
+
+    /// Looks at the idle upstream connections now and then. Apart from the ticks, which must not wait for that.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(TICK * SWEEP).await;
+            self.upstream.sweep().await;
         }
     }
 

@@ -475,7 +475,7 @@ fn visitor<'a>(
     log: &RequestLog,
 ) -> Visitor<'a> {
     let (host, path, arrived) = (last.host(), last.path(), log.began());
-    Visitor { client, address: target.client, host, path, fields: head, arrived, whose: None }
+    Visitor { client, address: target.client, secure: target.secure, host, path, fields: head, arrived, whose: None }
 }
 
 fn speaks_http1(ticket: &Ticket) -> bool {
