@@ -13,7 +13,7 @@
 //! | [`switch`] | the core: what is active, who may change it, how it is seen. Knows neither HTTP nor Kubernetes |
 //! | [`proxy`] | the data plane: a thread per core, each with its own sockets, connections and counters |
 //! | [`admin`] | the admin API and the health listener |
-//! | [`source`] | where desired state comes from: the configuration file, watched |
+//! | [`source`] | where desired state comes from: the configuration file, and clusters, watched |
 //! | [`health`] | active probes of every endpoint that may have to take traffic |
 //! | [`lookout`] | what the workers saw of endpoints: whom to eject, who is warm |
 //! | [`smoke`] | smoke tests of candidates, sent through the proxy itself |

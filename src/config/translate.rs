@@ -218,9 +218,14 @@ impl Pass<'_> {
             claims.socket(self, &path, "the admin API", socket.place);
             Some(path)
         });
+        let hosts = self.read_all(&admin.hosts).into_iter().map(|(host, _)| host).collect();
+        if let Some(given) = admin.hosts.get().filter(|_| admin.bind.get().is_none()) {
+            let wrong = Wrong::new("`hosts` without `bind` has no effect");
+            self.wrong(given.place, wrong.hint("name the TCP address as `bind`; the Unix socket takes any name"));
+        }
         let tokens = admin.tokens.get().and_then(|tokens| self.file(tokens, FileKind::Tokens));
         let socket = Some(socket.unwrap_or_else(places::default_socket));
-        admin::Options { socket, bind: bind.map(|(bind, _)| bind), tokens }
+        admin::Options { socket, bind: bind.map(|(bind, _)| bind), hosts, tokens }
     }
 
     fn health_listener(&mut self, health: &file::HealthListener, claims: &mut Claims) -> SocketAddr {

@@ -48,7 +48,7 @@ macro_rules! families {
         };)*
 
         /// All of them.
-        const FAMILIES: &[&Family] = &[$(&$id),*];
+        pub(super) const FAMILIES: &[&Family] = &[$(&$id),*];
     };
 }
 

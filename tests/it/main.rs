@@ -32,6 +32,10 @@ mod ab;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 
+// What following a cluster costs, and how soon it is followed.
+#[cfg(feature = "kubernetes")]
+mod kubernetes_figures;
+
 // HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
 mod http1;
 

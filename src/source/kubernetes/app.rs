@@ -136,6 +136,16 @@ impl App {
         Told { sighting, out_of_sight: now.out_of_sight.filter(|_| gone) }
     }
 
+    /// Whether the switch was told no other.
+    pub(super) fn is_in_sight(&self) -> bool {
+        self.told.out_of_sight.is_none()
+    }
+
+    /// Has the same sighting told again, though nothing may have changed.
+    pub(super) fn forget_what_was_told(&mut self) {
+        self.told.sighting = None;
+    }
+
     /// Stops watching, to begin anew in another way. What is known stays until then.
     pub(super) fn end_watch(&mut self) {
         self.pods.end_watch();

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
@@ -25,8 +25,11 @@ use crate::switch::{AppName, Feed};
 
 /// The wait before the cluster is looked for again, or credentials are read anew.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How many pieces of news may be waiting.
+/// How many pieces of news may be waiting, and are taken in as one at most.
 const WAITING: usize = 1024;
+/// How often all is said again although nothing has changed: what could not be followed then may be now, what is kept for
+/// a rollback stays so, and time itself changes what is.
+const EVER_AGAIN: Duration = Duration::from_secs(30);
 
 /// Follows what the targets say, whenever they change, until nobody can change them any more. An app whose objects cannot
 /// be seen is said to be out of sight; what was sighted of it last stays in force.
@@ -37,6 +40,8 @@ pub async fn follow(mut targets: watch::Receiver<Targets>, mut alarms: watch::Re
     let mut follower = Follower::new(feed, told);
     let wanted = targets.borrow_and_update().clone();
     follower.aim(wanted).await;
+    let mut ever_again = interval(EVER_AGAIN);
+    ever_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             changed = targets.changed() => {
@@ -52,13 +57,15 @@ pub async fn follow(mut targets: watch::Receiver<Targets>, mut alarms: watch::Re
             }
             Some(first) = heard.recv() => {
                 follower.hear(first);
-                while let Ok(next) = heard.try_recv() {
+                for _ in 1..WAITING {
+                    let Ok(next) = heard.try_recv() else { break };
                     follower.hear(next);
                 }
             }
             () = sleep_until(follower.again.unwrap_or_else(Instant::now)), if follower.again.is_some() => {
                 follower.connect().await;
             }
+            _ = ever_again.tick() => follower.repeat(),
         }
         follower.tell().await;
     }
@@ -169,7 +176,7 @@ impl Follower {
                 return self.mind(refused);
             }
             Origin::Rollout(namespace, news) => {
-                let taken = self.places.get_mut(&namespace).and_then(|place| place.rollouts.take(watch, news));
+                let taken = self.places.get_mut(&namespace).and_then(|place| place.rollouts.take(watch, *news));
                 (namespace, taken)
             }
             Origin::Service(namespace, news) => {
@@ -193,6 +200,14 @@ impl Follower {
         }
     }
 
+    /// Has all said again of the apps that are in sight.
+    fn repeat(&mut self) {
+        for (name, app) in self.apps.iter_mut().filter(|(_, app)| app.is_in_sight()) {
+            app.forget_what_was_told();
+            self.stirred.insert(name.clone());
+        }
+    }
+
     /// Where our credentials were refused, there may be others by and by.
     fn mind(&mut self, refused: bool) {
         if refused && self.again.is_none() {
@@ -211,6 +226,7 @@ impl Follower {
                 self.feed.sighted(name.clone(), sighting).await;
             }
             if let Some(why) = out_of_sight {
+                tracing::warn!(app = %name, "cannot be followed just now, and stays as it is: {why}");
                 self.feed.out_of_sight(name, why).await;
             }
         }

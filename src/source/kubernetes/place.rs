@@ -1,6 +1,10 @@
 //! One namespace, with the objects that all apps in it share; and whatever is watched, with the watch that tells of it.
 
-use kube::{Client, core::NamespaceResourceScope, runtime::watcher::Event};
+use kube::{
+    Client,
+    core::{DeserializeGuard, NamespaceResourceScope},
+    runtime::watcher::Event,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,7 +26,7 @@ pub(super) struct Heard {
 
 /// What a piece of news is about: the objects of a namespace, or the pods of an app.
 pub(super) enum Origin {
-    Rollout(String, News<Rollout>),
+    Rollout(String, Box<News<Rollout>>),
     Service(String, News<Service>),
     ReplicaSet(String, News<ReplicaSet>),
     Pod(AppName, News<Pod>),
@@ -61,7 +65,7 @@ impl<T: Object + Send + 'static> Watched<T> {
         &mut self,
         starter: &Starter,
         range: Range,
-        cut: impl FnMut(K) -> T + Send + 'static,
+        cut: impl FnMut(K) -> Option<T> + Send + 'static,
         origin: impl Fn(News<T>) -> Origin + Send + Sync + 'static,
     ) where
         K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -111,7 +115,7 @@ impl Watched<Pod> {
     /// Begins to watch the pods with these labels for this app.
     pub(super) fn start_for(&mut self, starter: &Starter, range: Range, app: AppName) {
         let mut shapes = super::store::Shapes::default();
-        let cut = move |pod: wire::Pod| shapes.share(pod.cut());
+        let cut = move |pod: wire::Pod| Some(shapes.share(pod.cut()));
         self.start(starter, range, cut, move |news| Origin::Pod(app.clone(), news));
     }
 }
@@ -132,7 +136,7 @@ impl Place {
         if !self.services.is_watched() {
             let here = here();
             let origin = move |news| Origin::Service(here.clone(), news);
-            self.services.start(starter, range(""), wire::Service::cut, origin);
+            self.services.start(starter, range(""), |service: wire::Service| Some(service.cut()), origin);
         }
         if !rollouts {
             self.rollouts = Watched::default();
@@ -141,12 +145,12 @@ impl Place {
         }
         if !self.rollouts.is_watched() {
             let here = here();
-            self.rollouts.start(starter, range(""), Rollout::slim, move |news| Origin::Rollout(here.clone(), news));
+            self.rollouts.start(starter, range(""), sound, move |news| Origin::Rollout(here.clone(), Box::new(news)));
         }
         if !self.replica_sets.is_watched() {
             let here = here();
             let origin = move |news| Origin::ReplicaSet(here.clone(), news);
-            self.replica_sets.start(starter, range(HASH), wire::ReplicaSet::cut, origin);
+            self.replica_sets.start(starter, range(HASH), |set: wire::ReplicaSet| Some(set.cut()), origin);
         }
     }
 
@@ -154,5 +158,17 @@ impl Place {
         self.rollouts.end_watch();
         self.services.end_watch();
         self.replica_sets.end_watch();
+    }
+}
+
+/// A Rollout that makes sense. Another, which a cluster may hold that does not check them, is passed over, and hides none.
+fn sound(DeserializeGuard(rollout): DeserializeGuard<Rollout>) -> Option<Rollout> {
+    match rollout {
+        Ok(rollout) => Some(rollout.slim()),
+        Err(invalid) => {
+            let (namespace, name) = (invalid.metadata.namespace.as_deref(), invalid.metadata.name.as_deref());
+            tracing::warn!(namespace, name, error = invalid.error, "a Rollout makes no sense, and is passed over");
+            None
+        }
     }
 }

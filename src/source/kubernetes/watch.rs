@@ -57,12 +57,12 @@ pub(super) struct Range {
     pub(super) labels: String,
 }
 
-/// Watches, in a task of its own that ends with the handle. `cut` makes of each object what is kept of it, and `tell`
-/// addresses the news.
+/// Watches, in a task of its own that ends with the handle. `cut` makes of each object what is kept of it, if anything, and
+/// `tell` addresses the news.
 pub(super) fn watch<K, T, M>(
     client: &Client,
     range: Range,
-    mut cut: impl FnMut(K) -> T + Send + 'static,
+    mut cut: impl FnMut(K) -> Option<T> + Send + 'static,
     news: mpsc::Sender<M>,
     tell: impl Fn(News<T>) -> M + Send + Sync + 'static,
 ) -> AbortOnDropHandle<()>
@@ -82,7 +82,10 @@ where
                 biased;
                 event = events.next() => match event {
                     None => return,
-                    Some(Ok(event)) => News::Event(map(event, &mut cut)),
+                    Some(Ok(event)) => match map(event, &mut cut) {
+                        Some(event) => News::Event(event),
+                        None => continue,
+                    },
                     Some(Err(error)) => {
                         let Some(failure) = Failure::of::<K>(&error, &range.namespace) else { continue };
                         pulse.fails();
@@ -98,14 +101,14 @@ where
     }))
 }
 
-fn map<K, T>(event: Event<K>, cut: &mut impl FnMut(K) -> T) -> Event<T> {
-    match event {
-        Event::Apply(object) => Event::Apply(cut(object)),
-        Event::Delete(object) => Event::Delete(cut(object)),
+fn map<K, T>(event: Event<K>, cut: &mut impl FnMut(K) -> Option<T>) -> Option<Event<T>> {
+    Some(match event {
+        Event::Apply(object) => Event::Apply(cut(object)?),
+        Event::Delete(object) => Event::Delete(cut(object)?),
         Event::Init => Event::Init,
-        Event::InitApply(object) => Event::InitApply(cut(object)),
+        Event::InitApply(object) => Event::InitApply(cut(object)?),
         Event::InitDone => Event::InitDone,
-    }
+    })
 }
 
 impl Failure {
@@ -122,7 +125,12 @@ impl Failure {
         let (plural, group) = (K::plural(&()), K::group(&()));
         let resource = if group.is_empty() { plural.into_owned() } else { format!("{plural}.{group}") };
         let Some(status) = status else {
-            let why = format!("the API server cannot be reached to watch {resource}: {}", chain(error));
+            let why = match error {
+                InitialListFailed(kube::Error::SerdeError(error)) | WatchFailed(kube::Error::SerdeError(error)) => {
+                    format!("what the API server says of {resource} in namespace {namespace} makes no sense: {error}")
+                }
+                _ => format!("the API server cannot be reached to watch {resource}: {}", chain(error)),
+            };
             return Some(Self { why, lasting: false, unknown_caller: false });
         };
         let said = &status.message;

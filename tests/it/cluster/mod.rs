@@ -12,6 +12,8 @@ mod plane;
 mod program;
 mod rollout;
 
+// What is asked of Argo Rollouts.
+mod commands;
 // The testbed itself.
 mod proven;
 

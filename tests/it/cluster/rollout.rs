@@ -13,7 +13,7 @@ use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams},
     runtime::watcher::watch_object,
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{HASH, bed::NAMESPACE, in_good_time, program::place};
@@ -134,7 +134,7 @@ impl Rollout {
 /// Watches one object until it is so. A watch that breaks is begun again: the API server may be away for a while.
 pub async fn until<K>(api: &Api<K>, name: &str, what: &str, holds: impl Fn(Option<&K>) -> bool) -> Option<K>
 where
-    K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
+    K: Resource + Clone + Debug + Send + Serialize + DeserializeOwned + 'static,
 {
     let mut seen = None;
     let found = tokio::time::timeout(std::time::Duration::from_secs(120), async {
@@ -148,7 +148,12 @@ where
         }
         unreachable!("a watch has no end")
     });
-    found.await.unwrap_or_else(|_| panic!("{what}: not within two minutes; it is {seen:#?}"))
+    found.await.unwrap_or_else(|_| {
+        if let Some(object) = &mut seen {
+            object.meta_mut().managed_fields = None;
+        }
+        panic!("{what}: not within two minutes; it is {:#}", json!(seen))
+    })
 }
 
 /// The phase, if it is said of the Rollout as it is now.

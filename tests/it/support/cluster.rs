@@ -58,16 +58,24 @@ struct Kept {
     /// By resource, namespace and name.
     objects: BTreeMap<(String, String, String), Value>,
     version: u64,
-    /// What happened, oldest first: the version, the key, and the object before and after.
-    past: Vec<(u64, (String, String, String), Option<Value>, Option<Value>)>,
+    /// What happened, oldest first.
+    past: Vec<Happened>,
     /// What happened up to this version is forgotten.
     forgotten: u64,
     patches: Vec<Patch>,
     /// How often what was asked: `list pods`.
     asked: BTreeMap<String, usize>,
-    /// Watches that began before this are cut.
-    cut: u64,
+    /// How often all watches were cut.
+    cuts: u64,
     faults: Faults,
+}
+
+/// What happened to an object, and which version that made.
+struct Happened {
+    version: u64,
+    key: (String, String, String),
+    before: Option<Value>,
+    after: Option<Value>,
 }
 
 #[derive(Default)]
@@ -155,7 +163,7 @@ impl Cluster {
 
     /// Cuts all watches, as a connection that breaks does.
     pub fn cut_watches(&self) {
-        self.change(|kept| kept.cut = kept.version + 1);
+        self.change(|kept| kept.cuts += 1);
     }
 
     /// Forgets what happened so far: a watch from before has to begin anew (410).
@@ -238,7 +246,7 @@ impl Kept {
             }
             self.objects.insert(key.clone(), object.clone());
         }
-        self.past.push((version, key, before, after));
+        self.past.push(Happened { version, key, before, after });
     }
 
     fn merge(&mut self, key: &(String, String, String), change: Value) -> Option<Value> {
@@ -416,12 +424,12 @@ async fn patched(state: &State, asked: Asked, request: Request<Incoming>) -> Res
 fn watch_answer(state: Arc<State>, asked: Asked) -> Response<Body> {
     let from: u64 = asked.says("resourceVersion").parse().unwrap_or_default();
     let end = Instant::now() + Duration::from_secs(asked.says("timeoutSeconds").parse().unwrap_or(300));
-    let begun = state.kept.lock().unwrap().version;
+    let cuts = state.kept.lock().unwrap().cuts;
     let stir = state.stir.subscribe();
     let lines = stream::unfold((state, asked, from, stir), move |(state, asked, from, mut stir)| async move {
         loop {
             stir.borrow_and_update();
-            let found = state.kept.lock().unwrap().next(&asked, from, begun);
+            let found = state.kept.lock().unwrap().next(&asked, from, cuts);
             match found {
                 Found::Line(line, from) => {
                     let frame = Ok::<_, super::BoxError>(Frame::data(Bytes::from(format!("{line}\n"))));
@@ -451,11 +459,11 @@ enum Found {
 }
 
 impl Kept {
-    fn next(&self, asked: &Asked, from: u64, begun: u64) -> Found {
+    fn next(&self, asked: &Asked, from: u64, cuts: u64) -> Found {
         if from == u64::MAX {
             return Found::End;
         }
-        if begun < self.cut {
+        if cuts < self.cuts {
             return Found::Cut;
         }
         if self.faults.held.contains(&asked.resource) {
@@ -465,8 +473,8 @@ impl Kept {
             let gone = status_object(410, "Expired", "too old resource version");
             return Found::Line(json!({ "type": "ERROR", "object": gone }), u64::MAX);
         }
-        let after = self.past.iter().filter(|(version, ..)| *version > from);
-        for (version, key, before, after) in after {
+        let since = self.past.iter().filter(|happened| happened.version > from);
+        for Happened { version, key, before, after } in since {
             let fits = |object: &Option<Value>| object.as_ref().is_some_and(|object| asked.fits(key, object));
             let (kind, object) = match (fits(before), fits(after)) {
                 (false, true) => ("ADDED", after.clone()),
