@@ -12,8 +12,14 @@ mod plane;
 mod program;
 mod rollout;
 
+// The proxy before it, and load.
+mod follower;
+
 // The testbed itself.
 mod proven;
+
+// First deploy, updates, promotions, rollbacks, aborts.
+mod life;
 
 use std::time::Duration;
 
