@@ -130,6 +130,16 @@ pub(in super::super) struct Names {
 }
 
 impl Names {
+    /// These, once each.
+    pub(in super::super) const fn of(names: &[Name]) -> Self {
+        let (mut there, mut at) = (0, 0);
+        while at < names.len() {
+            there |= 1 << names[at] as u32;
+            at += 1;
+        }
+        Self { there, again: 0 }
+    }
+
     pub(in super::super) fn note(&mut self, name: Name) {
         let bit = 1 << name as u32;
         self.again |= self.there & bit;

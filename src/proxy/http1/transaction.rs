@@ -6,7 +6,7 @@ use std::{
     future::poll_fn,
     io,
     net::IpAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Poll, ready},
@@ -18,6 +18,7 @@ use tokio::io::AsyncWrite;
 
 use super::{
     Http1,
+    answer::Answering,
     desk::{Buffer, Desk},
     pump::Pump,
     relay::{Before, Broken, Relay, poll_gone},
@@ -25,22 +26,22 @@ use super::{
 };
 use crate::{
     proxy::{
-        admit::{Fields, Visitor},
-        attempts::{self, Attempts, Cause, Failed},
-        client::{Answer, Client},
+        admit::Visitor,
+        attempts::{Attempts, Cause, Failed},
+        client::Client,
         error::ProxyError,
         exchange::Wire,
-        h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
+        h1::{self, Decoder, Framing, Name, RequestHead, Token, Violation},
         half_close::HalfClose,
         handle,
-        headers::{self, Added, Head, RequestId, Seen, Told},
+        headers::{self, Added, Head, RequestId, Seen},
         mirror::{self, Copied, Sampled},
         patience::Patience,
         tunnel,
         upload::Upload,
     },
     switch::{Policy, Protocol, Ticket, Traffic, Whose},
-    telemetry::request_log::{self, Outcome, RequestLog},
+    telemetry::request_log::{self, RequestLog},
 };
 
 /// What becomes of the connection.
@@ -62,7 +63,7 @@ pub(super) enum Forwarded {
     /// The client left before there was an answer.
     Left,
     /// The 101 is written. What the upstream sent behind its own comes along.
-    Switched(Wire, Bytes, Ticket),
+    Switched(Box<(Wire, Bytes, Ticket)>),
 }
 
 /// A request under way, beside what stands on the desk.
@@ -87,13 +88,15 @@ impl Http1 {
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
         let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let asker = client.forwarding().asker(head.fields());
-        let target = match client.is_over_limit() {
-            true => Err(ProxyError::ConnectionLimitReached),
-            false => self.last.read(&request, head, client.forwarding(), &asker),
+        let (target, mut log) = {
+            let asker = client.forwarding().asker(head.fields());
+            let target = match client.is_over_limit() {
+                true => Err(ProxyError::ConnectionLimitReached),
+                false => self.last.read(&request, head, client.forwarding(), &asker),
+            };
+            let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
+            (target, open(&client, &request, head, host, path, asker.address))
         };
-        let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
-        let mut log = open(&client, &request, head, host, path, asker.address);
         let forwarded = match target {
             Ok(target) => {
                 let forwarded = self.forward(desk, &request, &target, &mut log).await;
@@ -104,7 +107,8 @@ impl Http1 {
         match forwarded {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
-            Ok(Forwarded::Switched(upstream, early, ticket)) => {
+            Ok(Forwarded::Switched(switched)) => {
+                let (upstream, early, ticket) = *switched;
                 // Nothing is switched to but what was asked for.
                 let asked = Head { octets: desk.incoming.head(), lines: &desk.lines }.values(Name::Upgrade).next();
                 let is_websocket = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"));
@@ -150,7 +154,7 @@ impl Http1 {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method, None);
+        let mut attempts = Attempts::new(&request.method);
         loop {
             let traffic = &ticket.policy().traffic;
             passage.patience.follow(ticket.tenure());
@@ -171,6 +175,7 @@ impl Http1 {
                         half_close: &mut self.half_close,
                         upstream: connection.into_io(),
                         desk,
+                        tray: None,
                         request,
                         upload: &mut passage.upload,
                         tracker: passage.tracker.as_deref(),
@@ -182,14 +187,17 @@ impl Http1 {
                     };
                     let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
                         Ok(Ok(head)) => {
-                            let sampled = passage.sampled.take();
-                            return Ok(answer(relay, &passage.patience, head, ticket, sampled, log).await);
+                            let (patience, sampled) = (&passage.patience, passage.sampled.take());
+                            let mut answering = Answering::begin(&mut relay, patience, &head, &ticket, sampled, log);
+                            let ended = poll_fn(|cx| relay.poll_rest(&mut answering.download, patience, cx)).await;
+                            return Ok(answering.end(relay, ended, ticket, log));
                         }
                         Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
                         Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
                         Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
                         Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
                     };
+                    relay.put_back_tray();
                     drop(relay);
                     Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
                 }
@@ -205,7 +213,6 @@ impl Http1 {
             if again.is_none() {
                 return Err(failure);
             }
-            desk.answer.clear();
             // Whatever it may have to wait for, it waits for it outside of its pool.
             let whose = Some(ticket.whose());
             drop(ticket);
@@ -233,7 +240,12 @@ impl Http1 {
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
         let visitor = Visitor { whose, ..visitor(client, target, last, &head, log) };
-        let mut admission = pin!(visitor.admit(tried, log));
+        let hindrance = match visitor.admit_at_once(tried, log) {
+            Ok(ticket) => return Some(Ok(ticket)),
+            Err(hindrance) => hindrance,
+        };
+        // On the heap, as what few requests need.
+        let mut admission = Box::pin(visitor.admit_past(hindrance, tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
             Poll::Pending => poll_gone(stream, &mut behind, half_close, client, cx).map(|()| None),
@@ -328,7 +340,7 @@ impl Http1 {
         log.ended(error.outcome(), error.label());
         let (parts, text) = error.into_parts(policy);
         log.answered(parts.status);
-        let reply = &mut desk.reply;
+        let reply = &mut desk.outgoing;
         reply.clear();
         write_status_line(reply, parts.status, b"");
         for (name, value) in &parts.headers {
@@ -346,7 +358,7 @@ impl Http1 {
             log.sent(text.len() as u64);
         }
         let ahead = self.half_close.as_mut().map_or(0, HalfClose::catch_up);
-        match self.write_all(&desk.reply[ahead..]).await {
+        match self.write_all(&desk.outgoing[ahead..]).await {
             Ok(()) if closes => Next::Close,
             Ok(()) => Next::Again,
             Err(_) => Next::Reset,
@@ -378,93 +390,6 @@ impl Passage<'_> {
         }
         again.then_some(())
     }
-}
-
-/// Makes the upstream's head the client's, and sees the rest through.
-async fn answer(
-    mut relay: Relay<'_>,
-    patience: &Patience,
-    head: ResponseHead,
-    ticket: Ticket,
-    mut sampled: Option<Box<Sampled>>,
-    log: &mut RequestLog,
-) -> Forwarded {
-    let (client, request) = (relay.client, relay.request);
-    log.answered(head.status);
-    attempts::note_answer(&ticket, head.status);
-    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    // What says neither its length nor where it ends, and what comes in chunks to whom knows none.
-    let unframed = matches!(head.framing, None | Some(Framing::Chunked));
-    let (chunked, until_close) = (unframed && !request.is_http_10, unframed && request.is_http_10);
-    let closes = !request.keep_alive || until_close || client.is_closing();
-    let mut download = Pump::new(head.framing, chunked, relay.trailers);
-    let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
-    let octets = &answer.rest()[..head.length];
-    reply.clear();
-    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
-    if first.is_none() {
-        write_status_line(reply, head.status, &octets[head.reason.clone()]);
-    }
-    let told = Told {
-        chunked,
-        connection: match (closes, request.is_http_10) {
-            _ if switched => None,
-            (true, _) => Some("close"),
-            (false, true) => Some("keep-alive"),
-            (false, false) => None,
-        },
-        switched,
-        lengthless: matches!(head.status.as_u16(), 100..200 | 204),
-    };
-    let lines = Head { octets, lines: answer_lines };
-    // One that may never end says no length.
-    if unframed && headers::is_event_stream(lines.first("content-type")) {
-        patience.with_stream(&ticket);
-    }
-    headers::write_answer_lines(reply, lines, first, &ticket, &told);
-    if let Some(sampled) = &mut sampled {
-        sampled.answer_head(head.status, lines.to_map().unwrap_or_default());
-    }
-    download.let_hear(sampled);
-    answer.consume(head.length);
-    client.answers(match (chunked, until_close) {
-        (true, _) => Answer::InChunks,
-        (_, true) => Answer::UntilClose,
-        _ => Answer::Otherwise,
-    });
-    download.skip(relay.half_close.as_mut().map_or(0, HalfClose::catch_up));
-    *relay.interim = b"";
-
-    let rest = poll_fn(|cx| relay.poll_rest(&mut download, patience, cx)).await;
-    log.sent(download.moved());
-    if !switched {
-        log.received(relay.upload.moved());
-    }
-    client.answers(Answer::Otherwise);
-    let broken = match rest {
-        Ok(()) if switched => {
-            let early = Bytes::copy_from_slice(relay.desk.answer.rest());
-            return Forwarded::Switched(Wire::Socket(relay.upstream), early, ticket);
-        }
-        Ok(()) => {
-            let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
-            let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
-            log.ended(Outcome::Answered, "");
-            download.whole();
-            relay.desk.answer.clear();
-            if clean {
-                client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
-            }
-            let closes = closes || !whole_upload;
-            return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
-        }
-        Err(broken) => broken,
-    };
-    let (outcome, reason) = broken.outcome();
-    log.ended(outcome, reason);
-    // An answer cut off without a sign of its own is reset, not seen out.
-    let resets = until_close || matches!(broken, Broken::Client);
-    Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
 }
 
 fn visitor<'a>(
