@@ -1,7 +1,7 @@
 //! Trying a request on an endpoint, and judging whether it may be tried again when that came to nothing. A request is
 //! repeated only where nobody can tell: nothing of it was sent, or its method is idempotent and nothing of an answer came.
 
-use std::{future::poll_fn, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -96,7 +96,7 @@ impl Attempts {
                 });
             }
         };
-        let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
+        let head = patience.head(within, |cx| exchange.poll_head(cx)).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => {
                 note_answer(ticket, status);

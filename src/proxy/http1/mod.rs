@@ -57,10 +57,10 @@ pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<
     loop {
         let brought = http1.next(&mut desk).await;
         let Some(lent) = &mut desk else { return Some(http1.stream) };
-        let next = match brought {
+        let next = match &brought {
             // Boxed: a connection at rest is what this future is.
             Brought::Request(request) => Box::pin(http1.transact(lent, request)).await,
-            Brought::Refused(violation) => Box::pin(http1.turn_away(lent, violation)).await,
+            Brought::Refused(violation) => Box::pin(http1.turn_away(lent, *violation)).await,
             Brought::End => Next::Close,
         };
         http1.half_close = None;
@@ -152,8 +152,15 @@ mod tests {
     fn a_connection_at_rest_is_small() {
         type Serve = (&'static Rc<Client>, Stream, Option<Box<Desk>>);
         let serves = size(|(client, stream, desk): Serve| serve(client, stream, desk));
-        let transacts = size(|(http1, desk, request): (&'static mut Http1, &'static mut Desk, RequestHead)| http1.transact(desk, request));
-        eprintln!("serve {serves} transact {transacts} Http1 {} Stream {} Client {} Last {}", size_of::<Http1>(), size_of::<Stream>(), size_of::<Client>(), size_of::<Last>());
+        type Transact = (&'static mut Http1, &'static mut Desk, &'static RequestHead);
+        let transacts = size(|(http1, desk, request): Transact| http1.transact(desk, request));
+        eprintln!(
+            "serve {serves} transact {transacts} Http1 {} Stream {} Client {} Last {}",
+            size_of::<Http1>(),
+            size_of::<Stream>(),
+            size_of::<Client>(),
+            size_of::<Last>()
+        );
         assert!(serves <= 512 && transacts <= 1024, "{serves} {transacts}");
     }
 }

@@ -5,7 +5,6 @@
 use std::{
     future::poll_fn,
     io,
-    net::IpAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -83,28 +82,18 @@ struct Passage<'a> {
 
 impl Http1 {
     /// Serves a request whose head has come.
-    pub(super) async fn transact(&mut self, desk: &mut Desk, request: RequestHead) -> Next {
+    pub(super) async fn transact(&mut self, desk: &mut Desk, request: &RequestHead) -> Next {
         let client = Rc::clone(&self.client);
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
-        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let (target, mut log) = {
-            let asker = client.forwarding().asker(head.fields());
-            let target = match client.is_over_limit() {
-                true => Err(ProxyError::ConnectionLimitReached),
-                false => self.last.read(&request, head, client.forwarding(), &asker),
-            };
-            let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
-            (target, open(&client, &request, head, host, path, asker.address))
-        };
-        let forwarded = match target {
-            Ok(target) => {
-                let forwarded = self.forward(desk, &request, &target, &mut log).await;
-                forwarded.map_err(|error| (error, self.policy(desk, &target, &log)))
+        // What goes wrong is boxed, as few requests need room for it.
+        let (target, mut log) = match self.open(desk, request) {
+            Ok(opened) => opened,
+            Err((error, mut log)) => {
+                return Box::pin(self.refuse(desk, Some(request), error, None, &mut log)).await;
             }
-            Err(error) => Err((error, None)),
         };
-        match forwarded {
+        match self.forward(desk, request, &target, &mut log).await {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
             Ok(Forwarded::Switched(switched)) => {
@@ -114,7 +103,37 @@ impl Http1 {
                 let is_websocket = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"));
                 Next::Switched(Box::new(tunnel::Opening { upstream, early, is_websocket, ticket, log, serving }))
             }
-            Err((error, policy)) => self.refuse(desk, Some(&request), error, policy.as_deref(), &mut log).await,
+            Err(error) => {
+                let policy = self.policy(desk, &target, &log);
+                Box::pin(self.refuse(desk, Some(request), error, policy.as_deref(), &mut log)).await
+            }
+        }
+    }
+
+    /// Opens the log of a request, and reads what it is for.
+    #[expect(clippy::result_large_err, reason = "both are as large")]
+    fn open(&mut self, desk: &Desk, request: &RequestHead) -> Result<(Target, RequestLog), (ProxyError, RequestLog)> {
+        let client = &self.client;
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        let asker = client.forwarding().asker(head.fields());
+        let target = match client.is_over_limit() {
+            true => Err(ProxyError::ConnectionLimitReached),
+            false => self.last.read(request, head, client.forwarding(), &asker),
+        };
+        let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
+        let mut log = client.worker.recorder.open(request_log::Head {
+            method: &request.method,
+            host,
+            path,
+            version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
+            client: asker.address,
+        });
+        if log.is_written() {
+            log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
+        }
+        match target {
+            Ok(target) => Ok((target, log)),
+            Err(error) => Err((error, log)),
         }
     }
 
@@ -156,58 +175,57 @@ impl Http1 {
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
         let mut attempts = Attempts::new(&request.method);
         loop {
-            let traffic = &ticket.policy().traffic;
-            passage.patience.follow(ticket.tenure());
-            let upstream = &client.worker.upstream;
-            let connection = match upstream.idle(ticket.endpoint(), attempts.reuse()) {
-                Some(idle) => Ok((idle, true)),
-                None => {
-                    let opened = upstream.open_http1(ticket.endpoint(), client.origin(target.client), traffic.connect);
-                    opened.await.map(|connection| (connection, false))
-                }
-            };
-            let failed = match connection {
-                Ok((connection, reused)) => {
-                    let within = attempts.within(traffic, passage.tracker.is_none());
-                    let mut relay = Relay {
-                        client: &client,
-                        stream: &mut self.stream,
-                        half_close: &mut self.half_close,
-                        upstream: connection.into_io(),
-                        desk,
-                        tray: None,
-                        request,
-                        upload: &mut passage.upload,
-                        tracker: passage.tracker.as_deref(),
-                        interim: &mut passage.interim,
-                        upgrades: passage.upgrades,
-                        trailers: passage.trailers,
-                        refused: false,
-                        before: Before::default(),
-                    };
-                    let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
-                        Ok(Ok(head)) => {
-                            let (patience, sampled) = (&passage.patience, passage.sampled.take());
-                            let mut answering = Answering::begin(&mut relay, patience, &head, &ticket, sampled, log);
-                            let ended = poll_fn(|cx| relay.poll_rest(&mut answering.download, patience, cx)).await;
-                            return Ok(answering.end(relay, ended, ticket, log));
+            let failed = 'attempt: {
+                let traffic = &ticket.policy().traffic;
+                passage.patience.follow(ticket.tenure());
+                let upstream = &client.worker.upstream;
+                let (upstream, reused) = match upstream.idle(ticket.endpoint(), attempts.reuse()) {
+                    Some(idle) => (idle.into_io(), true),
+                    None => {
+                        let origin = client.origin(target.client);
+                        match upstream.open_http1(ticket.endpoint(), origin, traffic.connect).await {
+                            Ok(opened) => (opened.into_io(), false),
+                            Err(error) => {
+                                let cause = Cause::Connect(error);
+                                let request = passage.again();
+                                break 'attempt Failed { cause, sent: false, reused: false, newest: 0, request };
+                            }
                         }
-                        Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
-                        Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
-                        Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
-                        Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
-                    };
-                    relay.put_back_tray();
-                    drop(relay);
-                    Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
-                }
-                Err(error) => Failed {
-                    cause: Cause::Connect(error),
-                    sent: false,
-                    reused: false,
-                    newest: 0,
-                    request: passage.again(),
-                },
+                    }
+                };
+                let within = attempts.within(traffic, passage.tracker.is_none());
+                let mut relay = Relay {
+                    client: &client,
+                    stream: &mut self.stream,
+                    half_close: &mut self.half_close,
+                    upstream,
+                    desk,
+                    tray: None,
+                    request,
+                    upload: &mut passage.upload,
+                    tracker: passage.tracker.as_deref(),
+                    interim: &mut passage.interim,
+                    upgrades: passage.upgrades,
+                    trailers: passage.trailers,
+                    refused: false,
+                    before: Before::default(),
+                };
+                let patience = &passage.patience;
+                let cause = match patience.head(within, |cx| relay.poll_head(cx)).await {
+                    Ok(Ok(head)) => {
+                        let sampled = passage.sampled.take();
+                        let mut answering = Answering::begin(&mut relay, patience, &head, &ticket, sampled, log);
+                        let ended = poll_fn(|cx| relay.poll_rest(&mut answering.download, patience, cx)).await;
+                        return Ok(answering.end(relay, ended, ticket, log));
+                    }
+                    Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
+                    Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
+                    Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
+                    Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
+                };
+                relay.put_back_tray();
+                drop(relay);
+                Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
             };
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             if again.is_none() {
@@ -405,27 +423,6 @@ fn visitor<'a>(
 
 fn speaks_http1(ticket: &Ticket) -> bool {
     ticket.endpoint().destination().transport.protocol == Protocol::Http1
-}
-
-fn open(
-    client: &Client,
-    request: &RequestHead,
-    head: Head<'_>,
-    host: &str,
-    path: &str,
-    asker: Option<IpAddr>,
-) -> RequestLog {
-    let mut log = client.worker.recorder.open(request_log::Head {
-        method: &request.method,
-        host,
-        path,
-        version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
-        client: asker,
-    });
-    if log.is_written() {
-        log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
-    }
-    log
 }
 
 fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
