@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 use super::{
     admit::Fields,
     cookie::cookie,
-    h1::{Line, Lines, Name, Names, members},
+    h1::{Line, Lines, Name, Names, is_keep_alive, members},
     target::Target,
 };
 use crate::switch::Ticket;
@@ -434,8 +434,13 @@ pub(super) fn write_request_lines(
         line(b"connection: ", b"upgrade");
     }
     into.extend_from_slice(added.forwarded);
-    into.extend_from_slice(added.request_id.map_or(&[], RequestId::line));
-    into.extend_from_slice(if added.chunked { b"transfer-encoding: chunked\r\n\r\n" } else { b"\r\n" });
+    if let Some(request_id) = added.request_id {
+        into.extend_from_slice(&request_id.0);
+    }
+    if added.chunked {
+        into.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    into.extend_from_slice(b"\r\n");
     upgrade.is_some()
 }
 
@@ -481,7 +486,8 @@ pub(super) fn write_answer_lines(
         dropped.note(Name::ContentLength);
     }
     let nominates = head.values(Name::Connection).any(|value| {
-        !["keep-alive", "close", "upgrade"].iter().any(|usual| value.eq_ignore_ascii_case(usual.as_bytes()))
+        let is = |usual: &str| value.eq_ignore_ascii_case(usual.as_bytes());
+        !is_keep_alive(value) && !is("close") && !is("upgrade")
     });
     if nominates {
         let named = nominated(head.values(Name::Connection));
@@ -508,7 +514,10 @@ pub(super) fn write_answer_lines(
         into.extend_from_slice(connection.as_bytes());
         into.extend_from_slice(b"\r\n");
     }
-    into.extend_from_slice(if told.chunked { b"transfer-encoding: chunked\r\n\r\n" } else { b"\r\n" });
+    if told.chunked {
+        into.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    into.extend_from_slice(b"\r\n");
 }
 
 /// Writes the lines of a trailer section that may go on, whichever way they go.

@@ -91,10 +91,11 @@ impl Lines {
             while let Some(b' ' | b'\t') = head.get(value_start) {
                 value_start += 1;
             }
-            let text_end = scan::text_end(head, value_start);
-            at = scan::line_end(head, text_end, Stop::Value)?;
-            let blanks = head[value_start..text_end].iter().rev().take_while(|octet| matches!(octet, b' ' | b'\t'));
-            let value_end = text_end - blanks.count();
+            let mut value_end = scan::text_end(head, value_start);
+            at = scan::line_end(head, value_end, Stop::Value)?;
+            while value_end > value_start && matches!(head[value_end - 1], b' ' | b'\t') {
+                value_end -= 1;
+            }
             if self.lines.len() == MAX_FIELDS {
                 return Err(Stop::TooMany);
             }
@@ -187,7 +188,7 @@ impl Name {
     const COUNT: usize = Self::Other as usize + 1;
 
     pub(in super::super) fn of(name: &[u8]) -> Self {
-        let is = |known: &str| is_name(name, known.as_bytes());
+        let is = |known: &str| is_word(name, known.as_bytes());
         let first = name.first().map_or(0, |octet| octet | 0x20);
         match (name.len(), first) {
             (2, b't') if is("te") => Self::Te,
@@ -212,16 +213,16 @@ impl Name {
             (18, b'p') if is("proxy-authenticate") => Self::ProxyCredentials,
             (19, b'p') if is("proxy-authorization") => Self::ProxyCredentials,
             (23, b'x') if is("x-forwarded-client-cert") => Self::Forwarding,
-            (12.., b'x') if is_name(&name[..11], b"x-tealgate-") => Self::Ours,
+            (12.., b'x') if is_word(&name[..11], b"x-tealgate-") => Self::Ours,
             _ => Self::Other,
         }
     }
 }
 
-/// Whether a name, made of what names are made of (RFC 9110 §5.6.2), is `known`, which is as long and in lower case. Among
-/// such octets, setting one bit makes letters lower and takes nothing else for a letter, a digit or a dash; so eight are
-/// compared at a time, the last eight once more where they overlap.
-fn is_name(name: &[u8], known: &[u8]) -> bool {
+/// Whether a word of a head, in which there are no control characters, is `known`, which is as long, and of lower-case
+/// letters, digits and dashes. Among such octets, setting one bit makes letters lower and takes nothing else for a letter, a
+/// digit or a dash; so eight are compared at a time, the last eight once more where they overlap.
+fn is_word(name: &[u8], known: &[u8]) -> bool {
     const LOWER: u64 = 0x2020_2020_2020_2020;
     let word = |octets: &[u8; 8]| u64::from_le_bytes(*octets);
     match (name.first_chunk(), known.first_chunk(), name.last_chunk(), known.last_chunk()) {
@@ -240,13 +241,18 @@ pub(in super::super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// Whether a value of `Connection` asks to close the connection, and to keep it (RFC 9112 §9.3). Mostly it is one word.
+/// Whether a value of `Connection` is what it usually is, if there is one.
+pub(in super::super) fn is_keep_alive(value: &[u8]) -> bool {
+    value.len() == 10 && is_word(value, b"keep-alive")
+}
+
+/// Whether a value of `Connection` asks to close the connection, and to keep it (RFC 9112 §9.3).
 pub(super) fn persistence(value: &[u8]) -> (bool, bool) {
-    if value.eq_ignore_ascii_case(b"keep-alive") {
+    if is_keep_alive(value) {
         return (false, true);
     }
     members(value).fold((false, false), |(close, keep_alive), option| {
-        (close | option.eq_ignore_ascii_case(b"close"), keep_alive | option.eq_ignore_ascii_case(b"keep-alive"))
+        (close | option.eq_ignore_ascii_case(b"close"), keep_alive | is_keep_alive(option))
     })
 }
 

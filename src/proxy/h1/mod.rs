@@ -27,7 +27,7 @@ pub(super) fn switches<'a>(asked: Option<&[u8]>, to: impl Iterator<Item = &'a [u
 pub(super) use self::{
     body::{CHUNK_END, Decoder, Framing, Token, write_chunk_line},
     exchange::{Connection, Exchange, Failure, FailureKind, Outgoing},
-    field::{Line, Lines, Name, Names, members},
+    field::{Line, Lines, Name, Names, is_keep_alive, members},
     head::{Malformed, ResponseHead, read_response},
     request::{RequestHead, Violation, read_request},
 };

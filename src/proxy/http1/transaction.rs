@@ -5,7 +5,8 @@
 use std::{
     future::poll_fn,
     io,
-    pin::Pin,
+    net::IpAddr,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Poll, ready},
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     proxy::{
-        admit::Visitor,
+        admit::{Hindrance, Visitor},
         attempts::{Attempts, Cause, Failed},
         client::Client,
         error::ProxyError,
@@ -86,12 +87,19 @@ impl Http1 {
         let client = Rc::clone(&self.client);
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
-        // What goes wrong is boxed, as few requests need room for it.
-        let (target, mut log) = match self.open(desk, request) {
-            Ok(opened) => opened,
-            Err((error, mut log)) => {
-                return Box::pin(self.refuse(desk, Some(request), error, None, &mut log)).await;
-            }
+        let (read, mut log) = {
+            let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+            let asker = client.forwarding().asker(head.fields());
+            let read = match client.is_over_limit() {
+                true => Err(ProxyError::ConnectionLimitReached),
+                false => self.last.read(request, head, client.forwarding(), &asker),
+            };
+            (read, open(&client, request, head, &self.last, asker.address))
+        };
+        let target = match read {
+            Ok(target) => target,
+            // Boxed, as few requests need the room for it.
+            Err(error) => return Box::pin(self.refuse(desk, Some(request), error, None, &mut log)).await,
         };
         match self.forward(desk, request, &target, &mut log).await {
             Ok(Forwarded::Answered(next)) => next,
@@ -107,33 +115,6 @@ impl Http1 {
                 let policy = self.policy(desk, &target, &log);
                 Box::pin(self.refuse(desk, Some(request), error, policy.as_deref(), &mut log)).await
             }
-        }
-    }
-
-    /// Opens the log of a request, and reads what it is for.
-    #[expect(clippy::result_large_err, reason = "both are as large")]
-    fn open(&mut self, desk: &Desk, request: &RequestHead) -> Result<(Target, RequestLog), (ProxyError, RequestLog)> {
-        let client = &self.client;
-        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let asker = client.forwarding().asker(head.fields());
-        let target = match client.is_over_limit() {
-            true => Err(ProxyError::ConnectionLimitReached),
-            false => self.last.read(request, head, client.forwarding(), &asker),
-        };
-        let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
-        let mut log = client.worker.recorder.open(request_log::Head {
-            method: &request.method,
-            host,
-            path,
-            version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
-            client: asker.address,
-        });
-        if log.is_written() {
-            log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
-        }
-        match target {
-            Ok(target) => Ok((target, log)),
-            Err(error) => Err((error, log)),
         }
     }
 
@@ -167,7 +148,12 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(admitted) = self.admit(desk, target, None, &[], log).await else { return Ok(Forwarded::Left) };
+        let admitted = match self.admit_at_once(desk, target, None, &[], log) {
+            Ok(ticket) => Some(Ok(ticket)),
+            // Boxed, as is whatever few requests need.
+            Err(hindrance) => Box::pin(self.admit_past(hindrance, desk, target, None, &[], log)).await,
+        };
+        let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
         let mut ticket = admitted?;
         if !speaks_http1(&ticket) {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
@@ -176,14 +162,14 @@ impl Http1 {
         let mut attempts = Attempts::new(&request.method);
         loop {
             let failed = 'attempt: {
-                let traffic = &ticket.policy().traffic;
+                let (traffic, endpoint) = (&ticket.policy().traffic, ticket.endpoint());
                 passage.patience.follow(ticket.tenure());
                 let upstream = &client.worker.upstream;
-                let (upstream, reused) = match upstream.idle(ticket.endpoint(), attempts.reuse()) {
+                let (upstream, reused) = match upstream.idle(endpoint, attempts.reuse()) {
                     Some(idle) => (idle.into_io(), true),
                     None => {
                         let origin = client.origin(target.client);
-                        match upstream.open_http1(ticket.endpoint(), origin, traffic.connect).await {
+                        match upstream.open_http1(endpoint, origin, traffic.connect).await {
                             Ok(opened) => (opened.into_io(), false),
                             Err(error) => {
                                 let cause = Cause::Connect(error);
@@ -234,7 +220,11 @@ impl Http1 {
             // Whatever it may have to wait for, it waits for it outside of its pool.
             let whose = Some(ticket.whose());
             drop(ticket);
-            let admitted = self.admit(desk, target, whose, attempts.tried(), log).await;
+            let tried = attempts.tried();
+            let admitted = match self.admit_at_once(desk, target, whose, tried, log) {
+                Ok(ticket) => Some(Ok(ticket)),
+                Err(hindrance) => Box::pin(self.admit_past(hindrance, desk, target, whose, tried, log)).await,
+            };
             let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
             ticket = admitted?;
             if !speaks_http1(&ticket) {
@@ -244,9 +234,24 @@ impl Http1 {
         }
     }
 
-    /// Admits it. It may have to wait for that: `None` if its client left meanwhile.
-    async fn admit(
+    /// Admits it, if nothing hinders that.
+    fn admit_at_once(
+        &self,
+        desk: &Desk,
+        target: &Target,
+        whose: Option<Whose>,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Result<Ticket, Hindrance> {
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        let visitor = Visitor { whose, ..visitor(&self.client, target, &self.last, &head, log) };
+        visitor.admit_at_once(tried, log)
+    }
+
+    /// Admits it past what hindered it. It may have to wait for that: `None` if its client left meanwhile.
+    async fn admit_past(
         &mut self,
+        hindrance: Hindrance,
         desk: &mut Desk,
         target: &Target,
         whose: Option<Whose>,
@@ -258,12 +263,7 @@ impl Http1 {
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
         let visitor = Visitor { whose, ..visitor(client, target, last, &head, log) };
-        let hindrance = match visitor.admit_at_once(tried, log) {
-            Ok(ticket) => return Some(Ok(ticket)),
-            Err(hindrance) => hindrance,
-        };
-        // On the heap, as what few requests need.
-        let mut admission = Box::pin(visitor.admit_past(hindrance, tried, log));
+        let mut admission = pin!(visitor.admit_past(hindrance, tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
             Poll::Pending => poll_gone(stream, &mut behind, half_close, client, cx).map(|()| None),
@@ -423,6 +423,20 @@ fn visitor<'a>(
 
 fn speaks_http1(ticket: &Ticket) -> bool {
     ticket.endpoint().destination().transport.protocol == Protocol::Http1
+}
+
+fn open(client: &Client, request: &RequestHead, head: Head<'_>, last: &Last, asker: Option<IpAddr>) -> RequestLog {
+    let mut log = client.worker.recorder.open(request_log::Head {
+        method: &request.method,
+        host: last.host(),
+        path: last.path(),
+        version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
+        client: asker,
+    });
+    if log.is_written() {
+        log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
+    }
+    log
 }
 
 fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
