@@ -5,7 +5,6 @@
 use std::{
     future::poll_fn,
     io,
-    net::IpAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -87,19 +86,12 @@ impl Http1 {
         let client = Rc::clone(&self.client);
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
-        let (read, mut log) = {
-            let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-            let asker = client.forwarding().asker(head.fields());
-            let read = match client.is_over_limit() {
-                true => Err(ProxyError::ConnectionLimitReached),
-                false => self.last.read(request, head, client.forwarding(), &asker),
-            };
-            (read, open(&client, request, head, &self.last, asker.address))
-        };
-        let target = match read {
-            Ok(target) => target,
+        let (target, mut log) = match self.open(desk, request) {
+            (Ok(target), log) => (target, log),
             // Boxed, as few requests need the room for it.
-            Err(error) => return Box::pin(self.refuse(desk, Some(request), error, None, &mut log)).await,
+            (Err(error), mut log) => {
+                return Box::pin(self.refuse(desk, Some(request), error, None, &mut log)).await;
+            }
         };
         match self.forward(desk, request, &target, &mut log).await {
             Ok(Forwarded::Answered(next)) => next,
@@ -116,6 +108,28 @@ impl Http1 {
                 Box::pin(self.refuse(desk, Some(request), error, policy.as_deref(), &mut log)).await
             }
         }
+    }
+
+    /// Opens the log of a request, and reads what it is for.
+    fn open(&mut self, desk: &Desk, request: &RequestHead) -> (Result<Target, ProxyError>, RequestLog) {
+        let Self { client, last, .. } = self;
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        let asker = client.forwarding().asker(head.fields());
+        let target = match client.is_over_limit() {
+            true => Err(ProxyError::ConnectionLimitReached),
+            false => last.read(request, head, client.forwarding(), &asker),
+        };
+        let mut log = client.worker.recorder.open(request_log::Head {
+            method: &request.method,
+            host: last.host(),
+            path: last.path(),
+            version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
+            client: asker.address,
+        });
+        if log.is_written() {
+            log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
+        }
+        (target, log)
     }
 
     /// Answers what is no request.
@@ -148,13 +162,14 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let admitted = match self.admit_at_once(desk, target, None, &[], log) {
-            Ok(ticket) => Some(Ok(ticket)),
+        let mut ticket = match self.admit_at_once(desk, target, None, &[], log) {
+            Ok(ticket) => ticket,
             // Boxed, as is whatever few requests need.
-            Err(hindrance) => Box::pin(self.admit_past(hindrance, desk, target, None, &[], log)).await,
+            Err(hindrance) => match Box::pin(self.admit_past(hindrance, desk, target, None, &[], log)).await {
+                Some(admitted) => admitted?,
+                None => return Ok(Forwarded::Left),
+            },
         };
-        let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
-        let mut ticket = admitted?;
         if !speaks_http1(&ticket) {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
@@ -221,12 +236,13 @@ impl Http1 {
             let whose = Some(ticket.whose());
             drop(ticket);
             let tried = attempts.tried();
-            let admitted = match self.admit_at_once(desk, target, whose, tried, log) {
-                Ok(ticket) => Some(Ok(ticket)),
-                Err(hindrance) => Box::pin(self.admit_past(hindrance, desk, target, whose, tried, log)).await,
+            ticket = match self.admit_at_once(desk, target, whose, tried, log) {
+                Ok(ticket) => ticket,
+                Err(hindrance) => match Box::pin(self.admit_past(hindrance, desk, target, whose, tried, log)).await {
+                    Some(admitted) => admitted?,
+                    None => return Ok(Forwarded::Left),
+                },
             };
-            let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
-            ticket = admitted?;
             if !speaks_http1(&ticket) {
                 // The configuration has changed meanwhile, and what is written is for another protocol.
                 return Err(failure);
@@ -423,20 +439,6 @@ fn visitor<'a>(
 
 fn speaks_http1(ticket: &Ticket) -> bool {
     ticket.endpoint().destination().transport.protocol == Protocol::Http1
-}
-
-fn open(client: &Client, request: &RequestHead, head: Head<'_>, last: &Last, asker: Option<IpAddr>) -> RequestLog {
-    let mut log = client.worker.recorder.open(request_log::Head {
-        method: &request.method,
-        host: last.host(),
-        path: last.path(),
-        version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
-        client: asker,
-    });
-    if log.is_written() {
-        log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
-    }
-    log
 }
 
 fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {
