@@ -31,6 +31,8 @@ pub(super) struct Clock {
     slots: RefCell<Slab<Slot>>,
     /// The tenures whose end is being waited for.
     followed: RefCell<HashSet<u64>>,
+    /// One of them: mostly the one that is asked for next.
+    followed_last: Cell<u64>,
     /// The worker is ending: to whatever runs, that is what the retirement of its pool is.
     ending: Cell<bool>,
 }
@@ -74,6 +76,7 @@ impl Clock {
             now: Cell::new(Instant::now()),
             slots: RefCell::default(),
             followed: RefCell::default(),
+            followed_last: Cell::new(0),
             ending: Cell::new(false),
         })
     }
@@ -134,6 +137,7 @@ impl Clock {
             self.reached(tenure, awaited);
         }
         self.followed.borrow_mut().remove(&tenure);
+        self.followed_last.set(0);
     }
 }
 
@@ -217,7 +221,7 @@ impl Timer {
         let id = tenure.id();
         let slot = &mut self.clock.slots.borrow_mut()[self.key];
         (slot.tenure, slot.over) = (id, None);
-        if self.clock.followed.borrow_mut().insert(id) {
+        if self.clock.followed_last.replace(id) != id && self.clock.followed.borrow_mut().insert(id) {
             tokio::task::spawn_local(Rc::clone(&self.clock).await_end(id, tenure.stage()));
         }
     }

@@ -154,9 +154,11 @@ pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut Requ
     let copy = || Some(Copied::of_message(&message));
     let mut sampled = safe.then(|| mirror::sample(&client.worker, &ticket, &message.method, copy)).flatten();
     let mut request = Outgoing::Any(Box::new(message));
-    let mut attempts = Attempts::new(&parts.method, client.origin(target.client));
+    let mut attempts = Attempts::new(&parts.method);
     loop {
-        let (failure, again) = match attempts.attempt(&client.worker.upstream, &ticket, request, &patience).await {
+        let origin = client.origin(target.client);
+        let attempt = attempts.attempt(&client.worker.upstream, &ticket, origin, request, &patience);
+        let (failure, again) = match attempt.await {
             Ok((exchange, status, mut headers)) => {
                 let settled = match &ask {
                     Some(ask) => ask.settle(exchange.is_h2(), status, &mut headers),

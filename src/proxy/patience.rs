@@ -2,7 +2,6 @@
 //! for all of it together. One timer of the worker's clock serves them all, since only one of them is running at a time.
 
 use std::{
-    pin::pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -81,19 +80,19 @@ impl Patience {
         self.timer.is_for_stream(ticket.tenure(), ticket.policy().drain);
     }
 
-    /// Awaits the head of an answer: `within` so much from now, or from the end of the request's body, as long as that
-    /// gets on.
-    pub(super) async fn head<F: Future>(&self, within: Duration, head: F) -> Result<F::Output, Impatience> {
-        let mut head = pin!(head);
+    /// Awaits the head of an answer, which `poll` asks for: `within` so much from now, or from the end of the request's body,
+    /// as long as that gets on.
+    pub(super) fn head<T>(
+        &self,
+        within: Duration,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> impl Future<Output = Result<T, Impatience>> {
         let began = self.timer.clock().now();
         self.look_again(self.next(began, within).0);
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(head) = head.as_mut().poll(cx) {
-                return Poll::Ready(Ok(head));
-            }
-            self.poll_overdue(cx, began, within).map(Err)
+        std::future::poll_fn(move |cx| match poll(cx) {
+            Poll::Ready(head) => Poll::Ready(Ok(head)),
+            Poll::Pending => self.poll_overdue(cx, began, within).map(Err),
         })
-        .await
     }
 
     /// To be asked whenever the upstream gives nothing: watches over the rest of the request's body, and the whole.

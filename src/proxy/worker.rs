@@ -31,7 +31,7 @@ use super::{
     clock::{Clock, TICK},
     connect::Connector,
     connection::{self, Socket},
-    http1::Desk,
+    http1::{Desk, Tray},
     listener::{self, Crowd, Listening, Room},
     rate::{RateLimits, Rates},
     tls::Certificates,
@@ -48,7 +48,7 @@ use crate::{
 const SWEEP: u32 = 10;
 /// How many ticks pass between two looks at the connections of pools that are kept warm.
 const WARM: u32 = 2;
-/// How many desks are kept for requests to come, some 64 KiB each.
+/// How many desks are kept for requests to come, and how many trays for their answers, some 32 KiB each.
 const SPARE_DESKS: usize = 64;
 /// How long accepting pauses when the system is out of files.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
@@ -66,6 +66,8 @@ pub(super) struct Worker {
     /// Memory for requests to come.
     #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the connections")]
     desks: RefCell<Vec<Box<Desk>>>,
+    #[expect(clippy::vec_box, reason = "as with the desks")]
+    trays: RefCell<Vec<Box<Tray>>>,
 }
 
 /// What is asked of a worker.
@@ -138,8 +140,8 @@ impl Worker {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock, connector);
         let (warming, rate_limits) = (Warming::default(), RateLimits::new(&rates));
-        let (clients, desks) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { clock, reader, recorder, upstream, warming, rate_limits, rates, clients, desks })
+        let (clients, desks, trays) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Rc::new(Self { clock, reader, recorder, upstream, warming, rate_limits, rates, clients, desks, trays })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -192,6 +194,22 @@ impl Worker {
             && desk.clear()
         {
             desks.push(desk);
+        }
+    }
+
+    /// Lends the memory of one answer.
+    pub(super) fn tray(&self) -> Box<Tray> {
+        self.trays.borrow_mut().pop().unwrap_or_else(Tray::new)
+    }
+
+    /// Takes back what was lent.
+    pub(super) fn put_back_tray(&self, tray: Option<Box<Tray>>) {
+        let mut trays = self.trays.borrow_mut();
+        if let Some(mut tray) = tray
+            && trays.len() < SPARE_DESKS
+            && tray.clear()
+        {
+            trays.push(tray);
         }
     }
 

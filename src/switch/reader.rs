@@ -464,7 +464,8 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.endpoint().in_flight().remove(self.worker);
-        self.tenure().occupancy().leave(self.worker);
+        let pool = self.pool();
+        pool.endpoints()[self.choice.endpoint].in_flight().remove(self.worker);
+        pool.tenure().occupancy().leave(self.worker);
     }
 }

@@ -6,6 +6,7 @@
 //! The memory a request needs is a [`Desk`], which its worker lends: a connection at rest has none, not even for reading. It
 //! borrows one when octets have come, and gives it back when there were none.
 
+mod answer;
 mod carry;
 mod desk;
 mod pump;
@@ -17,7 +18,10 @@ use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 
-pub(super) use self::{carry::Streamed, desk::Desk};
+pub(super) use self::{
+    carry::Streamed,
+    desk::{Desk, Tray},
+};
 use self::{target::Last, transaction::Next};
 use super::{
     client::Client,
@@ -53,9 +57,10 @@ pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<
     loop {
         let brought = http1.next(&mut desk).await;
         let Some(lent) = &mut desk else { return Some(http1.stream) };
-        let next = match brought {
-            Brought::Request(request) => http1.transact(lent, request).await,
-            Brought::Refused(violation) => http1.turn_away(lent, violation).await,
+        let next = match &brought {
+            // Boxed: a connection at rest is what this future is.
+            Brought::Request(request) => Box::pin(http1.transact(lent, request)).await,
+            Brought::Refused(violation) => Box::pin(http1.turn_away(lent, *violation)).await,
             Brought::End => Next::Close,
         };
         http1.half_close = None;
@@ -131,5 +136,31 @@ impl Http1 {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function makes.
+    fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_at_rest_is_small() {
+        type Serve = (&'static Rc<Client>, Stream, Option<Box<Desk>>);
+        let serves = size(|(client, stream, desk): Serve| serve(client, stream, desk));
+        type Transact = (&'static mut Http1, &'static mut Desk, &'static RequestHead);
+        let transacts = size(|(http1, desk, request): Transact| http1.transact(desk, request));
+        eprintln!(
+            "serve {serves} transact {transacts} Http1 {} Stream {} Client {} Last {}",
+            size_of::<Http1>(),
+            size_of::<Stream>(),
+            size_of::<Client>(),
+            size_of::<Last>()
+        );
+        assert!(serves <= 512 && transacts <= 1024, "{serves} {transacts}");
     }
 }

@@ -63,8 +63,23 @@ impl Last {
         self.forwarded.as_deref().unwrap_or_default()
     }
 
-    /// Reads and checks what a request is for (RFC 9112 §3.2); the host is the last one from now on.
+    /// Reads and checks what a request is for (RFC 9112 §3.2); the host is the last one from now on. If it is for nothing that
+    /// makes sense, there is no last one.
     pub(super) fn read(
+        &mut self,
+        request: &RequestHead,
+        head: Head<'_>,
+        forwarding: &Forwarding,
+        asker: &Asker,
+    ) -> Result<Target, ProxyError> {
+        let target = self.check(request, head, forwarding, asker);
+        if target.is_err() {
+            *self = Self::default();
+        }
+        target
+    }
+
+    fn check(
         &mut self,
         request: &RequestHead,
         head: Head<'_>,
