@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
 use super::{
+    call::Call,
     client::{Client, Serving},
     exchange::Exchange,
     h1::FailureKind,
@@ -41,6 +42,7 @@ enum Source {
     /// Ours; `None` when it has been given.
     Text(Option<Bytes>),
     Upstream(Download),
+    Call(Download, Call),
     Nothing,
 }
 
@@ -76,10 +78,14 @@ impl TrackedBody {
         Self { source: Source::Nothing, record: None }
     }
 
-    /// An answer of an upstream.
-    pub(super) fn upstream(download: Download, record: Record) -> Self {
+    /// An answer of an upstream; `call` if it is one to a gRPC call.
+    pub(super) fn upstream(download: Download, call: Option<Call>, record: Record) -> Self {
         download.patience.client_to_take();
-        Self { source: Source::Upstream(download), record: Some(record) }
+        let source = match call {
+            Some(call) => Source::Call(download, call),
+            None => Source::Upstream(download),
+        };
+        Self { source, record: Some(record) }
     }
 }
 
@@ -137,10 +143,11 @@ impl Body for TrackedBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let polled = match &mut this.source {
-            Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Upstream(download) => download.poll_frame(cx),
-            Source::Nothing => Poll::Ready(None),
+        let polled = match (&mut this.source, &mut this.record) {
+            (Source::Text(text), _) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            (Source::Call(download, call), Some(Record { log, .. })) => call.poll_frame(download, log, cx),
+            (Source::Upstream(download) | Source::Call(download, _), _) => download.poll_frame(cx),
+            (Source::Nothing, _) => Poll::Ready(None),
         };
         match (&polled, &mut this.record) {
             (Poll::Ready(Some(Ok(frame))), Some(Record { log, .. })) => {
@@ -158,7 +165,7 @@ impl Body for TrackedBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Text(text) => text.is_none(),
-            Source::Upstream(download) => download.exchange.has_ended(),
+            Source::Upstream(download) | Source::Call(download, _) => download.exchange.has_ended(),
             Source::Nothing => true,
         }
     }
@@ -166,7 +173,7 @@ impl Body for TrackedBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Upstream(download) => download.exchange.size_hint(),
+            Source::Upstream(download) | Source::Call(download, _) => download.exchange.size_hint(),
             Source::Nothing => SizeHint::with_exact(0),
         }
     }
@@ -175,7 +182,11 @@ impl Body for TrackedBody {
 impl Drop for TrackedBody {
     fn drop(&mut self) {
         let source = std::mem::replace(&mut self.source, Source::Nothing);
-        let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
+        let (Source::Upstream(download) | Source::Call(download, _), Some(Record { log, serving })) =
+            (source, &mut self.record)
+        else {
+            return;
+        };
         if let Some(whose) = download.patience.is_over().filter(|_| !download.exchange.has_ended()) {
             // It was ended while it waited for its client, and could not say so itself.
             let (outcome, reason) = BodyError::Impatience(whose).outcome();

@@ -230,6 +230,11 @@ impl Timer {
         slot.reached(if self.clock.ending.get() { stage.max(Stage::Retired) } else { stage });
     }
 
+    /// Its time is not over yet, though it was: whoever holds it sees to its end.
+    pub(super) fn go_on(&self) {
+        self.clock.slots.borrow_mut()[self.key].over = None;
+    }
+
     /// Whether its time is over whatever the deadline, and why.
     pub(super) fn over(&self) -> Option<Alarm> {
         self.clock.slots.borrow()[self.key].over

@@ -13,6 +13,7 @@ use super::{
     admit::Visitor,
     attempts::Attempts,
     body::{Download, Record, TrackedBody},
+    call::Call,
     client::{Client, Serving},
     clock::Timer,
     error::ProxyError,
@@ -54,7 +55,7 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     let arrived = Instant::now();
     let client = Rc::clone(serving.client());
     let (mut parts, incoming) = request.into_parts();
-    let is_grpc = grpc::is_request(&parts.headers);
+    let is_grpc = grpc::is_call(&parts.headers);
     let stream = parts.extensions.remove::<OnUpgrade>();
     let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
     let asker = client.forwarding().asker(fields);
@@ -85,7 +86,8 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
             log.answered(reply.status);
             let Reply { exchange, ticket, patience, sampled, .. } = reply;
             let download = Download { exchange, ticket, patience, sampled };
-            let body = TrackedBody::upstream(download, Record { log, serving });
+            let call = (is_grpc && grpc::is_call(&reply.headers)).then(Call::default);
+            let body = TrackedBody::upstream(download, call, Record { log, serving });
             respond(reply.status, reply.headers, body)
         }
         Err(error) => refuse(error, policy.as_deref(), is_grpc, is_head, Record { log, serving }),
@@ -226,7 +228,7 @@ fn prepare(
             (body, Some(upload))
         }
     };
-    let grpc = grpc::is_request(&parts.headers);
+    let grpc = grpc::is_call(&parts.headers);
     let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
     let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
     let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };

@@ -12,8 +12,8 @@
 //! [`Reader::admit`](crate::switch::Reader::admit) asked, in [`admit`], for a ticket: the pool and endpoint the request is for,
 //! on one snapshot. The head is made the upstream's in [`headers`]; [`attempts`] judges what may be tried again; [`upstream`]
 //! keeps the connections. A request that has HTTP/2 on either side goes as an [`exchange`] on [`h1`] or [`h2`], and its answer
-//! leaves in a [`body::TrackedBody`], which carries ticket and log; what differs between the versions is in [`websocket`] and
-//! [`grpc`]. When the answer ends, or is dropped, ticket and log close. After a 101 a [`tunnel`] takes over both streams, and
+//! leaves in a [`body::TrackedBody`], which carries ticket and log; what differs between the versions is in [`websocket`],
+//! [`grpc`] and [`call`]. When the answer ends, or is dropped, ticket and log close. After a 101 a [`tunnel`] takes over both streams, and
 //! ticket and log with them.
 //!
 //! At one path, [`door`], the proxy answers for itself: there testers come in by a link.
@@ -56,6 +56,7 @@ mod admit;
 mod arrival;
 mod attempts;
 mod body;
+mod call;
 mod client;
 mod client_certificate;
 mod clock;

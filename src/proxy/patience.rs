@@ -81,6 +81,13 @@ impl Patience {
         self.timer.is_for_stream(ticket.tenure(), ticket.policy().drain);
     }
 
+    /// Lets it go on for so much longer, whatever was to end it now.
+    pub(super) fn grant(&mut self, within: Duration) {
+        self.timer.go_on();
+        let end = self.timer.clock().now() + within + TICK;
+        self.whole = Some(self.whole.map_or(end, |whole| whole.min(end)));
+    }
+
     /// Awaits the head of an answer: `within` so much from now, or from the end of the request's body, as long as that
     /// gets on.
     pub(super) async fn head<F: Future>(&self, within: Duration, head: F) -> Result<F::Output, Impatience> {
