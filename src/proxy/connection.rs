@@ -1,7 +1,7 @@
 //! One client connection, from accept to close: its [arrival](super::arrival), which protocol, the engine for it (ours for
 //! HTTP/1, hyper's server for HTTP/2), and a close that lets the client read our last answer.
 
-use std::{cell::RefCell, io, rc::Rc, task::Poll, time::Duration};
+use std::{cell::RefCell, future::poll_fn, io, rc::Rc, task::Poll, time::Duration};
 
 use hyper::{rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -38,11 +38,21 @@ pub(super) enum Socket {
     Unix(UnixStream),
 }
 
+/// How a connection is to be closed.
+pub(super) enum Close {
+    /// It is in other hands, or has been reset.
+    Done,
+    /// So that the client can read our last answer, whatever it sends meanwhile.
+    Lingering(Stream),
+    /// The client has said that it sends nothing more, and has sent nothing that was not read: there is nothing to linger
+    /// for.
+    AtOnce(Stream),
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve(client: Rc<Client>, arrival: Box<Arrival>) {
     let timer = client.clock().timer();
-    // What is large and short-lived, or rare, is on the heap: a connection at rest is what this future is.
-    let Some(arrived) = Box::pin(arrival.complete(&client, &timer)).await else { return };
+    let Some(arrived) = arrival.complete(&client, &timer).await else { return };
     let Arrived { mut stream, is_h2, admitted: _admitted } = arrived;
     let (is_h2, desk) = match is_h2 {
         Some(is_h2) => (is_h2, None),
@@ -52,13 +62,16 @@ pub(super) async fn serve(client: Rc<Client>, arrival: Box<Arrival>) {
         },
     };
     timer.set(None);
-    let (stream, may_come) = match is_h2 {
+    // What is large and short-lived, or rare, is on the heap: a connection at rest is what this future is.
+    let (close, may_come) = match is_h2 {
         true => (Box::pin(http2(&client, stream, desk)).await, CONNECTION_WINDOW as usize),
         false => (http1::serve(&client, stream, desk).await, usize::MAX),
     };
-    if let Some(stream) = stream {
-        timer.set_within(LINGER);
-        drop(timer.guard(Box::pin(linger(stream, may_come))).await);
+    timer.set_within(LINGER);
+    match close {
+        Close::Done => {}
+        Close::AtOnce(mut stream) => drop(timer.guard(poll_fn(|cx| stream.poll_farewell(cx))).await),
+        Close::Lingering(stream) => drop(timer.guard(Box::pin(linger(stream, may_come))).await),
     }
 }
 
@@ -68,7 +81,7 @@ async fn sniff(client: &Rc<Client>, stream: &mut Stream, timer: &Timer) -> Optio
     let mut desk = None;
     timer.set_within(client.options.timeouts.idle);
     loop {
-        let more = std::future::poll_fn(|cx| {
+        let more = poll_fn(|cx| {
             client.wake_here(cx);
             let lent = desk.get_or_insert_with(|| client.worker.desk());
             let polled = lent.incoming.poll_fill(stream, cx);
@@ -96,8 +109,8 @@ async fn sniff(client: &Rc<Client>, stream: &mut Stream, timer: &Timer) -> Optio
     }
 }
 
-/// Serves HTTP/2, of which what is on the desk has come already. Returns the stream when all is over.
-async fn http2(client: &Rc<Client>, stream: Stream, desk: Option<Box<Desk>>) -> Option<Stream> {
+/// Serves HTTP/2, of which what is on the desk has come already.
+async fn http2(client: &Rc<Client>, stream: Stream, desk: Option<Box<Desk>>) -> Close {
     let read = desk.as_ref().map_or_else(Vec::new, |desk| desk.incoming.rest().to_vec());
     client.worker.put_back(desk);
     let stream = Rc::new(RefCell::new(stream));
@@ -116,7 +129,7 @@ async fn http2(client: &Rc<Client>, stream: Stream, desk: Option<Box<Desk>>) -> 
     let mut told = false;
     // How it ended was told to the requests it befell.
     drop(
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             client.wake_here(cx);
             if client.is_closing() && !std::mem::replace(&mut told, true) {
                 connection.as_mut().graceful_shutdown();
@@ -126,7 +139,7 @@ async fn http2(client: &Rc<Client>, stream: Stream, desk: Option<Box<Desk>>) -> 
         .await,
     );
     drop(connection);
-    Rc::into_inner(stream).map(RefCell::into_inner)
+    Rc::into_inner(stream).map_or(Close::Done, |stream| Close::Lingering(stream.into_inner()))
 }
 
 /// Runs the streams of an HTTP/2 connection, each as a task of its own, and tells its timer which.
@@ -148,13 +161,14 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
 /// connection, and the client might lose our answer (RFC 9112 §9.6). More than `most` octets is a flood, and not read on.
 async fn linger(mut stream: Stream, most: usize) -> io::Result<()> {
     stream.shutdown().await?;
-    let mut ignored = vec![0; 8 * 1024];
+    let mut ignored = Vec::with_capacity(8 * 1024);
     let mut octets = 0;
     while octets <= most {
-        match stream.read(&mut ignored).await? {
+        match stream.read_buf(&mut ignored).await? {
             0 => break,
             more => octets += more,
         }
+        ignored.clear();
     }
     Ok(())
 }

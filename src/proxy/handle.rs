@@ -82,8 +82,9 @@ async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> R
     };
     match forwarded {
         Ok(reply) if reply.switched => switch(reply, stream, log, serving),
-        Ok(reply) => {
+        Ok(mut reply) => {
             log.answered(reply.status);
+            headers::keep_out_of_tables(&mut reply.headers);
             let Reply { exchange, ticket, patience, sampled, .. } = reply;
             let download = Download { exchange, ticket, patience, sampled };
             let call = (is_grpc && grpc::is_call(&reply.headers)).then(Call::default);

@@ -1,9 +1,9 @@
 //! What a request is for: the host and path it is routed by, and the checks that there is only one way to read them.
 
-use std::{net::IpAddr, rc::Rc};
+use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
-
 use hyper::ext::Protocol;
 
 use super::{
@@ -26,7 +26,7 @@ pub(super) struct Target {
     /// The client's address (see [`Asker`]).
     pub(super) client: Option<IpAddr>,
     /// What the upstream is told of the client: whole lines.
-    pub(super) forwarded: Rc<[u8]>,
+    pub(super) forwarded: Bytes,
 }
 
 impl Target {

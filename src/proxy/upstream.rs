@@ -179,7 +179,8 @@ impl Upstream {
             return Ok((Box::new(Exchange::H1(idle.exchange(message.into_h1()))), true));
         }
         let open = async || self.open(endpoint, origin, protocol, set.places(), within).await;
-        match timeout(within, set.seek(after, open)).await {
+        // On the heap, as with HTTP/1.
+        match Box::pin(timeout(within, set.seek(after, open))).await {
             Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
             Ok(Ok(h2::Found::Other(socket))) => {
                 Ok((Box::new(Exchange::H1(Connection::new(socket).exchange(message.into_h1()))), false))

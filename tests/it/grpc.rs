@@ -354,17 +354,17 @@ async fn a_call_that_goes_on_leaves_as_its_apps_policy_says_and_may_call_again()
     for (policy, timeout, lost) in [("cut", "30s", 0), ("drain", "200ms", 2), ("keep", "200ms", 1)] {
         let proxy = between(&blue, &green, json!({ "timeout": timeout, "streams": policy })).await;
         let mut sender = connect(&proxy).await;
-        let (response, _request) = call(&mut sender, &[]);
+        let (response, request) = call(&mut sender, &[]);
         let mut body = within("a head", response).await.expect("an answer").into_body();
         assert_eq!(next(&mut body, 15).await.len() % 15, 0, "whole messages");
-        let (unanswered, _asking) = call(&mut sender, &[("x-no-answer", "1")]);
+        let (unanswered, asking) = call(&mut sender, &[("x-no-answer", "1")]);
         eventually("both to be in flight", async || proxy.status().await["active"]["inFlight"] == 2).await;
         proxy.promote().await;
         match policy {
             "keep" => {
                 assert_eq!(told(unanswered).await.0, 14, "the deadline is past");
                 next(&mut body, 20 * 15).await;
-                drop((body, sender));
+                drop((request, body));
             }
             "drain" => {
                 assert_eq!(told(unanswered).await.0, 14, "the deadline is past");
@@ -375,7 +375,7 @@ async fn a_call_that_goes_on_leaves_as_its_apps_policy_says_and_may_call_again()
                 let (octets, status) = ending(&mut body).await;
                 assert_eq!((octets % 15, &*status.as_bytes()), (0, &b"14"[..]), "{policy}");
                 assert_eq!(proxy.status().await["draining"][0]["inFlight"], 1, "what has no answer is no stream");
-                drop((unanswered, sender));
+                drop((asking, unanswered));
             }
         }
         eventually("the drain to end", async || proxy.status().await["draining"] == json!([])).await;

@@ -49,6 +49,8 @@ pub(super) enum Next {
     Again,
     /// It is closed so that the client can read all that was sent.
     Close,
+    /// It is closed at once: the client sends nothing more, and has all its answer with the close.
+    CloseAtOnce,
     /// It is reset: the client has left, or what it has must not pass for whole.
     Reset,
     /// It has another protocol from now on.
@@ -179,6 +181,7 @@ impl Http1 {
                         trailers: passage.trailers,
                         refused: false,
                         before: Before::default(),
+                        parting: false,
                     };
                     let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
                         Ok(Ok(head)) => {
@@ -455,8 +458,11 @@ async fn answer(
             if clean {
                 client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
             }
-            let closes = closes || !whole_upload;
-            return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
+            return Forwarded::Answered(match closes || !whole_upload {
+                true if relay.parting => Next::CloseAtOnce,
+                true => Next::Close,
+                false => Next::Again,
+            });
         }
         Err(broken) => broken,
     };
