@@ -13,11 +13,7 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
-    Bind, ListenerOptions, ListenerRole,
-    clock::{Clock, TimerKey},
-    connect::Origin,
-    forwarding::Forwarding,
-    worker::Worker,
+    Bind, ListenerOptions, ListenerRole, clock::Clock, connect::Origin, forwarding::Forwarding, worker::Worker,
 };
 
 /// How long a connection without a request stays open once it is asked to end. A client that has just had an answer is
@@ -33,8 +29,6 @@ pub(super) struct Client {
     /// Who it is: known when it has arrived.
     forwarding: OnceCell<Forwarding>,
     over_limit: Cell<bool>,
-    /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
-    pub(super) spawning: Cell<Option<TimerKey>>,
     pub(super) task: RefCell<Option<AbortHandle>>,
     in_flight: Cell<u32>,
     /// When the last request ended, or the connection began.
@@ -70,7 +64,6 @@ impl Client {
             options,
             forwarding: OnceCell::new(),
             over_limit: Cell::new(false),
-            spawning: Cell::new(None),
             task: RefCell::default(),
             in_flight: Cell::new(0),
             quiet_since: Cell::new(worker.clock.now()),

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
-use hyper::ext::Protocol;
 
 use super::{
     error::ProxyError,

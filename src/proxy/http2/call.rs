@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::{
+use super::super::{
     body::{BodyError, Download},
     grpc,
     patience::Impatience,
