@@ -1,10 +1,10 @@
 //! What a request is for: the host and path it is routed by, and the checks that there is only one way to read them.
 
-use std::{net::IpAddr, rc::Rc};
+use std::net::IpAddr;
 
+use bytes::Bytes;
+use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
-
-use hyper::ext::Protocol;
 
 use super::{
     error::ProxyError,
@@ -27,7 +27,7 @@ pub(super) struct Target {
     pub(super) client: Option<IpAddr>,
     pub(super) secure: bool,
     /// What the upstream is told of the client: whole lines.
-    pub(super) forwarded: Rc<[u8]>,
+    pub(super) forwarded: Bytes,
 }
 
 impl Target {

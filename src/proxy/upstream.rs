@@ -67,11 +67,9 @@ pub(super) type Connection = h1::Connection<Socket>;
 /// The connections to an endpoint that are ready, and will be for a while.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Census {
-    /// Of HTTP/1.
-    pub(super) idle: usize,
-    /// Of HTTP/2, each for many requests.
-    pub(super) streams: usize,
-    /// Since when the last one of HTTP/1 had been idle that was found closed just now.
+    /// Those of HTTP/2 if there are any, else those of HTTP/1: what is opened ahead is of the one that requests will use.
+    pub(super) open: usize,
+    /// Since when the last one had been idle that was found closed since this was last asked.
     pub(super) closed: Option<Instant>,
 }
 
@@ -181,7 +179,8 @@ impl Upstream {
             return Ok((Box::new(Exchange::H1(idle.exchange(message.into_h1()))), true));
         }
         let open = async || self.open(endpoint, origin, protocol, set.places(), within).await;
-        match timeout(within, set.seek(after, open)).await {
+        // On the heap, as with HTTP/1.
+        match Box::pin(timeout(within, set.seek(after, open))).await {
             Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
             Ok(Ok(h2::Found::Other(socket))) => {
                 Ok((Box::new(Exchange::H1(Connection::new(socket).exchange(message.into_h1()))), false))
@@ -278,8 +277,11 @@ impl Upstream {
             open
         });
         let lasting = idle.iter().filter(|idle| now < idle.since + MAX_IDLE_AGE - RENEWED).count();
-        let streams = streams.as_ref().map_or(0, |set| set.lasting(now.checked_sub(MAX_IDLE_AGE - RENEWED)));
-        Census { idle: lasting, streams, closed }
+        match streams.as_ref().map(|set| set.lasting(now.checked_sub(MAX_IDLE_AGE - RENEWED))) {
+            Some((streams, gone)) if streams > 0 => Census { open: streams, closed: gone },
+            Some((_, gone)) => Census { open: lasting, closed: closed.max(gone) },
+            None => Census { open: lasting, closed },
+        }
     }
 
     /// Closes the idle connections to those of these endpoints, by id, that are in no pool any more, and keeps no more of

@@ -407,8 +407,6 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
-                // Fails only where the client has left already, which shows soon enough.
-                socket.set_nodelay(true).ok();
                 Ok((Socket::Tcp(socket), Some(peer)))
             }
             Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),

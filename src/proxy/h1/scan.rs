@@ -100,7 +100,7 @@ pub(super) fn text_end(octets: &[u8], at: usize) -> usize {
 fn end(octets: &[u8], mut at: usize, special: impl Fn(u64) -> u64, is_end: impl Fn(u8) -> bool) -> usize {
     loop {
         if let Some(word) = octets[at..].first_chunk() {
-            let marks = special(u64::from_le_bytes(*word)) & EACH * 0x80;
+            let marks = special(u64::from_le_bytes(*word)) & (EACH * 0x80);
             if marks == 0 {
                 at += 8;
                 continue;

@@ -1,8 +1,9 @@
 //! What an HTTP/1 request is for. A client's connection mostly names one host, so what was made of the last one is kept,
 //! and used again for as long as the octets are the same.
 
-use std::{net::IpAddr, rc::Rc};
+use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method};
 
 use super::super::{
@@ -23,7 +24,7 @@ pub(super) struct Last {
     /// In lower case, without port.
     host: String,
     /// What upstreams are told of the client: whole lines.
-    forwarded: Option<Rc<[u8]>>,
+    forwarded: Option<Bytes>,
 }
 
 /// What a request is for, and whose it is.
