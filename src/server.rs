@@ -25,7 +25,7 @@ use crate::{
     proxy::{Candidate, DataPlane, ListenError},
     smoke,
     source::{self, FileWatch, Targets},
-    switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
+    switch::{Applied, Authorities, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
 
@@ -143,9 +143,9 @@ impl Server {
         tasks.spawn(smoke::run(switch.viewer.clone(), switch.feed.clone(), open));
         let targets = watch::Sender::new(config.kubernetes.clone());
         #[cfg(feature = "kubernetes")]
-        let authorities = Some(follow_clusters(&mut tasks, &targets, &switch));
+        let (authorities, review) = follow_clusters(&mut tasks, &targets, &switch);
         #[cfg(not(feature = "kubernetes"))]
-        let authorities = None;
+        let (authorities, review) = (None, None);
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());
@@ -168,6 +168,7 @@ impl Server {
             mirrors: metrics.mirrors(),
             reload: reload_call(&running),
             tokens,
+            review: review.filter(|_| admin_options.kubernetes_auth),
             version: admin::api::Version::of_this_build(),
         };
         let admin = AdminServer::start(&admin_options, api).await?;
@@ -218,20 +219,44 @@ impl Server {
     }
 }
 
-/// Follows what the targets name, and gives the power to ask there.
+/// Follows what the targets name, and gives the powers to ask there: for what people want of a rollout, and about callers.
 #[cfg(feature = "kubernetes")]
 fn follow_clusters(
     tasks: &mut JoinSet<()>,
     targets: &watch::Sender<Targets>,
     switch: &Switch,
-) -> Arc<dyn crate::switch::Authorities> {
+) -> (Option<Arc<dyn Authorities>>, Option<admin::Review>) {
     use source::kubernetes::{Alarms, Commander, follow};
 
     let alarms = watch::Sender::new(Alarms::new());
     tasks.spawn(follow(targets.subscribe(), alarms.subscribe(), switch.feed.clone()));
     let (commander, desk) = Commander::new(targets.subscribe(), switch.control.clone(), switch.viewer.clone());
     tasks.spawn(commander.clone().attend(desk, alarms));
-    Arc::new(commander)
+    let reviewer = commander.clone();
+    let review: admin::Review = Arc::new(move |token| Box::pin(vouched(reviewer.clone(), token)));
+    (Some(Arc::new(commander)), Some(review))
+}
+
+/// What the cluster says of a token, as the admin API has it.
+#[cfg(feature = "kubernetes")]
+async fn vouched(
+    commander: source::kubernetes::Commander,
+    token: String,
+) -> Result<admin::Reviewed, admin::NotReviewed> {
+    use source::kubernetes::{Level, Vouched};
+
+    let Vouched { name, level, apps } =
+        commander.vouch(token).await.map_err(admin::NotReviewed::Away)?.ok_or(admin::NotReviewed::Unknown)?;
+    let role = match level {
+        Some(Level::View) => admin::api::Role::Viewer,
+        Some(Level::Act) => admin::api::Role::Operator,
+        Some(Level::Manage) => admin::api::Role::Admin,
+        None => {
+            let hint = "grant get, update or manage on apps of tealgate.dev".to_owned();
+            return Err(admin::NotReviewed::Powerless { name, hint });
+        }
+    };
+    Ok(admin::Reviewed { name, role, apps })
 }
 
 async fn start_switch(config: &Config) -> anyhow::Result<Switch> {

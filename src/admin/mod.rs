@@ -20,6 +20,7 @@ mod events;
 mod health;
 mod links;
 mod problem;
+mod review;
 mod rollouts;
 mod routes;
 mod smoke;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use self::accept::Listener;
 pub use self::{
     health::{HealthServer, Metrics, Readiness},
+    review::{NotReviewed, Review, Reviewed},
     routes::{Api, Reload, ReloadError},
     tokens::{TokenEntry, Tokens, TokensError, mint},
 };
@@ -51,12 +53,14 @@ use crate::switch::HostPattern;
 pub struct Options {
     /// A Unix socket (mode 0660): whoever may open it is `admin`.
     pub socket: Option<PathBuf>,
-    /// A TCP address; it wants `tokens`.
+    /// A TCP address; it wants `tokens` or `kubernetes_auth`.
     pub bind: Option<SocketAddr>,
     /// Names that requests on the TCP address may be for, besides its IP address and `localhost`.
     pub hosts: Vec<HostPattern>,
     /// The token file (see `tealgate token`).
     pub tokens: Option<PathBuf>,
+    /// Whether to let in whom the cluster vouches for.
+    pub kubernetes_auth: bool,
 }
 
 /// The running admin API.
@@ -87,7 +91,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// On TCP nobody could be told from anybody else.
-    #[error("the admin API on {address} wants a token file: set admin.tokens, or use admin.socket")]
+    #[error(
+        "the admin API on {address} wants a token file: set admin.tokens or admin.kubernetes_auth, or use admin.socket"
+    )]
     NoTokens {
         /// The address.
         address: SocketAddr,
@@ -105,7 +111,7 @@ impl AdminServer {
         }
         let mut address = None;
         if let Some(asked) = options.bind {
-            if api.tokens.is_none() {
+            if api.tokens.is_none() && api.review.is_none() {
                 return Err(StartError::NoTokens { address: asked });
             }
             let failed = |source| StartError::Bind { address: asked, source };

@@ -23,6 +23,7 @@ use super::{
     caller::{self, Unwelcome},
     doors, edge, events, links,
     problem::Error,
+    review::{Review, Reviews},
     rollouts, smoke,
     tokens::Tokens,
     views,
@@ -45,8 +46,10 @@ pub struct Api {
     pub mirrors: Arc<Mirrors>,
     /// Reads the configuration again.
     pub reload: Reload,
-    /// Whom to let in on TCP; without them nobody.
+    /// Whom to let in on TCP; without them nobody, unless a cluster vouches for him.
     pub tokens: Option<Arc<Tokens>>,
+    /// Asks a cluster about tokens that are none of these.
+    pub review: Option<Review>,
     /// What `GET /version` answers.
     pub version: Version,
 }
@@ -67,6 +70,7 @@ pub(super) struct Admin {
     pub(super) api: Api,
     pub(super) answers: Arc<Answers>,
     pub(super) unwelcome: Unwelcome,
+    pub(super) reviews: Option<Reviews>,
     /// Cancelled when the server stops: long answers end then.
     pub(super) closing: CancellationToken,
     description: openapi::OpenApi,
@@ -74,7 +78,8 @@ pub(super) struct Admin {
 
 impl Admin {
     pub(super) fn new(api: Api, closing: CancellationToken, description: openapi::OpenApi) -> Self {
-        Self { api, answers: Arc::default(), unwelcome: Unwelcome::default(), closing, description }
+        let reviews = api.review.clone().map(Reviews::new);
+        Self { api, answers: Arc::default(), unwelcome: Unwelcome::default(), reviews, closing, description }
     }
 }
 

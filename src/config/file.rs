@@ -214,13 +214,16 @@ pub(super) struct Admin {
     /// Its Unix socket (mode 0660): whoever may open it is admin. Left out: `admin.sock` in systemd's runtime directory,
     /// else in `/run/tealgate`, else in the user's runtime directory.
     pub(super) socket: Given<Text<SocketPath>>,
-    /// A TCP address as well; it wants `tokens`.
+    /// A TCP address as well; it wants `tokens` or `kubernetes_auth`.
     pub(super) bind: Given<Text<SocketAddr>>,
     /// Names by which the TCP address is asked for, each exact or `*.` for all below; left out: its IP address and
     /// `localhost` alone. Requests for any other name are turned away, as web pages send them (DNS rebinding).
     pub(super) hosts: Given<Vec<Placed<Text<HostPattern>>>>,
     /// The token file, as `tealgate token new` describes it. It is read anew when it changes.
     pub(super) tokens: Given<Text<PathBuf>>,
+    /// Also lets in, on TCP, whom the cluster vouches for: the token by a TokenReview, and what he may do by
+    /// SubjectAccessReviews on `apps` of `tealgate.dev`: `get` to look, `update` to act, `manage` for the rest.
+    pub(super) kubernetes_auth: Given<Text<bool>>,
 }
 
 /// The listener of `/livez`, `/readyz` and `/metrics`.

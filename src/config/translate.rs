@@ -203,9 +203,10 @@ impl Pass<'_> {
 
     fn admin(&mut self, admin: &file::Admin, claims: &mut Claims) -> admin::Options {
         let bind = admin.bind.get().and_then(|bind| Some((self.read(bind)?, bind.place)));
+        let by_cluster = self.kubernetes_auth(admin);
         if let Some((bind, place)) = bind {
             claims.address(self, bind, "the admin API", place);
-            if admin.tokens.get().is_none() {
+            if admin.tokens.get().is_none() && !by_cluster {
                 let wrong = Wrong::new("the admin API on TCP wants `tokens`, or anybody could flip traffic");
                 let hint = "`tealgate token new` prints a token and its entry for a token file; name that file as \
                             `tokens`, or leave `bind` out and use the Unix socket";
@@ -225,7 +226,21 @@ impl Pass<'_> {
         }
         let tokens = admin.tokens.get().and_then(|tokens| self.file(tokens, FileKind::Tokens));
         let socket = Some(socket.unwrap_or_else(places::default_socket));
-        admin::Options { socket, bind: bind.map(|(bind, _)| bind), hosts, tokens }
+        admin::Options { socket, bind: bind.map(|(bind, _)| bind), hosts, tokens, kubernetes_auth: by_cluster }
+    }
+
+    fn kubernetes_auth(&mut self, admin: &file::Admin) -> bool {
+        let Some(given) = admin.kubernetes_auth.get() else { return false };
+        let wanted = self.read(given) == Some(true);
+        if wanted && !cfg!(feature = "kubernetes") {
+            let wrong = Wrong::new("this program was built without Kubernetes");
+            let hint = "use one that was built with its feature `kubernetes`, which is the default";
+            self.wrong(given.place, wrong.hint(hint));
+        } else if wanted && admin.bind.get().is_none() {
+            let wrong = Wrong::new("`kubernetes_auth` is for the admin API on TCP, which is off");
+            self.wrong(given.place, wrong.hint("set `bind`; whoever may open the Unix socket is admin anyway"));
+        }
+        wanted
     }
 
     fn health_listener(&mut self, health: &file::HealthListener, claims: &mut Claims) -> SocketAddr {

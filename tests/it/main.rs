@@ -91,6 +91,12 @@ mod cli;
 // The admin API over TCP: who gets in, what is guarded, what is told.
 mod admin;
 
+// What a candidate must pass before it is promoted.
+mod smoke;
+
+// The files in `deploy/pipelines`, step by step.
+mod pipelines;
+
 // What is counted and logged, against what clients did.
 mod metrics;
 

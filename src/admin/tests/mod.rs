@@ -93,6 +93,7 @@ impl Fixture {
             mirrors: Arc::default(),
             reload,
             tokens: Some(Arc::new(Tokens::fixed(entries))),
+            review: None,
             version: Version::of_this_build(),
         };
         let options = Options { bind: Some(address(0)), ..Options::default() };

@@ -51,6 +51,16 @@ impl Object {
         Self::of("events.k8s.io", "v1", "events", namespace, name)
     }
 
+    /// Whose token it is; of the cluster, and answered rather than kept.
+    pub(super) fn token_review() -> Self {
+        Self::of("authentication.k8s.io", "v1", "tokenreviews", "", "")
+    }
+
+    /// Whether somebody may do something; of the cluster, and answered rather than kept.
+    pub(super) fn access_review() -> Self {
+        Self::of("authorization.k8s.io", "v1", "subjectaccessreviews", "", "")
+    }
+
     fn of(group: &'static str, version: &'static str, plural: &'static str, namespace: &str, name: &str) -> Self {
         Self { group, version, plural, namespace: namespace.to_owned(), name: name.to_owned() }
     }
@@ -58,9 +68,10 @@ impl Object {
     /// Where its collection is.
     fn collection(&self) -> String {
         let Self { group, version, plural, namespace, .. } = self;
-        match *group {
-            "" => format!("/api/{version}/namespaces/{namespace}/{plural}"),
-            group => format!("/apis/{group}/{version}/namespaces/{namespace}/{plural}"),
+        match (*group, namespace.as_str()) {
+            ("", namespace) => format!("/api/{version}/namespaces/{namespace}/{plural}"),
+            (group, "") => format!("/apis/{group}/{version}/{plural}"),
+            (group, namespace) => format!("/apis/{group}/{version}/namespaces/{namespace}/{plural}"),
         }
     }
 
@@ -138,6 +149,7 @@ impl Right<'_> {
             ("get" | "list", "deployments") | ("patch", "deployments") => "rbac.workloadRef: true",
             ("get" | "list", _) => "rbac.create: true",
             (_, "replicasets") => "rbac.extendDeadlines: true",
+            (_, "tokenreviews" | "subjectaccessreviews") => "rbac.tokenReview: true",
             (_, _) => "mode: operate",
         }
     }
@@ -148,7 +160,8 @@ impl fmt::Display for Right<'_> {
         let Object { group, plural, namespace, .. } = self.object;
         let group = if group.is_empty() { "core" } else { group };
         let status = if self.status { "/status" } else { "" };
-        write!(f, "{} {plural}{status} ({group}) in namespace {namespace}", self.verb)
+        write!(f, "{} {plural}{status} ({group})", self.verb)?;
+        if namespace.is_empty() { Ok(()) } else { write!(f, " in namespace {namespace}") }
     }
 }
 

@@ -28,6 +28,7 @@ const SETS: &str = "/apis/apps/v1/namespaces/demo/replicasets";
 
 type Controller = Box<dyn FnMut(&mut Objects) + Send>;
 type Meddler = Box<dyn FnMut() + Send>;
+type Reviewer = Box<dyn Fn(&Value) -> Value + Send>;
 
 /// The objects, and what was written.
 #[derive(Default)]
@@ -37,6 +38,8 @@ pub(super) struct Objects {
     pub(super) written: Vec<(String, Value)>,
     /// Paths that answer a status instead: `403` for a right that is missing, `503` for a server that is away.
     pub(super) denied: BTreeMap<String, u16>,
+    /// Gives reviews their status.
+    reviewer: Option<Reviewer>,
     version: u64,
 }
 
@@ -78,6 +81,11 @@ impl Objects {
             }
             Method::GET => {
                 self.all.get(&stored).map_or_else(|| failure(404, "not found"), |object| (200, object.clone()))
+            }
+            Method::POST if path.ends_with("reviews") => {
+                let mut review: Value = serde_json::from_slice(body).expect("JSON");
+                review["status"] = self.reviewer.as_ref().map_or(Value::Null, |reviewer| reviewer(&review));
+                (201, review)
             }
             Method::POST => {
                 let object: Value = serde_json::from_slice(body).expect("JSON");
@@ -160,6 +168,11 @@ impl Fake {
     /// After each write this is done to the objects.
     pub(super) fn controlled_by(&self, controller: impl FnMut(&mut Objects) + Send + 'static) {
         *self.controller.lock().expect("no test panics in it") = Some(Box::new(controller));
+    }
+
+    /// This is the status of what is asked of whom.
+    pub(super) fn reviewed_by(&self, reviewer: impl Fn(&Value) -> Value + Send + 'static) {
+        self.objects().reviewer = Some(Box::new(reviewer));
     }
 
     /// Before each write this is done.

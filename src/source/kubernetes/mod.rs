@@ -11,6 +11,7 @@
 //! | `decide`, `template` | pure: what to send for that |
 //! | `agree`, `settle` | making Argo Rollouts agree with a rollback of ours; pure: what is next for that |
 //! | `events` | what was done, as Events on the Rollout |
+//! | `review` | callers of the admin API whom the cluster knows |
 //! | `call` | one call that writes, as a value |
 //! | `client` | the way to the API server |
 //! | `objects`, `wire` | what is kept of Rollouts, Services, ReplicaSets and Pods; the same as the API server sends them |
@@ -32,13 +33,19 @@ mod follow;
 mod model;
 pub mod objects;
 mod place;
+mod review;
 mod settle;
 mod store;
 mod template;
 mod watch;
 mod wire;
 
-pub use self::{agree::Alarms, commands::Commander, follow::follow};
+pub use self::{
+    agree::Alarms,
+    commands::{Commander, Desk},
+    follow::follow,
+    review::{Level, Vouched},
+};
 pub use super::target::{Cluster, Objects, PortName, Target, Targets};
 
 /// An error with what caused it, each said once.

@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
+use futures_util::future;
+use http::Request;
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
@@ -47,6 +49,7 @@ impl Bed {
         let (node, controllers) = (Node::start(plane.admin.clone()), start_controllers(&plane));
         let mut bed = Self { node, controllers, argo: start_argo(&plane), plane };
         bed.apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } })).await;
+        bed.apply(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node" } })).await;
         patiently("the controllers to begin", async || {
             bed.controllers.assert_running();
             bed.argo.assert_running();
@@ -181,25 +184,26 @@ async fn apply(client: &Client, object: Value) -> DynamicObject {
     api.patch(&name, &apply, &Patch::Apply(object)).await.unwrap_or_else(|e| panic!("{kind} {name}: {e}"))
 }
 
-/// Applies the definitions that Argo Rollouts ships, and waits until they serve.
+/// Applies the definitions that Argo Rollouts ships, and waits until they serve. They are long, and go as they are.
 async fn define(client: &Client) {
-    for entry in fs::read_dir(installed("crds")).expect("a folder") {
-        let text = fs::read_to_string(entry.expect("an entry").path()).expect("a file");
-        let definition: Value = serde_saphyr::from_str(&text).expect("YAML");
-        let applied = apply(client, definition).await;
-        let name = applied.metadata.name.expect("a name");
-        let group = &applied.data["spec"]["group"];
-        let path = format!("/apis/{}/v1alpha1/{}", text_of(group), text_of(&applied.data["spec"]["names"]["plural"]));
+    let apply = async |text: String| {
+        let name = text.lines().find_map(|line| line.strip_prefix("  name: ")).expect("a name").to_owned();
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        let request = Request::patch(format!("{path}/{name}?fieldManager=tester&force=true"))
+            .header("content-type", "application/apply-patch+yaml")
+            .body(text.into_bytes())
+            .expect("a request");
+        client.request_text(request).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (plural, group) = name.split_once('.').expect("a group");
         patiently(&format!("{name} to be served"), async || {
-            let request = http::Request::get(&path).body(Vec::new()).expect("a request");
-            client.request_text(request).await.is_ok()
+            let request = Request::get(format!("/apis/{group}/v1alpha1/{plural}")).body(Vec::new());
+            client.request_text(request.expect("a request")).await.is_ok()
         })
         .await;
-    }
-}
-
-fn text_of(value: &Value) -> &str {
-    value.as_str().expect("text")
+    };
+    let files = fs::read_dir(installed("crds")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let texts = files.map(|file| fs::read_to_string(file).expect("a text"));
+    future::join_all(texts.map(apply)).await;
 }
 
 fn start_controllers(plane: &Plane) -> Program {

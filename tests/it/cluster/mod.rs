@@ -12,8 +12,16 @@ mod plane;
 mod program;
 mod rollout;
 
+// The proxy before it, and load.
+mod follower;
+
+// What is asked of Argo Rollouts.
+mod commands;
 // The testbed itself.
 mod proven;
+
+// First deploy, updates, promotions, rollbacks, aborts.
+mod life;
 
 use std::time::Duration;
 

@@ -163,9 +163,12 @@ async fn follow(shared: Arc<Shared>) {
 /// Brings a Pod one step on; what this writes comes back as an event, and leads to the next.
 async fn care(shared: &Arc<Shared>, pod: &Pod) {
     while let Err(e) = shared.step(pod).await {
-        // Somebody else was faster, and his event is on its way; all else is tried again.
-        if matches!(&e, kube::Error::Api(status) if [404, 409].contains(&status.code)) {
-            return;
+        if let kube::Error::Api(status) = &e {
+            // Somebody else was faster, and his event is on its way.
+            if [404, 409].contains(&status.code) {
+                return;
+            }
+            eprintln!("the node: {}: {e}", pod.name_any());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -182,7 +185,7 @@ impl Shared {
         if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
             let target = ObjectReference { kind: Some("Node".into()), name: Some("node".into()), ..Default::default() };
             let metadata = ObjectMeta { name: Some(name.clone()), ..Default::default() };
-            let binding = serde_json::to_vec(&Binding { metadata, target }).expect("JSON");
+            let binding = Binding { metadata, target };
             let create = PostParams::default();
             pods.create_subresource::<_, Value>("binding", &name, &create, &binding).await?;
             return Ok(());

@@ -217,6 +217,8 @@ fn start_api_server(
         format!("--etcd-servers=http://{etcd}"),
         format!("--bind-address={}", api.ip()),
         format!("--secure-port={}", api.port()),
+        // It wants one that is not loopback; nobody is told of it.
+        "--advertise-address=10.77.0.1".to_owned(),
         format!("--tls-cert-file={}", leaf.cert.display()),
         format!("--tls-private-key-file={}", leaf.key.display()),
         format!("--client-ca-file={}", authority.roots().display()),
