@@ -41,6 +41,18 @@ class Kubernetes(Test):
         self.assertRefused("activeServce", lambda: kubeconform("-", stdin=rollout))
 
 
+class Workflows(Test):
+    def test_actionlint_finds_nothing_to_complain_of(self):
+        run("actionlint", "-shellcheck=", "-pyflakes=", *DEPLOY.glob("pipelines/github-*.yml"))
+
+    def test_a_mistake_is_an_error(self):
+        with tempfile.TemporaryDirectory() as directory:
+            file = pathlib.Path(directory) / "wrong.yml"
+            right = (DEPLOY / "pipelines" / "github-smoke-tests.yml").read_text()
+            file.write_text(right.replace("steps.suite.outcome", "steps.siute.outcome"))
+            self.assertRefused("siute", lambda: run("actionlint", "-shellcheck=", "-pyflakes=", file))
+
+
 class Tealgate(Test):
     def test_it_takes_every_configuration_that_the_chart_makes(self):
         for values in VALUES:
