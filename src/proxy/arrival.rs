@@ -73,6 +73,7 @@ impl Arrival {
     }
 
     /// Where nothing comes before HTTP.
+    #[expect(clippy::boxed_local, reason = "out of its box it would be moved, and it is large")]
     fn at_once(self: Box<Self>, client: &Rc<Client>) -> Result<Arrived, Failure> {
         let Self { socket, peer, admitted, room, .. } = *self;
         let stream = match socket {

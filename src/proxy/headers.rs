@@ -444,7 +444,8 @@ pub(super) fn write_request_lines(
         let named = if seen.nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
         head.copy(into, first, dropped, |line| {
             let is = |name: &str| line.name_in(head.octets).eq_ignore_ascii_case(name.as_bytes());
-            !(added.keeps_authorization && is("authorization")) && !named.iter().any(|name| is(name.as_str()))
+            let kept = added.keeps_authorization && is("authorization");
+            !kept && !named.iter().any(|name| is(name.as_str()))
         });
     } else {
         head.copy(into, first, dropped, |_| true);

@@ -60,7 +60,8 @@ impl Delivery {
                     return Poll::Ready(());
                 }
                 if ends {
-                    return Poll::Ready(self.is_whole());
+                    self.is_whole();
+                    return Poll::Ready(());
                 }
                 download.patience.client_to_take();
                 continue;
@@ -83,7 +84,8 @@ impl Delivery {
                     let (outcome, reason) = broken.outcome();
                     self.log.ended(outcome, reason);
                     // A cut answer is to be seen as one (RFC 9113 §8.1).
-                    return Poll::Ready(sender.send_reset(Reason::INTERNAL_ERROR));
+                    sender.send_reset(Reason::INTERNAL_ERROR);
+                    return Poll::Ready(());
                 }
                 Poll::Pending => return sender.poll_reset(cx).map(drop),
             };

@@ -76,7 +76,7 @@ async fn transact(serving: Serving, request: Request<RecvStream>, mut respond: S
         Some(Ok(reply)) if reply.switched => switch(reply, respond, stream, log, serving).await,
         Some(Ok(reply)) => deliver(reply, &mut respond, is_call, &client, log).await,
         Some(Err((error, policy))) => {
-            refuse(error, policy.as_deref(), respond, is_call, is_head, &client, &mut log).await
+            refuse(error, policy.as_deref(), respond, is_call, is_head, &client, &mut log).await;
         }
     }
 }
