@@ -305,8 +305,8 @@ mod tests {
         let tokens = Tokens::fixed([entry]);
         let asks = |values: &[&str]| {
             let headers = headers(values);
-            let caller = bearer(&headers)
-                .and_then(|token| of_file(token, Some(&tokens)).map_err(|not| format!("{not:?}")));
+            let caller =
+                bearer(&headers).and_then(|token| of_file(token, Some(&tokens)).map_err(|not| format!("{not:?}")));
             caller.map(|caller| caller.name().to_owned())
         };
         assert_eq!(asks(&[&format!("Bearer {secret}")]).unwrap(), "ann");

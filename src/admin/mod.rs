@@ -91,7 +91,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// On TCP nobody could be told from anybody else.
-    #[error("the admin API on {address} wants a token file: set admin.tokens or admin.kubernetes_auth, or use admin.socket")]
+    #[error(
+        "the admin API on {address} wants a token file: set admin.tokens or admin.kubernetes_auth, or use admin.socket"
+    )]
     NoTokens {
         /// The address.
         address: SocketAddr,

@@ -175,10 +175,12 @@ mod tests {
     async fn strangers_keep_no_cluster_busy_and_fill_no_memory() {
         let never: Review = Arc::new(|_| std::future::pending().boxed());
         let reviews = Arc::new(Reviews::new(never));
-        let waiting: Vec<_> = (0..AT_ONCE).map(|n| {
-            let reviews = Arc::clone(&reviews);
-            tokio::spawn(async move { reviews.of(&n.to_string()).await })
-        }).collect();
+        let waiting: Vec<_> = (0..AT_ONCE)
+            .map(|n| {
+                let reviews = Arc::clone(&reviews);
+                tokio::spawn(async move { reviews.of(&n.to_string()).await })
+            })
+            .collect();
         tokio::task::yield_now().await;
         assert!(matches!(reviews.of("one more").await, Err(NotReviewed::Away(_))));
         assert_eq!(reviews.of(&"x".repeat(LONGEST + 1)).await, Err(NotReviewed::Unknown));
