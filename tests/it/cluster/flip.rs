@@ -11,12 +11,12 @@ use std::{
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{net::TcpStream, sync::Notify};
 
 use super::{
     bed::{Bed, NAMESPACE, Shop},
     follower::answers_at,
-    in_good_time,
+    in_good_time, patiently,
     program::{Program, installed},
 };
 use crate::support::{
@@ -189,5 +189,7 @@ async fn start_traefik(bed: &Bed) -> Option<(Program, SocketAddr)> {
         "--global.sendanonymoususage=false".to_owned(),
         "--log.level=WARN".to_owned(),
     ];
-    Some((Program::start("traefik", &bed.plane.path(""), &args), address))
+    let traefik = Program::start("traefik", &bed.plane.path(""), &args);
+    patiently("traefik to listen", async || TcpStream::connect(address).await.is_ok()).await;
+    Some((traefik, address))
 }
