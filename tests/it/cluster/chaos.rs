@@ -154,6 +154,8 @@ async fn deleted_objects_move_no_traffic_and_are_followed_again_once_they_are_ba
     println!("{}", says(&proxy, "shop-active").await);
     traffic.goes_on().await;
     bed.apply(manifests.active.clone()).await;
+    // The controller looks again when the Rollout changes.
+    shop.merge(json!({ "metadata": { "annotations": { "looked": "again" } } })).await;
     shop.service_selects("shop-active", &v1).await;
 
     // Its ReplicaSets and Pods stay; whoever deletes them too has nothing left that could answer.
