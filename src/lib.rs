@@ -25,7 +25,7 @@
 //!
 //! # Life of a request
 //!
-//! A worker accepts it on a socket of its own; our own engine reads it on HTTP/1, hyper on HTTP/2; [`switch::Reader::admit`]
+//! A worker accepts it on a socket of its own; our own engine reads it on HTTP/1, the `h2` crate on HTTP/2; [`switch::Reader::admit`]
 //! reads one snapshot, counts the request in and hands out a [`switch::Ticket`] that names pool and endpoint; its head is
 //! edited, sent, and the answer read; ticket and log record go with the answer, and close when it ends or is dropped.
 //! [`proxy`] tells it in full.

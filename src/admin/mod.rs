@@ -46,6 +46,7 @@ pub use self::{
     routes::{Api, Reload, ReloadError},
     tokens::{TokenEntry, Tokens, TokensError, mint},
 };
+use crate::switch::HostPattern;
 
 /// Where the admin API listens, and who may use it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// A TCP address; it wants `tokens` or `kubernetes_auth`.
     pub bind: Option<SocketAddr>,
+    /// Names that requests on the TCP address may be for, besides its IP address and `localhost`.
+    pub hosts: Vec<HostPattern>,
     /// The token file (see `tealgate token`).
     pub tokens: Option<PathBuf>,
     /// Whether to let in whom the cluster vouches for.
@@ -117,7 +120,7 @@ impl AdminServer {
             bound.push(listener);
         }
         let closing = CancellationToken::new();
-        let router = routes::router(api, closing.clone());
+        let router = routes::router(api, &options.hosts, closing.clone());
         let mut listeners = JoinSet::new();
         for listener in bound {
             listeners.spawn(listener.serve(router.clone(), closing.clone()));

@@ -62,10 +62,13 @@ pub enum NotReviewed {
 /// Asks a cluster about a token.
 pub type Review = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Reviewed, NotReviewed>> + Send + Sync>;
 
+/// What the cluster has said of each token, and when.
+type Known = HashMap<Digest, (Instant, Result<Reviewed, NotReviewed>)>;
+
 /// What is known of tokens by the cluster's word.
 pub(super) struct Reviews {
     review: Review,
-    known: Mutex<HashMap<Digest, (Instant, Result<Reviewed, NotReviewed>)>>,
+    known: Mutex<Known>,
     asking: Semaphore,
 }
 
@@ -111,7 +114,7 @@ impl Reviews {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, (Instant, Result<Reviewed, NotReviewed>)>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

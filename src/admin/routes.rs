@@ -29,7 +29,7 @@ use super::{
     views,
 };
 use crate::{
-    switch::{Authorities, Control, Viewer},
+    switch::{Authorities, Control, HostPattern, Viewer},
     telemetry::mirror::Mirrors,
 };
 
@@ -147,14 +147,15 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
 }
 
 /// The service of the admin listeners. It wants the connection's [`Peer`](caller::Peer) as an extension of each request.
-pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
+/// On TCP it answers to `hosts` besides its own address.
+pub(super) fn router(api: Api, hosts: &[HostPattern], closing: CancellationToken) -> Router {
     let (calls, description) = calls();
     let admin = Arc::new(Admin::new(api, closing, description));
     calls
         .route("/api/openapi.json", get(describe))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), caller::identify))
-        .layer(middleware::from_fn(edge::guard))
+        .layer(middleware::from_fn_with_state(Arc::from(hosts), edge::guard))
         .with_state(admin)
 }
 

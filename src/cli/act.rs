@@ -123,7 +123,22 @@ pub(crate) struct Rollback {
     guards: Guards,
 }
 
-/// `tealgate abort`, `reject`, `retry`, `pause`, `unpause`, `unpin`, `resume`
+/// `tealgate abort`, `tealgate reject`
+#[derive(Debug, Args)]
+pub(crate) struct GiveUp {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// Only this revision: if it is no candidate any more, there is nothing to do
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<Revision>,
+    /// The same by its image, as its label `image` has it: NAME:TAG, or its digest (sha256:…)
+    #[arg(long, value_name = "IMAGE", conflicts_with = "revision", value_parser = NonEmptyStringValueParser::new())]
+    image: Option<String>,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+/// `tealgate retry`, `pause`, `unpause`, `unpin`, `resume`
 #[derive(Debug, Args)]
 pub(crate) struct Plain {
     /// The app; may be left out when the server has exactly one
@@ -308,29 +323,57 @@ impl Rollback {
     }
 }
 
-impl Plain {
+impl GiveUp {
     /// Drops the candidate.
-    pub(crate) async fn abort(mut self, session: &Session) -> Result<Exit, Failure> {
-        let app = session.app(self.app).await?;
-        self.guards
-            .confirm(session, &app, |status| Some(format!("Drop the candidate {} of {app}?", name(&status.preview)?)))
-            .await?;
-        let what = format!("cannot abort the rollout of {app}");
-        self.guards.send(session, what, Method::POST, &app, "abort", &self.guards.plain()).await?;
-        Ok(Exit::Done)
+    pub(crate) async fn abort(self, session: &Session) -> Result<Exit, Failure> {
+        self.run(session, "abort", "Drop").await
     }
 
     /// Gives the candidate up for good.
-    pub(crate) async fn reject(mut self, session: &Session) -> Result<Exit, Failure> {
-        let app = session.app(self.app).await?;
+    pub(crate) async fn reject(self, session: &Session) -> Result<Exit, Failure> {
+        self.run(session, "reject", "Reject").await
+    }
+
+    async fn run(mut self, session: &Session, verb: &str, question: &str) -> Result<Exit, Failure> {
+        let app = session.app(self.app.take()).await?;
+        if let Some(message) = self.is_needless(session, &app).await? {
+            session.output.show(&Reached { app: app.to_string(), message })?;
+            return Ok(Exit::Done);
+        }
         self.guards
-            .confirm(session, &app, |status| Some(format!("Reject the candidate {} of {app}?", name(&status.preview)?)))
+            .confirm(session, &app, |status| {
+                Some(format!("{question} the candidate {} of {app}?", name(&status.preview)?))
+            })
             .await?;
-        let what = format!("cannot reject the candidate of {app}");
-        self.guards.send(session, what, Method::POST, &app, "reject", &self.guards.plain()).await?;
+        let what = format!("cannot {verb} the candidate of {app}");
+        self.guards.send(session, what, Method::POST, &app, verb, &self.guards.plain()).await?;
         Ok(Exit::Done)
     }
 
+    /// Whether what is meant is no candidate any more, in a sentence. If it is one, it must still be when it is given up.
+    async fn is_needless(&mut self, session: &Session, app: &AppName) -> Result<Option<String>, Failure> {
+        let meant = Meant::of(self.revision.take(), self.image.take());
+        if meant == Meant::Any {
+            return Ok(None);
+        }
+        let status = session.status(app).await?;
+        let is = |pool: &Option<PoolStatus>| pool.as_ref().is_some_and(|pool| meant.is(pool));
+        if is(&status.active) && !is(&status.preview) {
+            let what = format!("{} is active in {app} already", meant.in_words());
+            return Err(Failure::new(Exit::Conflict, what).hint("to take live traffic from it, roll back"));
+        }
+        // Another authority may have something left to put right when there is no candidate any more.
+        let ours = status.source.authority == "tealgate";
+        if !is(&status.preview) && (ours || status.preview.is_some()) {
+            let candidate = name(&status.preview).unwrap_or("none");
+            return Ok(Some(format!("{} is no candidate; the candidate is {candidate}", meant.in_words())));
+        }
+        self.guards.if_generation.get_or_insert(status.generation);
+        Ok(None)
+    }
+}
+
+impl Plain {
     /// Takes up again what was aborted.
     pub(crate) async fn retry(self, session: &Session) -> Result<Exit, Failure> {
         let app = session.app(self.app).await?;

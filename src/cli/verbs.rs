@@ -174,17 +174,22 @@ Examples:
     Rollback(act::Rollback),
     /// Drop the candidate; live traffic stays where it is
     #[command(after_help = "\
+With --revision or --image, only that one: if it is no candidate any more, there is nothing to do (0); if it is active already, \
+that is a conflict (5).
+
 Examples:
   tealgate abort shop --reason \"smoke test failed\"")]
-    Abort(act::Plain),
+    Abort(act::GiveUp),
     /// Give the candidate up for good; live traffic stays where it is
     #[command(after_help = "\
 Where Argo Rollouts decides, the rollout is aborted and the stable revision's template is put back, so that the Rollout is \
-healthy again; Git has to follow, or it brings the candidate back. Elsewhere this is `abort`.
+healthy again; Git has to follow, or it brings the candidate back. Elsewhere this is `abort`. With --revision or --image, only \
+that one: if it is no candidate any more, there is nothing to do (0); if it is active already, that is a conflict (5).
 
 Examples:
-  tealgate reject shop --reason \"smoke test failed\" --yes")]
-    Reject(act::Plain),
+  tealgate reject shop --reason \"smoke test failed\" --yes
+  tealgate reject shop --image registry.example.com/shop:1.2 --reason denied --yes")]
+    Reject(act::GiveUp),
     /// Take a rollout up again that was aborted (Argo Rollouts)
     #[command(after_help = "\
 The candidate is scaled up, analysed and paused anew; then promote it.
@@ -370,6 +375,8 @@ mod tests {
             "undo",
             "abort",
             "reject shop --reason broken --yes",
+            "reject shop --image shop:1 --yes",
+            "abort shop --revision g",
             "retry shop",
             "pause shop --dry-run",
             "unpause shop",

@@ -172,6 +172,7 @@ impl Screen {
     }
 
     /// Draws a text, and a note below it.
+    #[expect(clippy::unused_self, reason = "only who has entered the screen may draw on it")]
     pub(super) fn draw(&self, text: &str, note: &str) -> Result<(), Failure> {
         // Home, then each line over the old one and the rest of it cleared: no flicker, as nothing is blank in between.
         control("\x1b[H")?;

@@ -164,7 +164,7 @@ impl Pass<'_> {
 }
 
 /// The name of a header, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FieldName(pub(super) String);
 
 impl Notation for FieldName {

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     proxy::{Alpn, Bind, ClientAuthMode, ForwardingField, ListenerRole, TlsVersion},
+    switch::HostPattern,
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -215,6 +216,9 @@ pub(super) struct Admin {
     pub(super) socket: Given<Text<SocketPath>>,
     /// A TCP address as well; it wants `tokens` or `kubernetes_auth`.
     pub(super) bind: Given<Text<SocketAddr>>,
+    /// Names by which the TCP address is asked for, each exact or `*.` for all below; left out: its IP address and
+    /// `localhost` alone. Requests for any other name are turned away, as web pages send them (DNS rebinding).
+    pub(super) hosts: Given<Vec<Placed<Text<HostPattern>>>>,
     /// The token file, as `tealgate token new` describes it. It is read anew when it changes.
     pub(super) tokens: Given<Text<PathBuf>>,
     /// Also lets in, on TCP, whom the cluster vouches for: the token by a TokenReview, and what he may do by

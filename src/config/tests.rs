@@ -313,7 +313,7 @@ listeners:
     limits: { head_size: 4KiB, connections: 5, connections_per_client: 6, handshakes: 8 }
     unknown_host: 404
   - { name: balanced, bind: "127.0.0.1:1", proxy_protocol: { trusted: [10.0.0.0/8], timeout: 2s } }
-admin: { socket: admin.sock, bind: "[::1]:7180", tokens: tokens.yaml }
+admin: { socket: admin.sock, bind: "[::1]:7180", hosts: [Admin.shop, "*.shop.svc"], tokens: tokens.yaml }
 health: { bind: "127.0.0.1:0" }
 state: { dir: state }
 apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
@@ -337,7 +337,8 @@ apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
         "TcpOptions { keepalive: Some(60s), user_timeout: Some(30s), backlog: 7 }",
         "handshake: 1s, head: 2s, body: 3s, idle: 4s",
         "head_size: 4096, connections: 5, connections_per_client: 6, handshakes: 8",
-        r#"socket: Some("/etc/tealgate/admin.sock"), bind: Some([::1]:7180), tokens: Some("/etc/tealgate/tokens.yaml")"#,
+        r#"socket: Some("/etc/tealgate/admin.sock"), bind: Some([::1]:7180)"#,
+        r#"hosts: [Exact("admin.shop"), Below(".shop.svc")], tokens: Some("/etc/tealgate/tokens.yaml")"#,
         r#"health: 127.0.0.1:0, state_dir: Some("/etc/tealgate/state")"#,
         "{v1: [EndpointSpec { address: [::1]:1, weight: 1, standing: Ready }, EndpointSpec { address: app.internal:2, weight: 1, \
          standing: Ready }, EndpointSpec { address: unix:/etc/tealgate/run/app.sock, weight: 1, standing: Ready }], v2: \

@@ -219,9 +219,14 @@ impl Pass<'_> {
             claims.socket(self, &path, "the admin API", socket.place);
             Some(path)
         });
+        let hosts = self.read_all(&admin.hosts).into_iter().map(|(host, _)| host).collect();
+        if let Some(given) = admin.hosts.get().filter(|_| admin.bind.get().is_none()) {
+            let wrong = Wrong::new("`hosts` without `bind` has no effect");
+            self.wrong(given.place, wrong.hint("name the TCP address as `bind`; the Unix socket takes any name"));
+        }
         let tokens = admin.tokens.get().and_then(|tokens| self.file(tokens, FileKind::Tokens));
         let socket = Some(socket.unwrap_or_else(places::default_socket));
-        admin::Options { socket, bind: bind.map(|(bind, _)| bind), tokens, kubernetes_auth: by_cluster }
+        admin::Options { socket, bind: bind.map(|(bind, _)| bind), hosts, tokens, kubernetes_auth: by_cluster }
     }
 
     fn kubernetes_auth(&mut self, admin: &file::Admin) -> bool {

@@ -17,6 +17,8 @@ pub(super) struct Visitor<'a> {
     pub(super) client: &'a Client,
     /// Whose request it is (`forwarding::Asker`).
     pub(super) address: Option<IpAddr>,
+    /// Whether it asked over TLS.
+    pub(super) secure: bool,
     /// In lower case, without port.
     pub(super) host: &'a str,
     /// With its query.
@@ -56,35 +58,78 @@ impl Fields for HeaderMap {
     }
 }
 
+/// What keeps a request from being let in at once.
+pub(super) enum Hindrance {
+    /// The switch does not admit it, or not now.
+    Refused(NotAdmitted),
+    /// Its app has limits, which it may be over.
+    Limited(Ticket),
+}
+
 impl Visitor<'_> {
     /// Admits it to an endpoint, one not yet `tried` if there is one. A request that is tried again must have let go of the
     /// ticket it had: while requests are held, its pool may be waited for to be empty.
     pub(super) async fn admit(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
-        let mut ticket = self.enter(tried, log).await?;
-        // What we ask ourselves takes nobody's place, and is not kept out by anybody either.
-        if ticket.policy().limits.any() && ticket.whose() != Whose::Inspector {
-            // Boxed, as what only some apps need.
-            ticket = Box::pin(self.within_limits(ticket, tried, log)).await?;
+        match self.admit_at_once(tried, log) {
+            Ok(ticket) => Ok(ticket),
+            // Boxed, so that what only few requests need makes none of the others larger.
+            Err(hindrance) => Box::pin(self.admit_past(hindrance, tried, log)).await,
         }
-        log.admitted(&ticket);
+    }
+
+    /// The same for the many with which it is done at once. What hinders the others has to be gone past.
+    pub(super) fn admit_at_once(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, Hindrance> {
+        let ticket = self.ask(tried).map_err(Hindrance::Refused)?;
+        if is_limited(&ticket) {
+            return Err(Hindrance::Limited(ticket));
+        }
+        self.let_in(&ticket, log);
+        Ok(ticket)
+    }
+
+    /// Admits it past what hindered it, which may take a while.
+    pub(super) async fn admit_past(
+        &self,
+        hindrance: Hindrance,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Result<Ticket, ProxyError> {
+        let mut ticket = match hindrance {
+            Hindrance::Limited(ticket) => ticket,
+            Hindrance::Refused(refusal) => {
+                self.outlast(refusal, log).await?;
+                self.enter(tried, log).await?
+            }
+        };
+        if is_limited(&ticket) {
+            ticket = self.within_limits(ticket, tried, log).await?;
+        }
+        self.let_in(&ticket, log);
+        Ok(ticket)
+    }
+
+    fn let_in(&self, ticket: &Ticket, log: &mut RequestLog) {
+        log.admitted(ticket);
         if ticket.tenure().is_late(self.arrived) {
             log.late_start();
         }
-        Ok(ticket)
+    }
+
+    /// Asks the switch once. What we ask ourselves is for the candidate that it means, and no other.
+    fn ask(&self, tried: &[u64]) -> Result<Ticket, NotAdmitted> {
+        let reader = &self.client.worker.reader;
+        match self.client.inspects() {
+            None => reader.admit(self, tried),
+            Some(Candidate { app, revision }) => reader.admit_to((app, revision), Whose::Inspector, self, tried),
+        }
     }
 
     /// Admits it, whatever the limits. Where waiting helps it waits, and asks again, on the snapshot of that moment.
     async fn enter(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
         loop {
-            let reader = &self.client.worker.reader;
-            let admitted = match self.client.inspects() {
-                None => reader.admit(self, tried),
-                Some(Candidate { app, revision }) => reader.admit_to((app, revision), Whose::Inspector, self, tried),
-            };
-            match admitted {
+            match self.ask(tried) {
                 Ok(ticket) => return Ok(ticket),
-                // Boxed, so that what only few requests need makes none of the others larger.
-                Err(refusal) => Box::pin(self.outlast(refusal, log)).await?,
+                Err(refusal) => self.outlast(refusal, log).await?,
             }
         }
     }
@@ -148,6 +193,11 @@ impl Visitor<'_> {
     }
 }
 
+/// Whether its app has limits that count for it: what we ask ourselves takes nobody's place, and is kept out by nobody.
+fn is_limited(ticket: &Ticket) -> bool {
+    ticket.policy().limits.any() && ticket.whose() != Whose::Inspector
+}
+
 impl RequestKey for Visitor<'_> {
     fn host(&self) -> &str {
         self.host
@@ -175,7 +225,7 @@ impl RequestKey for Visitor<'_> {
     }
 
     fn is_secure(&self) -> bool {
-        self.client.options.tls.is_some()
+        self.secure
     }
 
     fn whose(&self) -> Option<Whose> {

@@ -1,7 +1,7 @@
 //! Trying a request on an endpoint, and judging whether it may be tried again when that came to nothing. A request is
 //! repeated only where nobody can tell: nothing of it was sent, or its method is idempotent and nothing of an answer came.
 
-use std::{future::poll_fn, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -30,8 +30,6 @@ pub(super) struct Attempts {
     made: u32,
     /// The endpoints that failed, by id.
     tried: Vec<u64>,
-    /// Whom it is for, where endpoints are told.
-    origin: Option<Origin>,
     /// Which of the connections that are there will do.
     reuse: Reuse,
     idempotent: bool,
@@ -58,9 +56,9 @@ pub(super) struct Failed<R> {
 }
 
 impl Attempts {
-    /// None yet, of a request with this method from there.
-    pub(super) fn new(method: &Method, origin: Option<Origin>) -> Self {
-        Self { made: 1, tried: Vec::new(), origin, reuse: Reuse::Any, idempotent: method.is_idempotent() }
+    /// None yet, of a request with this method.
+    pub(super) fn new(method: &Method) -> Self {
+        Self { made: 1, tried: Vec::new(), reuse: Reuse::Any, idempotent: method.is_idempotent() }
     }
 
     /// Which of the connections that are there will do.
@@ -73,18 +71,19 @@ impl Attempts {
         &self.tried
     }
 
-    /// Sends the request to the ticket's endpoint and awaits the head of its answer.
+    /// Sends the request to the ticket's endpoint, for `origin` where endpoints are told, and awaits the head of its answer.
     pub(super) async fn attempt(
         &self,
         upstream: &Upstream,
         ticket: &Ticket,
+        origin: Option<Origin>,
         request: Outgoing,
         patience: &Patience,
     ) -> Result<(Box<Exchange>, StatusCode, HeaderMap), Failed<Outgoing>> {
         let traffic = &ticket.policy().traffic;
         patience.follow(ticket.tenure());
         let within = self.within(traffic, request.is_bodyless());
-        let begun = upstream.begin(ticket.endpoint(), request, self.origin, self.reuse, traffic.connect);
+        let begun = upstream.begin(ticket.endpoint(), request, origin, self.reuse, traffic.connect);
         let (mut exchange, reused) = match begun.await {
             Ok(begun) => begun,
             Err((error, request)) => {
@@ -97,7 +96,7 @@ impl Attempts {
                 });
             }
         };
-        let head = patience.head(within, poll_fn(|cx| exchange.poll_head(cx))).await;
+        let head = patience.head(within, |cx| exchange.poll_head(cx)).await;
         let (kind, whose) = match head {
             Ok(Ok((status, headers))) => {
                 note_answer(ticket, status);
@@ -200,13 +199,9 @@ mod tests {
     #[test]
     fn a_try_is_cut_short_only_where_another_may_follow() {
         let traffic = Traffic { attempts: 2, ..Traffic::default() };
-        let (get, post) = (Attempts::new(&Method::GET, None), Attempts::new(&Method::POST, None));
+        let (get, post) = (Attempts::new(&Method::GET), Attempts::new(&Method::POST));
         assert_eq!(get.within(&traffic, true), traffic.per_try);
-        assert_eq!(
-            Attempts::new(&Method::PUT, None).within(&traffic, false),
-            traffic.response,
-            "its body is on its way"
-        );
+        assert_eq!(Attempts::new(&Method::PUT).within(&traffic, false), traffic.response, "its body is on its way");
         assert_eq!(post.within(&traffic, true), traffic.response, "it may have been acted upon");
         assert_eq!(Attempts { made: 2, ..get }.within(&traffic, true), traffic.response, "it is the last");
     }

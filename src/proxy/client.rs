@@ -13,10 +13,7 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
-    Bind, Candidate, ListenerOptions, ListenerRole,
-    clock::{Clock, TimerKey},
-    connect::Origin,
-    forwarding::Forwarding,
+    Bind, Candidate, ListenerOptions, ListenerRole, clock::Clock, connect::Origin, forwarding::Forwarding,
     worker::Worker,
 };
 
@@ -35,8 +32,6 @@ pub(super) struct Client {
     /// Who it is: known when it has arrived.
     forwarding: OnceCell<Forwarding>,
     over_limit: Cell<bool>,
-    /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
-    pub(super) spawning: Cell<Option<TimerKey>>,
     pub(super) task: RefCell<Option<AbortHandle>>,
     in_flight: Cell<u32>,
     /// When the last request ended, or the connection began.
@@ -77,7 +72,6 @@ impl Client {
             inspects,
             forwarding: OnceCell::new(),
             over_limit: Cell::new(false),
-            spawning: Cell::new(None),
             task: RefCell::default(),
             in_flight: Cell::new(0),
             quiet_since: Cell::new(worker.clock.now()),

@@ -4,8 +4,6 @@
 //!
 //! A slot also hears of the end of its request's tenure ([`Alarm::Cut`]). One of a long-lived stream does with it what its
 //! app's policy says: stay, or leave in its turn, at the deadline or as soon as the pool is retired ([`Alarm::Retired`]).
-//! And a slot may be told that its deadline is final: then whoever holds the task is aborted, for a task that waits on its
-//! client's window is not polled and could not end itself.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,7 +17,7 @@ use std::{
 };
 
 use slab::Slab;
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::time::Instant;
 
 use crate::switch::{Drain, Stage, Streams, Tenure};
 
@@ -31,6 +29,8 @@ pub(super) struct Clock {
     slots: RefCell<Slab<Slot>>,
     /// The tenures whose end is being waited for.
     followed: RefCell<HashSet<u64>>,
+    /// One of them: mostly the one that is asked for next.
+    followed_last: Cell<u64>,
     /// The worker is ending: to whatever runs, that is what the retirement of its pool is.
     ending: Cell<bool>,
 }
@@ -38,15 +38,12 @@ pub(super) struct Clock {
 #[derive(Default)]
 struct Slot {
     due: Option<Instant>,
-    is_final: bool,
     tenure: u64,
     /// Set for a long-lived stream, which few are.
     stream: Option<Box<Stream>>,
     /// Its time is over, whatever its deadline.
     over: Option<Alarm>,
     waker: Option<Waker>,
-    /// The task to abort; a slot without one is never made final.
-    task: Option<AbortHandle>,
 }
 
 /// A long-lived stream, and how it is treated when its pool is retired.
@@ -74,6 +71,7 @@ impl Clock {
             now: Cell::new(Instant::now()),
             slots: RefCell::default(),
             followed: RefCell::default(),
+            followed_last: Cell::new(0),
             ending: Cell::new(false),
         })
     }
@@ -102,13 +100,6 @@ impl Clock {
         }
     }
 
-    /// Says which task the final deadlines of a timer abort.
-    pub(super) fn belongs_to(&self, timer: TimerKey, task: AbortHandle) {
-        if let Some(slot) = self.slots.borrow_mut().get_mut(timer.0) {
-            slot.task = Some(task);
-        }
-    }
-
     /// The worker is about to end: streams that leave when their pool is retired leave now.
     pub(super) fn begin_to_end(&self) {
         self.ending.set(true);
@@ -134,6 +125,7 @@ impl Clock {
             self.reached(tenure, awaited);
         }
         self.followed.borrow_mut().remove(&tenure);
+        self.followed_last.set(0);
     }
 }
 
@@ -164,16 +156,9 @@ impl Slot {
     }
 
     fn ring(&mut self) {
-        match &self.task {
-            Some(task) if self.is_final => task.abort(),
-            _ => self.waker.take().into_iter().for_each(Waker::wake),
-        }
+        self.waker.take().into_iter().for_each(Waker::wake);
     }
 }
-
-/// Names a timer to the clock.
-#[derive(Clone, Copy)]
-pub(super) struct TimerKey(usize);
 
 /// One deadline on a worker's clock, given up when dropped.
 pub(super) struct Timer {
@@ -188,9 +173,7 @@ impl Timer {
 
     /// Sets the deadline, in place of an earlier one. `None` is never.
     pub(super) fn set(&self, due: Option<Instant>) {
-        let slot = &mut self.clock.slots.borrow_mut()[self.key];
-        slot.is_final = false;
-        slot.due = due;
+        self.clock.slots.borrow_mut()[self.key].due = due;
     }
 
     /// Sets the deadline this far from now.
@@ -199,25 +182,12 @@ impl Timer {
         self.set(self.clock.now().checked_add(within + TICK));
     }
 
-    /// Sets a deadline at which the task is aborted instead of woken, for when it waits on its client. Without a task of
-    /// its own (HTTP/1, where the connection notices a client that takes nothing) there is no deadline.
-    pub(super) fn set_final(&self, within: Duration) {
-        let due = self.clock.now().checked_add(within + TICK);
-        let slot = &mut self.clock.slots.borrow_mut()[self.key];
-        slot.is_final = slot.task.is_some();
-        slot.due = due.filter(|_| slot.is_final);
-    }
-
-    pub(super) fn key(&self) -> TimerKey {
-        TimerKey(self.key)
-    }
-
     /// Rings when `tenure` is cut.
     pub(super) fn follow(&self, tenure: &Tenure) {
         let id = tenure.id();
         let slot = &mut self.clock.slots.borrow_mut()[self.key];
         (slot.tenure, slot.over) = (id, None);
-        if self.clock.followed.borrow_mut().insert(id) {
+        if self.clock.followed_last.replace(id) != id && self.clock.followed.borrow_mut().insert(id) {
             tokio::task::spawn_local(Rc::clone(&self.clock).await_end(id, tenure.stage()));
         }
     }
@@ -228,6 +198,11 @@ impl Timer {
         slot.stream = Some(Box::new(Stream { tenure: Arc::clone(tenure), policy, leaves: None }));
         let stage = *tenure.stage().borrow();
         slot.reached(if self.clock.ending.get() { stage.max(Stage::Retired) } else { stage });
+    }
+
+    /// Its time is not over yet, though it was: whoever holds it sees to its end.
+    pub(super) fn go_on(&self) {
+        self.clock.slots.borrow_mut()[self.key].over = None;
     }
 
     /// Whether its time is over whatever the deadline, and why.

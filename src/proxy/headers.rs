@@ -1,14 +1,13 @@
 //! What is changed in a head on its way: hop-by-hop fields go, and each side is told who the other is. A head is gone over
 //! once, to see what is there, and touched only where something is.
 
-use std::rc::Rc;
-
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
 use super::{
     admit::Fields,
     cookie::cookie,
-    h1::{Line, Lines, Name, Names, members},
+    h1::{Line, Lines, Name, Names, is_keep_alive, members},
     target::Target,
 };
 use crate::switch::Ticket;
@@ -16,10 +15,24 @@ use crate::switch::Ticket;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const FORWARDING: [&str; 5] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-client-cert"];
+const FORWARDING: [HeaderName; 5] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-client-cert"),
+];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What is mostly new in each head.
+const FLEETING: [HeaderName; 6] = [
+    header::DATE,
+    header::REFERER,
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("server-timing"),
+    TRACEPARENT,
+    X_REQUEST_ID,
+];
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
 const X_TEALGATE_GENERATION: HeaderName = HeaderName::from_static("x-tealgate-generation");
 const OURS: &str = "x-tealgate-";
@@ -32,7 +45,7 @@ const NEVER_NOMINATED: [HeaderName; 5] =
 /// cost a hash, a search and a copy each.
 pub(super) struct Going {
     /// Who asks, and how.
-    pub(super) forwarded: Rc<[u8]>,
+    pub(super) forwarded: Bytes,
     /// A new request ID, if it has none.
     pub(super) request_id: Option<RequestId>,
     /// The trace the request belongs to, if it says.
@@ -184,7 +197,7 @@ pub(super) fn to_upstream(parts: &mut request::Parts, target: &Target, bodyless:
         headers.insert(header::HOST, target.authority.clone());
     }
     Going {
-        forwarded: Rc::clone(&target.forwarded),
+        forwarded: target.forwarded.clone(),
         request_id: (!seen.has(Name::RequestId)).then(RequestId::new),
         trace: headers.get(TRACEPARENT).cloned(),
         has_length: seen.has(Name::ContentLength),
@@ -218,10 +231,9 @@ impl RequestId {
 
     fn new() -> Self {
         let mut line = *b"x-request-id: 0123456789abcdef0123456789abcdef\r\n";
-        let bits = fastrand::u128(..).to_le_bytes();
-        for (pair, octet) in line[Self::NAME.len()..].chunks_exact_mut(2).zip(bits) {
-            let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
-            pair.copy_from_slice(&[digit(octet >> 4), digit(octet & 0xf)]);
+        let bits = fastrand::u128(..);
+        for (eight, digits) in line[Self::NAME.len()..].chunks_exact_mut(8).zip([0, 32, 64, 96]) {
+            eight.copy_from_slice(&hexadecimal((bits >> digits) as u32));
         }
         Self(line)
     }
@@ -233,6 +245,18 @@ impl RequestId {
     pub(super) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0[Self::NAME.len()..46]).unwrap_or_default()
     }
+}
+
+/// Eight digits, all of them made at once.
+fn hexadecimal(number: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // Each half octet comes to stand in an octet of its own.
+    let halves = u64::from(number);
+    let halves = (halves | halves << 16) & 0x0000_ffff_0000_ffff;
+    let halves = (halves | halves << 8) & 0x00ff_00ff_00ff_00ff;
+    let halves = (halves | halves << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let are_letters = (halves + EACH * 6) >> 4 & EACH;
+    (halves + EACH * u64::from(b'0') + are_letters * u64::from(b'a' - 10 - b'0')).to_be_bytes()
 }
 
 /// RFC 9113 §8.2.3: what HTTP/2 may split has to be one line in HTTP/1.
@@ -280,6 +304,33 @@ pub(super) fn append_lines(headers: &mut HeaderMap, lines: &str) {
     }
 }
 
+/// Adds whole field lines of our making to a head for HTTP/2. They differ from client to client, or from request to request.
+pub(super) fn add_lines(headers: &mut HeaderMap, lines: &Bytes) {
+    let mut from = 0;
+    for end in memchr::memchr_iter(b'\n', lines) {
+        let line = &lines[from..end];
+        if let Some(colon) = memchr::memchr(b':', line)
+            && let Some(name) =
+                FORWARDING.iter().chain([&X_REQUEST_ID]).find(|name| name.as_str().as_bytes() == &line[..colon])
+            && let Ok(mut value) = HeaderValue::from_maybe_shared(lines.slice_ref(line[colon + 1..].trim_ascii()))
+        {
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
+        from = end + 1;
+    }
+}
+
+/// Keeps what is new in each head out of HPACK's tables (RFC 7541 §7.1.3): it would push out what is not, and be compared
+/// with all that came before.
+pub(super) fn keep_out_of_tables(headers: &mut HeaderMap) {
+    for name in &FLEETING {
+        if let Some(value) = headers.get_mut(name) {
+            value.set_sensitive(true);
+        }
+    }
+}
+
 /// A head in the octets it came in.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
@@ -308,11 +359,11 @@ impl<'a> Head<'a> {
         Ok(map)
     }
 
-    /// Copies the lines that pass, those that follow each other in one piece. `from` is where the first line begins, if
-    /// that passes as it is.
-    fn copy(self, into: &mut Vec<u8>, mut from: Option<usize>, passes: impl Fn(Line) -> bool) {
+    /// Copies the lines but those of `dropped` names and those that do not pass, those that follow each other in one piece.
+    /// `from` is where the first line begins, if that passes as it is.
+    fn copy(self, into: &mut Vec<u8>, mut from: Option<usize>, dropped: Names, passes: impl Fn(Line) -> bool) {
         for line in self.lines.iter() {
-            match (passes(*line), from) {
+            match (!dropped.has(line.name()) && passes(*line), from) {
                 (true, None) => from = Some(line.start()),
                 (false, Some(start)) => {
                     into.extend_from_slice(&self.octets[start..line.start()]);
@@ -369,21 +420,36 @@ pub(super) fn write_request_lines(
     seen: &Seen,
     added: &Added<'_>,
 ) -> bool {
-    let named = if seen.nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
-    head.copy(into, first, |line| {
-        use Name::*;
-        let is_named =
-            || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
-        match line.name() {
-            Connection | ProxyConnection | KeepAlive | Te | TransferEncoding | Upgrade | ProxyCredentials | Expect
-            | Http2Settings | Ours | Forwarding => false,
-            Host => added.host.is_none(),
-            Cookie => !seen.names.repeats(Cookie),
-            ContentLength | RequestId => true,
-            _ if added.keeps_authorization && line.name_in(head.octets).eq_ignore_ascii_case(b"authorization") => false,
-            Referer | TraceParent | UserAgent | Other => named.is_empty() || !is_named(),
-        }
-    });
+    const HOP_BY_HOP: Names = Names::of(&[
+        Name::Connection,
+        Name::ProxyConnection,
+        Name::KeepAlive,
+        Name::Te,
+        Name::TransferEncoding,
+        Name::Upgrade,
+        Name::ProxyCredentials,
+        Name::Expect,
+        Name::Http2Settings,
+        Name::Ours,
+        Name::Forwarding,
+    ]);
+    let mut dropped = HOP_BY_HOP;
+    if added.host.is_some() {
+        dropped.note(Name::Host);
+    }
+    if seen.names.repeats(Name::Cookie) {
+        dropped.note(Name::Cookie);
+    }
+    if seen.nominates || added.keeps_authorization {
+        let named = if seen.nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
+        head.copy(into, first, dropped, |line| {
+            let is = |name: &str| line.name_in(head.octets).eq_ignore_ascii_case(name.as_bytes());
+            let kept = added.keeps_authorization && is("authorization");
+            !kept && !named.iter().any(|name| is(name.as_str()))
+        });
+    } else {
+        head.copy(into, first, dropped, |_| true);
+    }
     let mut line = |name: &[u8], value: &[u8]| {
         into.extend_from_slice(name);
         into.extend_from_slice(value);
@@ -409,8 +475,13 @@ pub(super) fn write_request_lines(
         line(b"connection: ", b"upgrade");
     }
     into.extend_from_slice(added.forwarded);
-    into.extend_from_slice(added.request_id.map_or(&[], RequestId::line));
-    into.extend_from_slice(if added.chunked { b"transfer-encoding: chunked\r\n\r\n" } else { b"\r\n" });
+    if let Some(request_id) = added.request_id {
+        into.extend_from_slice(&request_id.0);
+    }
+    if added.chunked {
+        into.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    into.extend_from_slice(b"\r\n");
     upgrade.is_some()
 }
 
@@ -439,21 +510,37 @@ pub(super) fn write_answer_lines(
     ticket: &Ticket,
     told: &Told,
 ) {
-    let seen_nominates = head.values(Name::Connection).any(|value| {
-        !["keep-alive", "close", "upgrade"].iter().any(|usual| value.eq_ignore_ascii_case(usual.as_bytes()))
+    const HOP_BY_HOP: Names = Names::of(&[
+        Name::Connection,
+        Name::ProxyConnection,
+        Name::KeepAlive,
+        Name::Te,
+        Name::TransferEncoding,
+        Name::ProxyCredentials,
+        Name::Ours,
+    ]);
+    let mut dropped = HOP_BY_HOP;
+    if !told.switched {
+        dropped.note(Name::Upgrade);
+    }
+    if told.lengthless {
+        dropped.note(Name::ContentLength);
+    }
+    let nominates = head.values(Name::Connection).any(|value| {
+        let is = |usual: &str| value.eq_ignore_ascii_case(usual.as_bytes());
+        !is_keep_alive(value) && !is("close") && !is("upgrade")
     });
-    let named = if seen_nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
-    head.copy(into, first, |line| {
-        use Name::*;
-        let is_named =
-            || named.iter().any(|name| line.name_in(head.octets).eq_ignore_ascii_case(name.as_str().as_bytes()));
-        match line.name() {
-            Connection | ProxyConnection | KeepAlive | Te | TransferEncoding | ProxyCredentials | Ours => false,
-            Upgrade => told.switched,
-            ContentLength => !told.lengthless,
-            _ => named.is_empty() || !is_named(),
-        }
-    });
+    if nominates {
+        let named = nominated(head.values(Name::Connection));
+        head.copy(into, first, dropped, |line| {
+            let name = line.name_in(head.octets);
+            // To what it switches is for the client to know.
+            line.name() == Name::Upgrade
+                || !named.iter().any(|named| name.eq_ignore_ascii_case(named.as_str().as_bytes()))
+        });
+    } else {
+        head.copy(into, first, dropped, |_| true);
+    }
     if told.switched {
         into.extend_from_slice(b"connection: upgrade\r\n");
     }
@@ -468,13 +555,16 @@ pub(super) fn write_answer_lines(
         into.extend_from_slice(connection.as_bytes());
         into.extend_from_slice(b"\r\n");
     }
-    into.extend_from_slice(if told.chunked { b"transfer-encoding: chunked\r\n\r\n" } else { b"\r\n" });
+    if told.chunked {
+        into.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    into.extend_from_slice(b"\r\n");
 }
 
 /// Writes the lines of a trailer section that may go on, whichever way they go.
 pub(super) fn write_trailers(into: &mut Vec<u8>, section: &[u8], lines: &Lines) {
     let fit = |line: Line| HeaderName::from_bytes(line.name_in(section)).is_ok_and(|name| !is_for_heads(&name));
-    Head { octets: section, lines }.copy(into, None, fit);
+    Head { octets: section, lines }.copy(into, None, Names::default(), fit);
 }
 
 /// Takes out of a trailer section, whichever way it goes, what no trailer may say (RFC 9110 §6.5.1): fields that frame,
@@ -537,6 +627,13 @@ mod tests {
 
     use super::*;
     use crate::proxy::{Bind, ListenerOptions, forwarding::Forwarding};
+
+    #[test]
+    fn a_number_is_written_in_hexadecimal() {
+        for number in [0, 0x0123_4567, 0x89ab_cdef, 0xffff_ffff, 0x0a90_9f9a] {
+            assert_eq!(hexadecimal(number), *format!("{number:08x}").as_bytes());
+        }
+    }
 
     fn sent(version: Version, fields: &[(&str, &str)]) -> (HeaderMap, Going) {
         let mut request = http::Request::builder().version(version).uri("/a?b").header("host", "shop.test:8080");

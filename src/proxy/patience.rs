@@ -2,7 +2,6 @@
 //! for all of it together. One timer of the worker's clock serves them all, since only one of them is running at a time.
 
 use std::{
-    pin::pin,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -33,7 +32,7 @@ pub(super) struct Patience {
 /// With whom it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Impatience {
-    /// The client does not send.
+    /// The client does not send, or does not take.
     Client,
     /// The upstream does not answer, or does not take the request's body.
     Upstream,
@@ -81,19 +80,26 @@ impl Patience {
         self.timer.is_for_stream(ticket.tenure(), ticket.policy().drain);
     }
 
-    /// Awaits the head of an answer: `within` so much from now, or from the end of the request's body, as long as that
-    /// gets on.
-    pub(super) async fn head<F: Future>(&self, within: Duration, head: F) -> Result<F::Output, Impatience> {
-        let mut head = pin!(head);
+    /// Lets it go on for so much longer, whatever was to end it now.
+    pub(super) fn grant(&mut self, within: Duration) {
+        self.timer.go_on();
+        let end = self.timer.clock().now() + within + TICK;
+        self.whole = Some(self.whole.map_or(end, |whole| whole.min(end)));
+    }
+
+    /// Awaits the head of an answer, which `poll` asks for: `within` so much from now, or from the end of the request's body,
+    /// as long as that gets on.
+    pub(super) fn head<T>(
+        &self,
+        within: Duration,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> impl Future<Output = Result<T, Impatience>> {
         let began = self.timer.clock().now();
         self.look_again(self.next(began, within).0);
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(head) = head.as_mut().poll(cx) {
-                return Poll::Ready(Ok(head));
-            }
-            self.poll_overdue(cx, began, within).map(Err)
+        std::future::poll_fn(move |cx| match poll(cx) {
+            Poll::Ready(head) => Poll::Ready(Ok(head)),
+            Poll::Pending => self.poll_overdue(cx, began, within).map(Err),
         })
-        .await
     }
 
     /// To be asked whenever the upstream gives nothing: watches over the rest of the request's body, and the whole.
@@ -110,7 +116,16 @@ impl Patience {
         if self.conversing {
             self.upload.iter().for_each(|upload| upload.touch());
         }
-        self.timer.set_final(self.take);
+        let due = self.timer.clock().now().checked_add(self.take.saturating_add(TICK));
+        self.timer.set(due.into_iter().chain(self.whole).min());
+    }
+
+    /// To be asked while the client does not take what there is.
+    pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Impatience> {
+        Poll::Ready(match ready!(self.timer.poll(cx)) {
+            Alarm::Due => self.is_over().unwrap_or(Impatience::Client),
+            alarm @ (Alarm::Cut | Alarm::Retired) => Impatience::of(alarm),
+        })
     }
 
     /// Whether it is over at once, however much there is to hand on.

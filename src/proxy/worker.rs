@@ -31,7 +31,7 @@ use super::{
     clock::{Clock, TICK},
     connect::Connector,
     connection::{self, Socket},
-    http1::Desk,
+    http1::{Desk, Tray},
     listener::{self, Crowd, Listening, Room},
     rate::{RateLimits, Rates},
     tls::Certificates,
@@ -44,11 +44,11 @@ use crate::{
     telemetry::{connections::NotServed, request_log::Recorder},
 };
 
-/// How many ticks pass between two looks at the idle upstream connections.
+/// How many ticks pass between two looks at the idle upstream connections, and at the rates of clients.
 const SWEEP: u32 = 10;
 /// How many ticks pass between two looks at the connections of pools that are kept warm.
 const WARM: u32 = 2;
-/// How many desks are kept for requests to come, some 64 KiB each.
+/// How many desks are kept for requests to come, and how many trays for their answers, some 32 KiB each.
 const SPARE_DESKS: usize = 64;
 /// How long accepting pauses when the system is out of files.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
@@ -66,6 +66,8 @@ pub(super) struct Worker {
     /// Memory for requests to come.
     #[expect(clippy::vec_box, reason = "the boxes themselves go to and fro between here and the connections")]
     desks: RefCell<Vec<Box<Desk>>>,
+    #[expect(clippy::vec_box, reason = "as with the desks")]
+    trays: RefCell<Vec<Box<Tray>>>,
 }
 
 /// What is asked of a worker.
@@ -138,14 +140,15 @@ impl Worker {
         let clock = Clock::new();
         let upstream = Upstream::new(&clock, connector);
         let (warming, rate_limits) = (Warming::default(), RateLimits::new(&rates));
-        let (clients, desks) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { clock, reader, recorder, upstream, warming, rate_limits, rates, clients, desks })
+        let (clients, desks, trays) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Rc::new(Self { clock, reader, recorder, upstream, warming, rate_limits, rates, clients, desks, trays })
     }
 
     async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
         let mut listeners: HashMap<u64, Accepting> = HashMap::new();
         tokio::task::spawn_local(Rc::clone(&self).follow_snapshots());
         tokio::task::spawn_local(Rc::clone(&self).tick());
+        tokio::task::spawn_local(Rc::clone(&self).sweep());
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Open { key, socket, terms } => match Accepting::start(&self, socket, terms) {
@@ -194,12 +197,28 @@ impl Worker {
         }
     }
 
+    /// Lends the memory of one answer.
+    pub(super) fn tray(&self) -> Box<Tray> {
+        self.trays.borrow_mut().pop().unwrap_or_else(Tray::new)
+    }
+
+    /// Takes back what was lent.
+    pub(super) fn put_back_tray(&self, tray: Option<Box<Tray>>) {
+        let mut trays = self.trays.borrow_mut();
+        if let Some(mut tray) = tray
+            && trays.len() < SPARE_DESKS
+            && tray.clear()
+        {
+            trays.push(tray);
+        }
+    }
+
     /// Adopts each snapshot as it is published, and says so when nothing is left of the one before: no idle connection to
     /// an endpoint that is out of routing. New requests adopt it by themselves (see `switch::reader`).
     async fn follow_snapshots(self: Rc<Self>) {
         loop {
             let adopted = self.reader.adopt();
-            self.upstream.let_go().await;
+            self.upstream.let_go(&self.reader.departed()).await;
             self.reader.acknowledge(&adopted);
             drop(adopted);
             self.reader.changed().await;
@@ -216,15 +235,20 @@ impl Worker {
             for (_, client) in self.clients.borrow().iter() {
                 client.tick(now);
             }
-            if count.is_multiple_of(SWEEP) {
-                self.upstream.sweep();
-                if self.reader.worker() == 0 {
-                    self.rates.sweep();
-                }
+            if count.is_multiple_of(SWEEP) && self.reader.worker() == 0 {
+                self.rates.sweep();
             }
             if count.is_multiple_of(WARM) {
                 self.warming.look(&self);
             }
+        }
+    }
+
+    /// Looks at the idle upstream connections now and then. Apart from the ticks, which must not wait for that.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(TICK * SWEEP).await;
+            self.upstream.sweep().await;
         }
     }
 
@@ -383,8 +407,6 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
-                // Fails only where the client has left already, which shows soon enough.
-                socket.set_nodelay(true).ok();
                 Ok((Socket::Tcp(socket), Some(peer)))
             }
             Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),

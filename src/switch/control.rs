@@ -2,7 +2,7 @@
 //! may do is what it was given; all three only send to, or read from, the switchboard.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -431,9 +431,41 @@ impl Viewer {
         self.board.changed().await.is_ok()
     }
 
+    /// Follows the board, app by app, from nothing on.
+    pub fn follow(&self) -> Follower {
+        Follower { board: self.board.clone(), seen: 0 }
+    }
+
     /// What happens from now on. A receiver that lags loses the oldest events and is told so.
     pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
         self.events.subscribe()
+    }
+}
+
+/// Looks at what has changed on the board, so that a change among thousands of apps costs those who follow it no more than
+/// one among a few.
+pub struct Follower {
+    board: watch::Receiver<Arc<Board>>,
+    /// How many entries the board had had when it was last looked at.
+    seen: u64,
+}
+
+impl Follower {
+    /// Waits until the board is a newer one than the last this follower looked at. `false` when the switch has stopped.
+    pub async fn changed(&mut self) -> bool {
+        self.board.changed().await.is_ok()
+    }
+
+    /// The apps that may differ from when this was last asked, and the board they are on, or are not on any more. After too
+    /// much has happened it is all that are there, and all that the caller has `known`.
+    pub fn news(&mut self, known: impl FnOnce() -> BTreeSet<AppName>) -> (Arc<Board>, BTreeSet<AppName>) {
+        let board = Arc::clone(&self.board.borrow_and_update());
+        let names = match board.entries_since(self.seen) {
+            Some(names) => names.cloned().collect(),
+            None => board.apps.keys().cloned().chain(known()).collect(),
+        };
+        self.seen = board.entries;
+        (board, names)
     }
 }
 
@@ -442,6 +474,33 @@ impl Viewer {
 pub struct Board {
     /// The apps by name.
     pub apps: BTreeMap<AppName, Arc<AppBoard>>,
+    /// Which of them were put on it, anew or again, or taken off it, newest last: the last of so many entries.
+    lately: VecDeque<AppName>,
+    entries: u64,
+}
+
+/// How many entries on the board are remembered for those who follow it.
+const LATELY: usize = 1024;
+
+impl Board {
+    /// Puts an app on the board as it is now, or takes it off.
+    pub(super) fn enter(&mut self, name: AppName, state: Option<Arc<AppBoard>>) {
+        self.entries += 1;
+        if self.lately.len() == LATELY {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(name.clone());
+        match state {
+            Some(state) => self.apps.insert(name, state),
+            None => self.apps.remove(&name),
+        };
+    }
+
+    /// The names in the entries after the first so many, if all of these are remembered.
+    fn entries_since(&self, seen: u64) -> Option<impl Iterator<Item = &AppName>> {
+        let new = usize::try_from(self.entries - seen).ok().filter(|new| *new <= self.lately.len())?;
+        Some(self.lately.range(self.lately.len() - new..))
+    }
 }
 
 /// One app on the [`Board`].

@@ -160,6 +160,17 @@ pub enum HostPattern {
     Below(String),
 }
 
+impl HostPattern {
+    /// Whether `host`, in lower case and without port, is one of these.
+    pub fn covers(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(exact) => host == exact,
+            // The suffix begins with a dot: something must come before it.
+            Self::Below(suffix) => host.strip_suffix(suffix.as_str()).is_some_and(|labels| !labels.is_empty()),
+        }
+    }
+}
+
 /// One endpoint as a source names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EndpointSpec {

@@ -6,13 +6,13 @@ use serde_json::Value;
 use thiserror::Error;
 
 /// A place in a JSON document, in the part of RFC 9535 that names places: `$.a.b`, `$.items[*].id`, `$.list[0]`, `$..id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JsonPath {
     steps: Vec<JsonStep>,
 }
 
 /// One step of a [`JsonPath`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum JsonStep {
     /// `.name`: the member of this name.
     Member(String),

@@ -41,7 +41,7 @@ impl Default for Mirror {
 }
 
 /// A method whose requests change nothing (RFC 9110 §9.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SafeMethod {
     /// `GET`
     Get,

@@ -63,8 +63,8 @@ pub use self::{
     authority::{Answer, Ask, Authorities, Note, Petition},
     capacity::{Capacity, Slot},
     control::{
-        AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,
-        Viewer,
+        AppBoard, Applied, Board, Command, Control, Draining, Feed, Follower, Invitation, Invited, Order, Refusal,
+        RefusalCode, Viewer,
     },
     desired::{
         Authority, Desired, EndpointSpec, Followed, HostPattern, Matching, Returned, Sighted, Sighting, Standing,

@@ -109,7 +109,7 @@ impl Default for KeepPrevious {
 pub struct Drain {
     /// How long ordinary requests may go on before they are cut.
     pub timeout: Duration,
-    /// What long-lived streams do: tunnels, and answers that are event streams.
+    /// What long-lived streams do: tunnels, and answers that may go on for ever.
     pub streams: Streams,
     /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
     /// back at once; one or more.

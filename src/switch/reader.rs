@@ -288,6 +288,12 @@ impl Reader {
         Adopted(view)
     }
 
+    /// The endpoints, by id, that have left routing since this was last asked, up to the snapshot adopted last. Some may be
+    /// back.
+    pub fn departed(&self) -> Vec<u64> {
+        self.shared.barrier.departed(self.worker)
+    }
+
     /// This worker's view as it is.
     pub fn view(&self) -> Adopted {
         Adopted(Rc::clone(&self.view.borrow()))
@@ -458,7 +464,8 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.endpoint().in_flight().remove(self.worker);
-        self.tenure().occupancy().leave(self.worker);
+        let pool = self.pool();
+        pool.endpoints()[self.choice.endpoint].in_flight().remove(self.worker);
+        pool.tenure().occupancy().leave(self.worker);
     }
 }

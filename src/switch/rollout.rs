@@ -112,7 +112,7 @@ pub struct Previous {
 /// A revision we know the endpoints of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Known {
-    endpoints: Vec<EndpointSpec>,
+    endpoints: Arc<Vec<EndpointSpec>>,
     labels: BTreeMap<String, String>,
     origin: Origin,
 }
@@ -304,7 +304,10 @@ impl Rollout {
         let before = self.kept.revisions.get(&revision);
         // What the source names stays the source's, whoever deploys it again.
         let origin = before.map_or(origin, |known| if known.origin == Origin::Source { known.origin } else { origin });
-        if before.is_none_or(|known| known.endpoints != endpoints) {
+        // The same again stays the same object: states are compared often, and there may be thousands of endpoints.
+        let same = before.map(|known| &known.endpoints).filter(|known| ***known == endpoints);
+        let endpoints = same.map_or_else(|| Arc::new(endpoints), Arc::clone);
+        if before.is_none_or(|known| !Arc::ptr_eq(&known.endpoints, &endpoints)) {
             // What was seen of the old endpoints says nothing of the new.
             self.readiness.remove(&revision);
         }
@@ -451,12 +454,16 @@ impl Rollout {
         Arc::ptr_eq(&self.policy, &other.policy)
             && self.active() == other.active()
             && role(self) == role(other)
-            && self.revisions().eq(other.revisions())
+            && self.lists().eq(other.lists())
+    }
+
+    fn lists(&self) -> impl Iterator<Item = (&Revision, &Arc<Vec<EndpointSpec>>)> {
+        self.kept.revisions.iter().map(|(revision, known)| (revision, &known.endpoints))
     }
 
     /// All known revisions with their endpoints.
     pub(super) fn revisions(&self) -> impl Iterator<Item = (&Revision, &[EndpointSpec])> {
-        self.kept.revisions.iter().map(|(revision, known)| (revision, known.endpoints.as_slice()))
+        self.lists().map(|(revision, endpoints)| (revision, endpoints.as_slice()))
     }
 
     /// The endpoints of one revision, as its source gave them.

@@ -5,6 +5,8 @@ mod access_line;
 pub mod access_log;
 mod book;
 pub mod connections;
+#[cfg(test)]
+mod deployed;
 mod flips;
 mod gauges;
 pub mod metrics;

@@ -32,6 +32,10 @@ mod ab;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 
+// What following a cluster costs, and how soon it is followed.
+#[cfg(feature = "kubernetes")]
+mod kubernetes_figures;
+
 // HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
 mod http1;
 
@@ -86,6 +90,12 @@ mod cli;
 
 // The admin API over TCP: who gets in, what is guarded, what is told.
 mod admin;
+
+// What a candidate must pass before it is promoted.
+mod smoke;
+
+// The files in `deploy/pipelines`, step by step.
+mod pipelines;
 
 // What is counted and logged, against what clients did.
 mod metrics;

@@ -32,7 +32,17 @@ impl Meant {
         }
     }
 
-    fn in_words(&self) -> String {
+    /// Whether this revision is meant.
+    pub(crate) fn is(&self, pool: &PoolStatus) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Revision(revision) => *revision == pool.revision,
+            Self::Image(image) => is_made_of(&pool.labels, image),
+        }
+    }
+
+    /// What is meant, in words.
+    pub(crate) fn in_words(&self) -> String {
         match self {
             Self::Any => "a candidate".to_owned(),
             Self::Revision(revision) => revision.clone(),
@@ -149,11 +159,8 @@ impl Watch {
         let [active, preview] = [&status.active, &status.preview].map(Option::as_ref);
         let found = match &self.meant {
             Meant::Revision(revision) => return Some(revision.clone()),
-            Meant::Image(image) => {
-                // Of two with the same image, the candidate is the newer one.
-                let made_of = |pool: &&PoolStatus| is_made_of(&pool.labels, image);
-                preview.filter(made_of).or_else(|| active.filter(made_of))
-            }
+            // Of two with the same image, the candidate is the newer one.
+            Meant::Image(_) => [preview, active].into_iter().flatten().find(|pool| self.meant.is(pool)),
             Meant::Any => {
                 // One that was given up is nobody's candidate; or it became active without our having seen it as one.
                 let given_up = self.goal.is_of_a_candidate() && status.phase == Phase::Aborted;
@@ -307,7 +314,7 @@ mod tests {
             let watch = Watch::new(Goal::PreviewReady, Meant::Image(image.to_owned()));
             assert_eq!(judged(watch, &states), [None, Some(0)], "{image}");
         }
-        for image in ["shop", "shop:gree", "green", "shop:green@sha256:blue", "sha256:gree"] {
+        for image in ["shop", "shop:gree", "green", "shop:green@sha256:teal", "sha256:gree"] {
             let watch = Watch::new(Goal::PreviewReady, Meant::Image(image.to_owned()));
             assert_eq!(judged(watch, &states), [None, None], "{image}");
         }

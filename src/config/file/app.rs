@@ -301,7 +301,7 @@ pub(in crate::config) struct Promotion {
     #[schemars(skip)]
     pub(in crate::config) bake: NotYet,
     /// How many connections each worker opens to each ready endpoint of the candidate before it may be promoted, up to
-    /// 100; 0 for none.
+    /// 100; 0 for none. They are of the version that requests will use.
     pub(in crate::config) warm: Given<Text<Whole<0, 100>>>,
 }
 
@@ -346,8 +346,8 @@ pub(in crate::config) struct Retries {
 pub(in crate::config) struct DrainBlock {
     /// How long ordinary requests may go on before they are cut.
     pub(in crate::config) timeout: Given<Text<Time<0>>>,
-    /// What long-lived streams (tunnels, event streams) do: `keep` until one side ends them, `drain` until the timeout,
-    /// `cut` at once.
+    /// What long-lived streams (tunnels, event streams, gRPC calls whose answer goes on) do: `keep` until one side ends
+    /// them, `drain` until the timeout, `cut` at once.
     pub(in crate::config) streams: Given<Text<Streams>>,
     /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
     /// back at once.

@@ -225,6 +225,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
             "7:17: 127.0.0.1:8080 is taken; another listener has it, in line 1",
         ],
     ),
+    (
+        "admin: { hosts: [admin.shop] }",
+        &["6:17: `hosts` without `bind` has no effect; name the TCP address as `bind`; the Unix socket takes any name"],
+    ),
     // YAML.
     ("\tworkers: 1", &["6:2: tabs disallowed within this context (block indentation)"]),
     ("log: { level: \"info }", &["6:15: unclosed quote"]),

@@ -1,6 +1,6 @@
 //! The codec against another parser of the same language, on messages made of good and bad parts and then damaged: what we
-//! take, hyper must take for the same; what we refuse, nobody has to ask about. The two share httparse, and differ in all
-//! that decides where a message ends.
+//! take, hyper must take for the same; what we refuse, nobody has to ask about. What hyper reads a head with
+//! stands beside ours in `against_httparse`; here it is about all that decides where a message ends.
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, Uri};
@@ -124,7 +124,7 @@ async fn feed(mut to: DuplexStream, octets: &[u8], when_asked: bool) {
     tokio::spawn(sent);
 }
 
-fn field_lines() -> impl Strategy<Value = String> {
+pub(super) fn field_lines() -> impl Strategy<Value = String> {
     let line = select(vec![
         "Host: shop.test\r\n",
         "host:a:80 \r\n",
@@ -164,12 +164,12 @@ fn bodies() -> impl Strategy<Value = &'static str> {
 }
 
 /// Some octets put in place of others.
-fn damage() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
+pub(super) fn damage() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
     let octet = select(vec![b'\r', b'\n', b' ', b'\t', b'\0', b':', b',', b';', b'0', b'a', 0x7f, 0xff]);
     proptest::collection::vec((any::<prop::sample::Index>(), octet), 0..3)
 }
 
-fn damaged(message: String, damage: Vec<(prop::sample::Index, u8)>) -> Vec<u8> {
+pub(super) fn damaged(message: String, damage: Vec<(prop::sample::Index, u8)>) -> Vec<u8> {
     let mut octets = message.into_bytes();
     for (at, octet) in damage {
         let at = at.index(octets.len());

@@ -2,17 +2,10 @@
 //! that follow each other are copied in one piece. Which of them a proxy must know is told by length and first letter, so
 //! that most names cost a comparison or two.
 
-use std::mem::MaybeUninit;
+use super::scan::{self, Stop};
 
 /// The most fields accepted in one section.
 pub(super) const MAX_FIELDS: usize = 128;
-
-/// Room for a parser's fields, which it fills itself.
-pub(super) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS];
-
-pub(super) fn slots<'b>() -> Slots<'b> {
-    [const { MaybeUninit::uninit() }; MAX_FIELDS]
-}
 
 /// One field line of a head.
 #[derive(Clone, Copy, Debug)]
@@ -51,43 +44,74 @@ impl Line {
 pub(in super::super) struct Lines {
     lines: Vec<Line>,
     names: Names,
+    /// Where among the lines the first of each known name is, if it is there.
+    firsts: [u8; Name::COUNT],
 }
 
 impl Lines {
     /// None, with room for as many as are usual.
     pub(in super::super) fn roomy() -> Self {
-        Self { lines: Vec::with_capacity(32), names: Names::default() }
+        Self { lines: Vec::with_capacity(32), ..Self::default() }
     }
 
     pub(in super::super) fn names(&self) -> Names {
         self.names
     }
 
-    /// Those of this name, in their order. Costs nothing where there are none.
+    /// Those of this name, in their order. Costs nothing where there are none, and little where there is one.
     pub(in super::super) fn called(&self, name: Name) -> impl Iterator<Item = &Line> {
-        let among = if self.names.has(name) { &self.lines[..] } else { &[] };
-        among.iter().filter(move |line| line.name() == name)
+        let first = usize::from(self.firsts[name as usize]);
+        let among = match (self.names.has(name), self.names.repeats(name)) {
+            (false, _) => 0..0,
+            (true, false) => first..first + 1,
+            (true, true) => first..self.lines.len(),
+        };
+        self.lines.get(among).unwrap_or_default().iter().filter(move |line| line.name() == name)
     }
 
-    /// Takes down where these fields of `head` stand, in place of what was there. A head is shorter than 4 GiB.
-    pub(super) fn place(&mut self, head: &[u8], fields: &[httparse::Header<'_>]) {
-        let origin = head.as_ptr() as usize;
-        let at = |part: &[u8]| (part.as_ptr() as usize - origin) as u32;
+    /// Reads the field lines that begin `at` this place of a head, with the empty line behind them, and says where that ends.
+    /// They stand here in place of what was there. A head is shorter than 4 GiB.
+    pub(super) fn read(&mut self, head: &[u8], mut at: usize) -> Result<usize, Stop> {
         let mut names = Names::default();
         self.lines.clear();
-        self.lines.extend(fields.iter().map(|field| {
-            let (start, value_start) = (at(field.name.as_bytes()), at(field.value));
-            let name = Name::of(field.name.as_bytes());
-            names.note(name);
-            Line {
-                start,
-                name_end: start + field.name.len() as u32,
-                value_start,
-                value_end: value_start + field.value.len() as u32,
-                name,
+        loop {
+            let start = at;
+            let name_end = scan::token_end(head, start);
+            match head.get(name_end) {
+                Some(b':') if name_end > start => {}
+                None => return Err(Stop::Partial),
+                Some(b'\r' | b'\n') if name_end == start => {
+                    self.names = names;
+                    return scan::line_end(head, start, Stop::Line);
+                }
+                // A blank: a folded line, or a name that one parser would trim and another would not.
+                Some(_) => return Err(Stop::Name),
             }
-        }));
-        self.names = names;
+            let mut value_start = name_end + 1;
+            while let Some(b' ' | b'\t') = head.get(value_start) {
+                value_start += 1;
+            }
+            let mut value_end = scan::text_end(head, value_start);
+            at = scan::line_end(head, value_end, Stop::Value)?;
+            while value_end > value_start && matches!(head[value_end - 1], b' ' | b'\t') {
+                value_end -= 1;
+            }
+            if self.lines.len() == MAX_FIELDS {
+                return Err(Stop::TooMany);
+            }
+            let name = Name::of(&head[start..name_end]);
+            if !names.has(name) {
+                self.firsts[name as usize] = self.lines.len() as u8;
+            }
+            names.note(name);
+            self.lines.push(Line {
+                start: start as u32,
+                name_end: name_end as u32,
+                value_start: value_start as u32,
+                value_end: value_end as u32,
+                name,
+            });
+        }
     }
 }
 
@@ -107,6 +131,16 @@ pub(in super::super) struct Names {
 }
 
 impl Names {
+    /// These, once each.
+    pub(in super::super) const fn of(names: &[Name]) -> Self {
+        let (mut there, mut at) = (0, 0);
+        while at < names.len() {
+            there |= 1 << names[at] as u32;
+            at += 1;
+        }
+        Self { there, again: 0 }
+    }
+
     pub(in super::super) fn note(&mut self, name: Name) {
         let bit = 1 << name as u32;
         self.again |= self.there & bit;
@@ -151,8 +185,10 @@ pub(in super::super) enum Name {
 }
 
 impl Name {
+    const COUNT: usize = Self::Other as usize + 1;
+
     pub(in super::super) fn of(name: &[u8]) -> Self {
-        let is = |known: &str| is_name(name, known.as_bytes());
+        let is = |known: &str| is_word(name, known.as_bytes());
         let first = name.first().map_or(0, |octet| octet | 0x20);
         match (name.len(), first) {
             (2, b't') if is("te") => Self::Te,
@@ -177,16 +213,16 @@ impl Name {
             (18, b'p') if is("proxy-authenticate") => Self::ProxyCredentials,
             (19, b'p') if is("proxy-authorization") => Self::ProxyCredentials,
             (23, b'x') if is("x-forwarded-client-cert") => Self::Forwarding,
-            (12.., b'x') if is_name(&name[..11], b"x-tealgate-") => Self::Ours,
+            (12.., b'x') if is_word(&name[..11], b"x-tealgate-") => Self::Ours,
             _ => Self::Other,
         }
     }
 }
 
-/// Whether a name, made of what names are made of (RFC 9110 §5.6.2), is `known`, which is as long and in lower case. Among
-/// such octets, setting one bit makes letters lower and takes nothing else for a letter, a digit or a dash; so eight are
-/// compared at a time, the last eight once more where they overlap.
-fn is_name(name: &[u8], known: &[u8]) -> bool {
+/// Whether a word of a head, in which there are no control characters, is `known`, which is as long, and of lower-case
+/// letters, digits and dashes. Among such octets, setting one bit makes letters lower and takes nothing else for a letter, a
+/// digit or a dash; so eight are compared at a time, the last eight once more where they overlap.
+fn is_word(name: &[u8], known: &[u8]) -> bool {
     const LOWER: u64 = 0x2020_2020_2020_2020;
     let word = |octets: &[u8; 8]| u64::from_le_bytes(*octets);
     match (name.first_chunk(), known.first_chunk(), name.last_chunk(), known.last_chunk()) {
@@ -205,29 +241,19 @@ pub(in super::super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// Whether a value of `Connection` asks to close the connection, and to keep it (RFC 9112 §9.3). Mostly it is one word.
+/// Whether a value of `Connection` is what it usually is, if there is one.
+pub(in super::super) fn is_keep_alive(value: &[u8]) -> bool {
+    value.len() == 10 && is_word(value, b"keep-alive")
+}
+
+/// Whether a value of `Connection` asks to close the connection, and to keep it (RFC 9112 §9.3).
 pub(super) fn persistence(value: &[u8]) -> (bool, bool) {
-    if value.eq_ignore_ascii_case(b"keep-alive") {
+    if is_keep_alive(value) {
         return (false, true);
     }
     members(value).fold((false, false), |(close, keep_alive), option| {
-        (close | option.eq_ignore_ascii_case(b"close"), keep_alive | option.eq_ignore_ascii_case(b"keep-alive"))
+        (close | option.eq_ignore_ascii_case(b"close"), keep_alive | is_keep_alive(option))
     })
-}
-
-/// Whether octets, which may be the start of a head, have a line that ends in a bare LF.
-pub(super) fn has_bare_line_feed(octets: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', octets).any(|at| at == 0 || octets[at - 1] != b'\r')
-}
-
-/// Whether each line of a head, whose first one begins at `first`, ends in CRLF. httparse takes a bare LF for a line's end;
-/// we do not: two recipients then may differ (RFC 9112 §2.2). It takes LFs nowhere else, so only the ends need a look.
-pub(super) fn ends_in_crlf(head: &[u8], first: usize, lines: &[Line]) -> bool {
-    let ends_at = |end: usize| end < 2 || head[end - 2] == b'\r';
-    (first == 0 || !has_bare_line_feed(&head[..first]))
-        && lines.iter().all(|line| ends_at(line.start()))
-        && ends_at(head.len() - 2)
-        && ends_at(head.len())
 }
 
 /// Digits only, and few enough not to overflow: no sign, no blank, no list.

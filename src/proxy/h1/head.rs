@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::{
     body::Framing,
     field::{self, Lines, MAX_FIELDS, Name},
+    scan::{self, Stop},
 };
 
 /// The largest head accepted of an upstream, in octets; trailers have the same limit.
@@ -115,42 +116,53 @@ pub(in super::super) fn read_response(
     if octets.is_empty() {
         return Ok(None);
     }
-    let mut slots = field::slots();
-    let mut parsed = httparse::Response::new(&mut []);
-    let parser = httparse::ParserConfig::default();
-    let length = match parser.parse_response_with_uninit_headers(&mut parsed, octets, &mut slots) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if octets.len() < MAX_HEAD => return Ok(None),
-        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
-        Err(_) => return Err(Malformed::Head),
+    let (StatusLine { is_http_10, code, reason }, length) = match read_lines(octets, lines) {
+        Ok(read) => read,
+        Err(Stop::Partial) if octets.len() < MAX_HEAD => return Ok(None),
+        Err(stop) => return Err(stop.into()),
     };
     if length > MAX_HEAD {
         return Err(Malformed::TooLarge);
     }
     let head = &octets[..length];
-    let is_http_10 = parsed.version == Some(0);
     // RFC 9110 §15: there are no others.
-    let code = parsed.code.filter(|code| (100..600).contains(code));
+    let code = Some(code).filter(|code| (100..600).contains(code));
     let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Head)?;
-    lines.place(head, parsed.headers);
-    if !field::ends_in_crlf(head, 0, lines) {
-        return Err(Malformed::BareLineFeed);
-    }
     let mut said = Said::default();
     for name in [Name::ContentLength, Name::TransferEncoding, Name::Connection] {
         lines.called(name).try_for_each(|line| said.note(name, line.value_in(head)))?;
     }
     let framing = said.framing(status, is_http_10, to)?;
     let keep_alive = said.keeps_alive(is_http_10) && framing.is_some() && !said.is_doubtful(status);
-    // "HTTP/1.1 200 ", or without a reason and the blank before it.
-    let reason = match parsed.reason.filter(|reason| !reason.is_empty()) {
-        Some(reason) => {
-            let at = reason.as_ptr() as usize - octets.as_ptr() as usize;
-            at..at + reason.len()
-        }
-        None => 0..0,
-    };
     Ok(Some(ResponseHead { status, is_http_10, reason, length, framing, keep_alive }))
+}
+
+/// A status line (RFC 9112 §4).
+pub(super) struct StatusLine {
+    pub(super) is_http_10: bool,
+    pub(super) code: u16,
+    /// Where the reason phrase stands.
+    pub(super) reason: Range<usize>,
+}
+
+/// Reads the status line and the field lines. Says where they end, too.
+pub(super) fn read_lines(octets: &[u8], lines: &mut Lines) -> Result<(StatusLine, usize), Stop> {
+    let is_http_10 = scan::version(octets, 0)?;
+    let after = "HTTP/1.1 200".len();
+    let code = match octets[8..] {
+        [b' ', hundreds @ b'0'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9', ..] => {
+            [hundreds, tens, ones].iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'))
+        }
+        _ if octets.len() < after => return Err(Stop::Partial),
+        _ => return Err(Stop::Line),
+    };
+    // The blank may be missing where there is no reason.
+    let reason = match octets.get(after) {
+        Some(b' ') => after + 1..scan::text_end(octets, after + 1),
+        _ => after..after,
+    };
+    let fields = scan::line_end(octets, reason.end, Stop::Line)?;
+    Ok((StatusLine { is_http_10, code, reason }, lines.read(octets, fields)?))
 }
 
 /// Takes a head of this length off the front of `octets`, and puts its fields, which stand at `lines`, into `fields`: a map
@@ -177,20 +189,23 @@ pub(super) fn take_fields(
 /// Reads the trailer section that `octets` begin with, its final empty line included, and says how long it is, or `None`
 /// while it is not whole. Its lines go into `lines`.
 pub(in super::super) fn read_trailers(octets: &[u8], lines: &mut Lines) -> Result<Option<usize>, Malformed> {
-    let mut slots = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let (length, fields) = match httparse::parse_headers(octets, &mut slots) {
-        Ok(httparse::Status::Complete((length, _))) if length > MAX_HEAD => return Err(Malformed::TooLarge),
-        Ok(httparse::Status::Complete(read)) => read,
-        Ok(httparse::Status::Partial) if octets.len() < MAX_HEAD => return Ok(None),
-        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
-        Err(_) => return Err(Malformed::Head),
-    };
-    let section = &octets[..length];
-    if field::has_bare_line_feed(section) {
-        return Err(Malformed::BareLineFeed);
+    match lines.read(octets, 0) {
+        Ok(length) if length > MAX_HEAD => Err(Malformed::TooLarge),
+        Ok(length) => Ok(Some(length)),
+        Err(Stop::Partial) if octets.len() < MAX_HEAD => Ok(None),
+        Err(stop) => Err(stop.into()),
     }
-    lines.place(section, fields);
-    Ok(Some(length))
+}
+
+impl From<Stop> for Malformed {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            // It is over the limit, and not whole yet.
+            Stop::Partial | Stop::TooMany => Self::TooLarge,
+            Stop::BareLineFeed => Self::BareLineFeed,
+            Stop::Line | Stop::Target | Stop::Version | Stop::Name | Stop::Value => Self::Head,
+        }
+    }
 }
 
 /// What a response's fields say of its framing and of its connection, taken down as they are read.

@@ -7,12 +7,15 @@
 //! a connection with an octet too many is never used again.
 
 #[cfg(test)]
+mod against_httparse;
+#[cfg(test)]
 mod against_hyper;
 mod body;
 mod exchange;
 mod field;
 mod head;
 mod request;
+mod scan;
 
 /// Whether a 101 with these `Upgrade` lines switches to what the request `asked` for (RFC 9110 §7.8), and to nothing else.
 pub(super) fn switches<'a>(asked: Option<&[u8]>, to: impl Iterator<Item = &'a [u8]>) -> bool {
@@ -24,7 +27,7 @@ pub(super) fn switches<'a>(asked: Option<&[u8]>, to: impl Iterator<Item = &'a [u
 pub(super) use self::{
     body::{CHUNK_END, Decoder, Framing, Token, write_chunk_line},
     exchange::{Connection, Exchange, Failure, FailureKind, Outgoing},
-    field::{Line, Lines, Name, Names, members},
+    field::{Line, Lines, Name, Names, is_keep_alive, members},
     head::{Malformed, ResponseHead, read_response},
     request::{RequestHead, Violation, read_request},
 };

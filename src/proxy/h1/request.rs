@@ -8,6 +8,7 @@ use http::Method;
 use super::{
     body::Framing,
     field::{self, Lines, Name},
+    scan::{self, Stop},
 };
 
 /// What a request was refused for.
@@ -52,48 +53,51 @@ pub(in super::super) fn read_request(
         *searched = octets.len();
         return within(octets, limit).map(|()| None);
     }
-    let mut slots = field::slots();
-    let mut parsed = httparse::Request::new(&mut []);
-    let length = match parsed.parse_with_uninit_headers(octets, &mut slots) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => {
+    let (line, length) = match read_lines(octets, lines) {
+        Ok(read) => read,
+        Err(Stop::Partial) => {
             *searched = octets.len();
-            return refuse_bare_line_feeds(octets).and_then(|()| within(octets, limit)).map(|()| None);
+            return within(octets, limit).map(|()| None);
         }
-        Err(error) => return Err(why(error, octets, limit)),
+        Err(stop) => return Err(why(stop, octets, limit)),
     };
     let head = &octets[..length];
     if length > limit {
         within(&head[..=limit], limit)?;
     }
     *searched = 0;
-    lines.place(head, parsed.headers);
-    let first = parsed.method.map_or(0, |method| method.as_ptr() as usize - octets.as_ptr() as usize);
-    if !field::ends_in_crlf(head, first, lines) {
-        return Err(Violation::Malformed("bare LF"));
-    }
-    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(Violation::Malformed("it does not parse"));
-    };
-    // RFC 9112 §3.2 has no fragment in a target, and RFC 3986 §2 only these characters in a URI.
-    if !target.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'#') {
-        return Err(Violation::Malformed("a character that no target may have"));
-    }
-    let at = target.as_ptr() as usize - octets.as_ptr() as usize;
+    let RequestLine { first, method, target, is_http_10 } = line;
     let mut said = Said::default();
     for name in [Name::ContentLength, Name::TransferEncoding, Name::Connection] {
         lines.called(name).try_for_each(|line| said.note(name, line.value_in(head)))?;
     }
-    let is_http_10 = version == 0;
     Ok(Some(RequestHead {
         first,
-        method: Method::from_bytes(method.as_bytes()).map_err(|_| Violation::Malformed("it does not parse"))?,
-        target: at..at + target.len(),
+        method: Method::from_bytes(&head[method]).map_err(|_| Violation::Malformed("it does not parse"))?,
+        target,
         is_http_10,
         length,
         framing: said.framing(is_http_10)?,
         keep_alive: !said.close && (!is_http_10 || said.keep_alive),
     }))
+}
+
+/// Where the parts of a request line stand (RFC 9112 §3).
+pub(super) struct RequestLine {
+    pub(super) first: usize,
+    pub(super) method: Range<usize>,
+    pub(super) target: Range<usize>,
+    pub(super) is_http_10: bool,
+}
+
+/// Reads the request line and the field lines. Says where they end, too.
+pub(super) fn read_lines(octets: &[u8], lines: &mut Lines) -> Result<(RequestLine, usize), Stop> {
+    let first = scan::skip_empty_lines(octets)?;
+    let method = first..scan::word(octets, first, scan::token_end, Stop::Line)?;
+    let target = method.end + 1..scan::word(octets, method.end + 1, scan::target_end, Stop::Target)?;
+    let is_http_10 = scan::version(octets, target.end + 1)?;
+    let fields = scan::line_end(octets, target.end + 9, Stop::Line)?;
+    Ok((RequestLine { first, method, target, is_http_10 }, lines.read(octets, fields)?))
 }
 
 /// Whether an empty line ends somewhere behind `from`. A bare LF ends nothing, but its head has to be looked at to be
@@ -118,22 +122,17 @@ fn within(octets: &[u8], limit: usize) -> Result<(), Violation> {
     })
 }
 
-fn refuse_bare_line_feeds(octets: &[u8]) -> Result<(), Violation> {
-    match field::has_bare_line_feed(octets) {
-        true => Err(Violation::Malformed("bare LF")),
-        false => Ok(()),
-    }
-}
-
-fn why(error: httparse::Error, octets: &[u8], limit: usize) -> Violation {
-    match error {
-        httparse::Error::TooManyHeaders => Violation::HeadTooLarge,
+fn why(stop: Stop, octets: &[u8], limit: usize) -> Violation {
+    match stop {
+        Stop::TooMany => Violation::HeadTooLarge,
         // What is over the limit is refused for that, whatever else is wrong with it.
         _ if octets.len() > limit => within(octets, limit).err().unwrap_or(Violation::HeadTooLarge),
-        httparse::Error::Version => Violation::Malformed("a protocol that is not HTTP/1"),
-        httparse::Error::HeaderName => Violation::Malformed("a field name that is none, or a folded line"),
-        httparse::Error::HeaderValue => Violation::Malformed("a character that no field may have"),
-        _ => Violation::Malformed("it does not parse"),
+        Stop::BareLineFeed => Violation::Malformed("bare LF"),
+        Stop::Target => Violation::Malformed("a character that no target may have"),
+        Stop::Version => Violation::Malformed("a protocol that is not HTTP/1"),
+        Stop::Name => Violation::Malformed("a field name that is none, or a folded line"),
+        Stop::Value => Violation::Malformed("a character that no field may have"),
+        Stop::Line | Stop::Partial => Violation::Malformed("it does not parse"),
     }
 }
 

@@ -140,7 +140,7 @@ async fn answer(
     let unframed = !bodiless && length.is_none() && !headers.contains_key(header::CONTENT_LENGTH);
     let (chunked, until_close) = (unframed && !request.is_http_10, unframed && request.is_http_10);
     let mut closes = !request.keep_alive || until_close || client.is_closing();
-    let framed = &mut desk.reply;
+    let framed = &mut desk.outgoing;
     framed.clear();
     write_status_line(framed, status, b"");
     write_fields(framed, &headers);
@@ -165,7 +165,7 @@ async fn answer(
     if switched {
         let told = poll_fn(|cx| side.borrow_mut().poll_write(client, framed, &mut written, cx)).await;
         return match (told, exchange.into_tunnel()) {
-            (Ok(()), Some((wire, early))) => Forwarded::Switched(wire, early, ticket),
+            (Ok(()), Some((wire, early))) => Forwarded::Switched(Box::new((wire, early, ticket))),
             _ => Forwarded::Left,
         };
     }

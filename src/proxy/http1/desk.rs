@@ -1,5 +1,6 @@
-//! What a request under way needs of memory, lent by the worker: a connection at rest holds none of it. The octets of a
-//! buffer are written once when it is made, and never again but by the sockets.
+//! What a request under way needs of memory, lent by the worker: a connection at rest holds none of it, and one that waits
+//! for its upstream none for the answer. What is lent is what was given back last, so that it is mostly still in the caches
+//! when somebody else needs it. The octets of a buffer are written once when it is made, and never again but by the sockets.
 
 use std::{
     io,
@@ -18,38 +19,51 @@ const ROOM: usize = 32 * 1024;
 pub(in super::super) struct Desk {
     /// From the client: the head, and behind it what is to be read on.
     pub(in super::super) incoming: Buffer,
-    /// From the upstream.
-    pub(super) answer: Buffer,
-    /// Where the lines of the request's head stand.
+    /// Where the lines of the request's head stand, and those of its trailers.
     pub(super) lines: Lines,
-    /// Where those of the answer's stand, and of a request's trailers.
-    pub(super) answer_lines: Lines,
     pub(super) trailer_lines: Lines,
-    /// Framed for the upstream, and for the client.
+    /// Framed for the upstream; or for the client, where no upstream's answer is passed on.
     pub(super) outgoing: Vec<u8>,
-    pub(super) reply: Vec<u8>,
 }
 
 impl Desk {
     pub(in super::super) fn new() -> Box<Self> {
         Box::new(Self {
             incoming: Buffer::new(),
-            answer: Buffer::new(),
             lines: Lines::roomy(),
-            answer_lines: Lines::roomy(),
             trailer_lines: Lines::default(),
             outgoing: Vec::with_capacity(2048),
-            reply: Vec::with_capacity(2048),
         })
     }
 
     /// Makes it as good as new; `false` if it grew too large to be kept.
     pub(in super::super) fn clear(&mut self) -> bool {
         self.incoming.clear();
-        self.answer.clear();
         self.outgoing.clear();
+        self.incoming.octets.len() == ROOM && self.outgoing.capacity() <= 2 * ROOM
+    }
+}
+
+/// The memory of an answer, lent when some of it has come.
+pub(in super::super) struct Tray {
+    /// From the upstream.
+    pub(super) answer: Buffer,
+    /// Where the lines of its head stand, and those of its trailers.
+    pub(super) lines: Lines,
+    /// Framed for the client.
+    pub(super) reply: Vec<u8>,
+}
+
+impl Tray {
+    pub(in super::super) fn new() -> Box<Self> {
+        Box::new(Self { answer: Buffer::new(), lines: Lines::roomy(), reply: Vec::with_capacity(2048) })
+    }
+
+    /// Makes it as good as new; `false` if it grew too large to be kept.
+    pub(in super::super) fn clear(&mut self) -> bool {
+        self.answer.clear();
         self.reply.clear();
-        self.incoming.octets.len() == ROOM && self.outgoing.capacity() <= 2 * ROOM && self.reply.capacity() <= 2 * ROOM
+        self.reply.capacity() <= 2 * ROOM
     }
 }
 

@@ -6,6 +6,7 @@
 //! The memory a request needs is a [`Desk`], which its worker lends: a connection at rest has none, not even for reading. It
 //! borrows one when octets have come, and gives it back when there were none.
 
+mod answer;
 mod carry;
 mod desk;
 mod pump;
@@ -17,10 +18,14 @@ use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 
-pub(super) use self::{carry::Streamed, desk::Desk};
+pub(super) use self::{
+    carry::Streamed,
+    desk::{Desk, Tray},
+};
 use self::{target::Last, transaction::Next};
 use super::{
     client::Client,
+    connection::Close,
     h1::{self, RequestHead, Violation},
     half_close::HalfClose,
     stream::Stream,
@@ -41,22 +46,25 @@ enum Brought {
     Request(RequestHead),
     /// What is no request.
     Refused(Violation),
-    /// Nothing more.
+    /// Nothing more: it is to end.
     End,
+    /// Nothing more: the client has closed it.
+    Left,
 }
 
-/// Serves a connection to its end. What has come of it is on the desk. Returns the stream if it is to be closed so that the
-/// client can read all that was sent.
-pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<Box<Desk>>) -> Option<Stream> {
+/// Serves a connection to its end. What has come of it is on the desk.
+pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<Box<Desk>>) -> Close {
     let client = Rc::clone(client);
     let mut http1 = Http1 { client, stream, last: Last::default(), half_close: None };
     loop {
         let brought = http1.next(&mut desk).await;
-        let Some(lent) = &mut desk else { return Some(http1.stream) };
-        let next = match brought {
-            Brought::Request(request) => http1.transact(lent, request).await,
-            Brought::Refused(violation) => http1.turn_away(lent, violation).await,
+        let Some(lent) = &mut desk else { return Close::Lingering(http1.stream) };
+        let next = match &brought {
+            // Boxed: a connection at rest is what this future is.
+            Brought::Request(request) => Box::pin(http1.transact(lent, request)).await,
+            Brought::Refused(violation) => Box::pin(http1.turn_away(lent, *violation)).await,
             Brought::End => Next::Close,
+            Brought::Left => Next::CloseAtOnce,
         };
         http1.half_close = None;
         lent.incoming.drop_head();
@@ -64,18 +72,22 @@ pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<
             Next::Again => {}
             Next::Close => {
                 http1.client.worker.put_back(desk.take());
-                return Some(http1.stream);
+                return Close::Lingering(http1.stream);
+            }
+            Next::CloseAtOnce => {
+                http1.client.worker.put_back(desk.take());
+                return Close::AtOnce(http1.stream);
             }
             Next::Reset => {
                 http1.client.worker.put_back(desk.take());
                 http1.stream.reset_when_closed();
-                return None;
+                return Close::Done;
             }
             Next::Switched(opening) => {
                 let early = Bytes::copy_from_slice(lent.incoming.rest());
                 http1.client.worker.put_back(desk.take());
                 Box::pin(tunnel::run(*opening, http1.stream, early)).await;
-                return None;
+                return Close::Done;
             }
         }
     }
@@ -117,7 +129,7 @@ impl Http1 {
                 }
                 match incoming.poll_fill(&mut self.stream, cx) {
                     Poll::Ready(Ok(octets)) if octets > 0 => {}
-                    Poll::Ready(_) => return Poll::Ready(Brought::End),
+                    Poll::Ready(_) => return Poll::Ready(Brought::Left),
                     Poll::Pending => {
                         if incoming.is_empty() {
                             self.client.worker.put_back(desk.take());
@@ -131,5 +143,31 @@ impl Http1 {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function makes.
+    fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_at_rest_is_small() {
+        type Serve = (&'static Rc<Client>, Stream, Option<Box<Desk>>);
+        let serves = size(|(client, stream, desk): Serve| serve(client, stream, desk));
+        type Transact = (&'static mut Http1, &'static mut Desk, &'static RequestHead);
+        let transacts = size(|(http1, desk, request): Transact| http1.transact(desk, request));
+        eprintln!(
+            "serve {serves} transact {transacts} Http1 {} Stream {} Client {} Last {}",
+            size_of::<Http1>(),
+            size_of::<Stream>(),
+            size_of::<Client>(),
+            size_of::<Last>()
+        );
+        assert!(serves <= 512 && transacts <= 1024, "{serves} {transacts}");
     }
 }

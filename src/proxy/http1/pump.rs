@@ -108,6 +108,16 @@ impl Pump {
         self.written += octets;
     }
 
+    /// Forgets what is framed, if all of it is written. Whether it is.
+    pub(super) fn settle(&mut self, framed: &mut Vec<u8>) -> bool {
+        let settled = !self.has_unwritten(framed);
+        if settled {
+            framed.clear();
+            self.written = 0;
+        }
+        settled
+    }
+
     /// Gives up what there is to write, and what would follow.
     pub(super) fn give_up(&mut self, framed: &[u8]) {
         (self.written, self.content, self.tail, self.ended) = (framed.len(), 0, b"", true);

@@ -20,7 +20,7 @@ use super::{
         stream::Stream,
         upload::{self, Upload},
     },
-    desk::{Behind, Desk},
+    desk::{Behind, Desk, Tray},
     pump::Pump,
 };
 use crate::telemetry::request_log::Outcome;
@@ -35,6 +35,8 @@ pub(super) struct Relay<'a> {
     pub(super) half_close: &'a mut Option<HalfClose>,
     pub(super) upstream: Socket,
     pub(super) desk: &'a mut Desk,
+    /// There while something of the answer is.
+    pub(super) tray: Option<Box<Tray>>,
     pub(super) request: &'a RequestHead,
     pub(super) upload: &'a mut Pump,
     /// What is known of the request's body, if it has one.
@@ -48,6 +50,8 @@ pub(super) struct Relay<'a> {
     /// The upstream takes no more; it may yet say why.
     pub(super) refused: bool,
     pub(super) before: Before,
+    /// The client has said that it sends nothing more, and has all of its answer with the close.
+    pub(super) parting: bool,
 }
 
 /// What came before the final answer.
@@ -111,42 +115,56 @@ impl Relay<'_> {
     }
 
     fn poll_answer_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
-        let Desk { incoming, lines, answer, answer_lines, .. } = &mut *self.desk;
         loop {
-            match h1::read_response(answer.rest(), &self.request.method, answer_lines)? {
-                Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    let asked = Head { octets: incoming.head(), lines };
-                    let given = Head { octets: answer.rest(), lines: answer_lines };
-                    let asked = asked.values(Name::Upgrade).next().filter(|_| self.upgrades);
-                    return Poll::Ready(match h1::switches(asked, given.values(Name::Upgrade)) {
-                        true => Ok(head),
-                        false => Err(Malformed::Interim.into()),
-                    });
-                }
-                Some(head) if !head.status.is_informational() => return Poll::Ready(Ok(head)),
-                Some(interim) => {
-                    answer.consume(interim.length);
-                    self.before.doubtful |= !interim.keep_alive;
-                    self.before.interim += 1;
-                    if self.before.interim > MAX_INTERIM {
-                        return Poll::Ready(Err(Malformed::Interim.into()));
+            if let Some(tray) = &mut self.tray {
+                let Desk { incoming, lines, .. } = &*self.desk;
+                match h1::read_response(tray.answer.rest(), &self.request.method, &mut tray.lines)? {
+                    Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                        let asked = Head { octets: incoming.head(), lines };
+                        let given = Head { octets: tray.answer.rest(), lines: &tray.lines };
+                        let asked = asked.values(Name::Upgrade).next().filter(|_| self.upgrades);
+                        return Poll::Ready(match h1::switches(asked, given.values(Name::Upgrade)) {
+                            true => Ok(head),
+                            false => Err(Malformed::Interim.into()),
+                        });
                     }
-                    continue;
+                    Some(head) if !head.status.is_informational() => return Poll::Ready(Ok(head)),
+                    Some(interim) => {
+                        tray.answer.consume(interim.length);
+                        self.before.doubtful |= !interim.keep_alive;
+                        self.before.interim += 1;
+                        if self.before.interim > MAX_INTERIM {
+                            return Poll::Ready(Err(Malformed::Interim.into()));
+                        }
+                        continue;
+                    }
+                    None => {}
                 }
-                None => {}
             }
             if !std::mem::replace(&mut self.before.awaited, true) {
                 // The request has just gone out: there is nothing yet.
                 ready!(self.upstream.poll_readable(cx));
             }
-            match ready!(answer.poll_fill(&mut self.upstream, cx)) {
-                Ok(octets) if octets > 0 => self.before.begun = true,
-                _ => {
+            let tray = self.tray.get_or_insert_with(|| self.client.worker.tray());
+            match tray.answer.poll_fill(&mut self.upstream, cx) {
+                Poll::Ready(Ok(octets)) if octets > 0 => self.before.begun = true,
+                Poll::Ready(_) => {
                     let closed = FailureKind::Closed { answering: self.before.begun };
                     return Poll::Ready(Err(Broken::Upstream(closed)));
                 }
+                Poll::Pending => {
+                    if tray.answer.is_empty() {
+                        self.put_back_tray();
+                    }
+                    return Poll::Pending;
+                }
             }
         }
+    }
+
+    /// Gives the tray back, when nothing on it is needed.
+    pub(super) fn put_back_tray(&mut self) {
+        self.client.worker.put_back_tray(self.tray.take());
     }
 
     /// Sends what there is to send. Ready when all is sent, or nothing more will be taken.
@@ -212,12 +230,22 @@ impl Relay<'_> {
             }
         }
         loop {
-            let Desk { answer, reply, answer_lines, .. } = &mut *self.desk;
+            let Tray { answer, lines, reply } = &mut **self.tray.get_or_insert_with(|| self.client.worker.tray());
+            let Desk { incoming, outgoing, .. } = &mut *self.desk;
             if !download.has_ended() {
-                download.stage(answer, reply, answer_lines)?;
+                download.stage(answer, reply, lines)?;
             }
             if download.has_unwritten(reply) {
-                let written = download.poll_write(answer, reply, self.stream, cx);
+                let has_sent_all = incoming.is_empty() && self.upload.is_done(outgoing) && !self.refused;
+                self.parting = !self.request.keep_alive
+                    && download.has_ended()
+                    && has_sent_all
+                    && self.half_close.is_none()
+                    && self.stream.is_quiet(cx);
+                let written = match self.parting {
+                    true => download.poll_write(answer, reply, &mut self.stream.last(), cx),
+                    false => download.poll_write(answer, reply, self.stream, cx),
+                };
                 self.client.wrote(written.is_ready());
                 match written {
                     Poll::Ready(Ok(())) => continue,
@@ -237,6 +265,9 @@ impl Relay<'_> {
                     return Poll::Ready(Err(Broken::Upstream(closed)));
                 }
                 Poll::Pending => {
+                    if answer.is_empty() && download.settle(reply) {
+                        self.put_back_tray();
+                    }
                     if let Poll::Ready(broken) = self.poll_client(cx) {
                         return Poll::Ready(Err(broken));
                     }

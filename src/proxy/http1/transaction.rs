@@ -5,7 +5,6 @@
 use std::{
     future::poll_fn,
     io,
-    net::IpAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -18,6 +17,7 @@ use tokio::io::AsyncWrite;
 
 use super::{
     Http1,
+    answer::Answering,
     desk::{Buffer, Desk},
     pump::Pump,
     relay::{Before, Broken, Relay, poll_gone},
@@ -25,22 +25,22 @@ use super::{
 };
 use crate::{
     proxy::{
-        admit::{Fields, Visitor},
-        attempts::{self, Attempts, Cause, Failed},
-        client::{Answer, Client},
+        admit::{Hindrance, Visitor},
+        attempts::{Attempts, Cause, Failed},
+        client::Client,
         error::ProxyError,
         exchange::Wire,
-        h1::{self, Decoder, Framing, Name, RequestHead, ResponseHead, Token, Violation},
+        h1::{self, Decoder, Framing, Name, RequestHead, Token, Violation},
         half_close::HalfClose,
         handle,
-        headers::{self, Added, Head, RequestId, Seen, Told},
+        headers::{self, Added, Head, RequestId, Seen},
         mirror::{self, Copied, Sampled},
         patience::Patience,
         tunnel,
         upload::Upload,
     },
     switch::{Policy, Protocol, Ticket, Traffic, Whose},
-    telemetry::request_log::{self, Outcome, RequestLog},
+    telemetry::request_log::{self, RequestLog},
 };
 
 /// What becomes of the connection.
@@ -49,6 +49,8 @@ pub(super) enum Next {
     Again,
     /// It is closed so that the client can read all that was sent.
     Close,
+    /// It is closed at once: the client sends nothing more, and has all its answer with the close.
+    CloseAtOnce,
     /// It is reset: the client has left, or what it has must not pass for whole.
     Reset,
     /// It has another protocol from now on.
@@ -62,7 +64,7 @@ pub(super) enum Forwarded {
     /// The client left before there was an answer.
     Left,
     /// The 101 is written. What the upstream sent behind its own comes along.
-    Switched(Wire, Bytes, Ticket),
+    Switched(Box<(Wire, Bytes, Ticket)>),
 }
 
 /// A request under way, beside what stands on the desk.
@@ -82,36 +84,54 @@ struct Passage<'a> {
 
 impl Http1 {
     /// Serves a request whose head has come.
-    pub(super) async fn transact(&mut self, desk: &mut Desk, request: RequestHead) -> Next {
+    pub(super) async fn transact(&mut self, desk: &mut Desk, request: &RequestHead) -> Next {
         let client = Rc::clone(&self.client);
         let serving = client.begin();
         desk.incoming.keep_head(request.length);
-        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
-        let asker = client.forwarding().asker(head.fields());
-        let target = match client.is_over_limit() {
-            true => Err(ProxyError::ConnectionLimitReached),
-            false => self.last.read(&request, head, client.forwarding(), &asker),
-        };
-        let (host, path) = if target.is_ok() { (self.last.host(), self.last.path()) } else { ("", "") };
-        let mut log = open(&client, &request, head, host, path, asker.address);
-        let forwarded = match target {
-            Ok(target) => {
-                let forwarded = self.forward(desk, &request, &target, &mut log).await;
-                forwarded.map_err(|error| (error, self.policy(desk, &target, &log)))
+        let (target, mut log) = match self.open(desk, request) {
+            (Ok(target), log) => (target, log),
+            // Boxed, as few requests need the room for it.
+            (Err(error), mut log) => {
+                return Box::pin(self.refuse(desk, Some(request), error, None, &mut log)).await;
             }
-            Err(error) => Err((error, None)),
         };
-        match forwarded {
+        match self.forward(desk, request, &target, &mut log).await {
             Ok(Forwarded::Answered(next)) => next,
             Ok(Forwarded::Left) => Next::Reset,
-            Ok(Forwarded::Switched(upstream, early, ticket)) => {
+            Ok(Forwarded::Switched(switched)) => {
+                let (upstream, early, ticket) = *switched;
                 // Nothing is switched to but what was asked for.
                 let asked = Head { octets: desk.incoming.head(), lines: &desk.lines }.values(Name::Upgrade).next();
                 let is_websocket = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(b"websocket"));
                 Next::Switched(Box::new(tunnel::Opening { upstream, early, is_websocket, ticket, log, serving }))
             }
-            Err((error, policy)) => self.refuse(desk, Some(&request), error, policy.as_deref(), &mut log).await,
+            Err(error) => {
+                let policy = self.policy(desk, &target, &log);
+                Box::pin(self.refuse(desk, Some(request), error, policy.as_deref(), &mut log)).await
+            }
         }
+    }
+
+    /// Opens the log of a request, and reads what it is for.
+    fn open(&mut self, desk: &Desk, request: &RequestHead) -> (Result<Target, ProxyError>, RequestLog) {
+        let Self { client, last, .. } = self;
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        let asker = client.forwarding().asker(head.fields());
+        let target = match client.is_over_limit() {
+            true => Err(ProxyError::ConnectionLimitReached),
+            false => last.read(request, head, client.forwarding(), &asker),
+        };
+        let mut log = client.worker.recorder.open(request_log::Head {
+            method: &request.method,
+            host: last.host(),
+            path: last.path(),
+            version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
+            client: asker.address,
+        });
+        if log.is_written() {
+            log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
+        }
+        (target, log)
     }
 
     /// Answers what is no request.
@@ -144,74 +164,88 @@ impl Http1 {
         log: &mut RequestLog,
     ) -> Result<Forwarded, ProxyError> {
         let client = Rc::clone(&self.client);
-        let Some(admitted) = self.admit(desk, target, None, &[], log).await else { return Ok(Forwarded::Left) };
-        let mut ticket = admitted?;
+        let mut ticket = match self.admit_at_once(desk, target, None, &[], log) {
+            Ok(ticket) => ticket,
+            // Boxed, as is whatever few requests need.
+            Err(hindrance) => match Box::pin(self.admit_past(hindrance, desk, target, None, &[], log)).await {
+                Some(admitted) => admitted?,
+                None => return Ok(Forwarded::Left),
+            },
+        };
         if !speaks_http1(&ticket) {
             return Box::pin(self.carry(desk, request, target, ticket, log)).await;
         }
         let mut passage = self.prepare(&client, desk, request, target, &ticket, log)?;
-        let mut attempts = Attempts::new(&request.method, None);
+        let mut attempts = Attempts::new(&request.method);
         loop {
-            let traffic = &ticket.policy().traffic;
-            passage.patience.follow(ticket.tenure());
-            let upstream = &client.worker.upstream;
-            let connection = match upstream.idle(ticket.endpoint(), attempts.reuse()) {
-                Some(idle) => Ok((idle, true)),
-                None => {
-                    let opened = upstream.open_http1(ticket.endpoint(), client.origin(target.client), traffic.connect);
-                    opened.await.map(|connection| (connection, false))
-                }
-            };
-            let failed = match connection {
-                Ok((connection, reused)) => {
-                    let within = attempts.within(traffic, passage.tracker.is_none());
-                    let mut relay = Relay {
-                        client: &client,
-                        stream: &mut self.stream,
-                        half_close: &mut self.half_close,
-                        upstream: connection.into_io(),
-                        desk,
-                        request,
-                        upload: &mut passage.upload,
-                        tracker: passage.tracker.as_deref(),
-                        interim: &mut passage.interim,
-                        upgrades: passage.upgrades,
-                        trailers: passage.trailers,
-                        refused: false,
-                        before: Before::default(),
-                    };
-                    let cause = match passage.patience.head(within, poll_fn(|cx| relay.poll_head(cx))).await {
-                        Ok(Ok(head)) => {
-                            let sampled = passage.sampled.take();
-                            return Ok(answer(relay, &passage.patience, head, ticket, sampled, log).await);
+            let failed = 'attempt: {
+                let (traffic, endpoint) = (&ticket.policy().traffic, ticket.endpoint());
+                passage.patience.follow(ticket.tenure());
+                let upstream = &client.worker.upstream;
+                let (upstream, reused) = match upstream.idle(endpoint, attempts.reuse()) {
+                    Some(idle) => (idle.into_io(), true),
+                    None => {
+                        let origin = client.origin(target.client);
+                        match upstream.open_http1(endpoint, origin, traffic.connect).await {
+                            Ok(opened) => (opened.into_io(), false),
+                            Err(error) => {
+                                let cause = Cause::Connect(error);
+                                let request = passage.again();
+                                break 'attempt Failed { cause, sent: false, reused: false, newest: 0, request };
+                            }
                         }
-                        Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
-                        Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
-                        Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
-                        Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
-                    };
-                    drop(relay);
-                    Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
-                }
-                Err(error) => Failed {
-                    cause: Cause::Connect(error),
-                    sent: false,
-                    reused: false,
-                    newest: 0,
-                    request: passage.again(),
-                },
+                    }
+                };
+                let within = attempts.within(traffic, passage.tracker.is_none());
+                let mut relay = Relay {
+                    client: &client,
+                    stream: &mut self.stream,
+                    half_close: &mut self.half_close,
+                    upstream,
+                    desk,
+                    tray: None,
+                    request,
+                    upload: &mut passage.upload,
+                    tracker: passage.tracker.as_deref(),
+                    interim: &mut passage.interim,
+                    upgrades: passage.upgrades,
+                    trailers: passage.trailers,
+                    refused: false,
+                    before: Before::default(),
+                    parting: false,
+                };
+                let patience = &passage.patience;
+                let cause = match patience.head(within, |cx| relay.poll_head(cx)).await {
+                    Ok(Ok(head)) => {
+                        let sampled = passage.sampled.take();
+                        let mut answering = Answering::begin(&mut relay, patience, &head, &ticket, sampled, log);
+                        let ended = poll_fn(|cx| relay.poll_rest(&mut answering.download, patience, cx)).await;
+                        return Ok(answering.end(relay, ended, ticket, log));
+                    }
+                    Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
+                    Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
+                    Ok(Err(Broken::Upstream(kind))) => Cause::Exchange(kind),
+                    Ok(Err(Broken::Impatience(whose))) | Err(whose) => Cause::Impatience(whose),
+                };
+                relay.put_back_tray();
+                drop(relay);
+                Failed { cause, sent: passage.upload.has_sent(), reused, newest: 0, request: passage.again() }
             };
             let (failure, again) = attempts.judge(failed, &ticket, &passage.patience, log);
             if again.is_none() {
                 return Err(failure);
             }
-            desk.answer.clear();
             // Whatever it may have to wait for, it waits for it outside of its pool.
             let whose = Some(ticket.whose());
             drop(ticket);
-            let admitted = self.admit(desk, target, whose, attempts.tried(), log).await;
-            let Some(admitted) = admitted else { return Ok(Forwarded::Left) };
-            ticket = admitted?;
+            let tried = attempts.tried();
+            ticket = match self.admit_at_once(desk, target, whose, tried, log) {
+                Ok(ticket) => ticket,
+                Err(hindrance) => match Box::pin(self.admit_past(hindrance, desk, target, whose, tried, log)).await {
+                    Some(admitted) => admitted?,
+                    None => return Ok(Forwarded::Left),
+                },
+            };
             if !speaks_http1(&ticket) {
                 // The configuration has changed meanwhile, and what is written is for another protocol.
                 return Err(failure);
@@ -219,9 +253,24 @@ impl Http1 {
         }
     }
 
-    /// Admits it. It may have to wait for that: `None` if its client left meanwhile.
-    async fn admit(
+    /// Admits it, if nothing hinders that.
+    fn admit_at_once(
+        &self,
+        desk: &Desk,
+        target: &Target,
+        whose: Option<Whose>,
+        tried: &[u64],
+        log: &mut RequestLog,
+    ) -> Result<Ticket, Hindrance> {
+        let head = Head { octets: desk.incoming.head(), lines: &desk.lines };
+        let visitor = Visitor { whose, ..visitor(&self.client, target, &self.last, &head, log) };
+        visitor.admit_at_once(tried, log)
+    }
+
+    /// Admits it past what hindered it. It may have to wait for that: `None` if its client left meanwhile.
+    async fn admit_past(
         &mut self,
+        hindrance: Hindrance,
         desk: &mut Desk,
         target: &Target,
         whose: Option<Whose>,
@@ -233,7 +282,7 @@ impl Http1 {
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
         let visitor = Visitor { whose, ..visitor(client, target, last, &head, log) };
-        let mut admission = pin!(visitor.admit(tried, log));
+        let mut admission = pin!(visitor.admit_past(hindrance, tried, log));
         poll_fn(|cx| match admission.as_mut().poll(cx) {
             Poll::Ready(admitted) => Poll::Ready(Some(admitted)),
             Poll::Pending => poll_gone(stream, &mut behind, half_close, client, cx).map(|()| None),
@@ -328,7 +377,7 @@ impl Http1 {
         log.ended(error.outcome(), error.label());
         let (parts, text) = error.into_parts(policy);
         log.answered(parts.status);
-        let reply = &mut desk.reply;
+        let reply = &mut desk.outgoing;
         reply.clear();
         write_status_line(reply, parts.status, b"");
         for (name, value) in &parts.headers {
@@ -346,7 +395,7 @@ impl Http1 {
             log.sent(text.len() as u64);
         }
         let ahead = self.half_close.as_mut().map_or(0, HalfClose::catch_up);
-        match self.write_all(&desk.reply[ahead..]).await {
+        match self.write_all(&desk.outgoing[ahead..]).await {
             Ok(()) if closes => Next::Close,
             Ok(()) => Next::Again,
             Err(_) => Next::Reset,
@@ -380,93 +429,6 @@ impl Passage<'_> {
     }
 }
 
-/// Makes the upstream's head the client's, and sees the rest through.
-async fn answer(
-    mut relay: Relay<'_>,
-    patience: &Patience,
-    head: ResponseHead,
-    ticket: Ticket,
-    mut sampled: Option<Box<Sampled>>,
-    log: &mut RequestLog,
-) -> Forwarded {
-    let (client, request) = (relay.client, relay.request);
-    log.answered(head.status);
-    attempts::note_answer(&ticket, head.status);
-    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    // What says neither its length nor where it ends, and what comes in chunks to whom knows none.
-    let unframed = matches!(head.framing, None | Some(Framing::Chunked));
-    let (chunked, until_close) = (unframed && !request.is_http_10, unframed && request.is_http_10);
-    let closes = !request.keep_alive || until_close || client.is_closing();
-    let mut download = Pump::new(head.framing, chunked, relay.trailers);
-    let Desk { answer, answer_lines, reply, .. } = &mut *relay.desk;
-    let octets = &answer.rest()[..head.length];
-    reply.clear();
-    let first = Some(0).filter(|_| !head.is_http_10 && !head.reason.is_empty());
-    if first.is_none() {
-        write_status_line(reply, head.status, &octets[head.reason.clone()]);
-    }
-    let told = Told {
-        chunked,
-        connection: match (closes, request.is_http_10) {
-            _ if switched => None,
-            (true, _) => Some("close"),
-            (false, true) => Some("keep-alive"),
-            (false, false) => None,
-        },
-        switched,
-        lengthless: matches!(head.status.as_u16(), 100..200 | 204),
-    };
-    let lines = Head { octets, lines: answer_lines };
-    // One that may never end says no length.
-    if unframed && headers::is_event_stream(lines.first("content-type")) {
-        patience.with_stream(&ticket);
-    }
-    headers::write_answer_lines(reply, lines, first, &ticket, &told);
-    if let Some(sampled) = &mut sampled {
-        sampled.answer_head(head.status, lines.to_map().unwrap_or_default());
-    }
-    download.let_hear(sampled);
-    answer.consume(head.length);
-    client.answers(match (chunked, until_close) {
-        (true, _) => Answer::InChunks,
-        (_, true) => Answer::UntilClose,
-        _ => Answer::Otherwise,
-    });
-    download.skip(relay.half_close.as_mut().map_or(0, HalfClose::catch_up));
-    *relay.interim = b"";
-
-    let rest = poll_fn(|cx| relay.poll_rest(&mut download, patience, cx)).await;
-    log.sent(download.moved());
-    if !switched {
-        log.received(relay.upload.moved());
-    }
-    client.answers(Answer::Otherwise);
-    let broken = match rest {
-        Ok(()) if switched => {
-            let early = Bytes::copy_from_slice(relay.desk.answer.rest());
-            return Forwarded::Switched(Wire::Socket(relay.upstream), early, ticket);
-        }
-        Ok(()) => {
-            let whole_upload = relay.upload.is_done(&relay.desk.outgoing) && !relay.refused;
-            let clean = head.keep_alive && !relay.before.doubtful && whole_upload && relay.desk.answer.is_empty();
-            log.ended(Outcome::Answered, "");
-            download.whole();
-            relay.desk.answer.clear();
-            if clean {
-                client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
-            }
-            let closes = closes || !whole_upload;
-            return Forwarded::Answered(if closes { Next::Close } else { Next::Again });
-        }
-        Err(broken) => broken,
-    };
-    let (outcome, reason) = broken.outcome();
-    log.ended(outcome, reason);
-    // An answer cut off without a sign of its own is reset, not seen out.
-    let resets = until_close || matches!(broken, Broken::Client);
-    Forwarded::Answered(if resets { Next::Reset } else { Next::Close })
-}
-
 fn visitor<'a>(
     client: &'a Client,
     target: &Target,
@@ -475,32 +437,11 @@ fn visitor<'a>(
     log: &RequestLog,
 ) -> Visitor<'a> {
     let (host, path, arrived) = (last.host(), last.path(), log.began());
-    Visitor { client, address: target.client, host, path, fields: head, arrived, whose: None }
+    Visitor { client, address: target.client, secure: target.secure, host, path, fields: head, arrived, whose: None }
 }
 
 fn speaks_http1(ticket: &Ticket) -> bool {
     ticket.endpoint().destination().transport.protocol == Protocol::Http1
-}
-
-fn open(
-    client: &Client,
-    request: &RequestHead,
-    head: Head<'_>,
-    host: &str,
-    path: &str,
-    asker: Option<IpAddr>,
-) -> RequestLog {
-    let mut log = client.worker.recorder.open(request_log::Head {
-        method: &request.method,
-        host,
-        path,
-        version: if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 },
-        client: asker,
-    });
-    if log.is_written() {
-        log.described(head.values(Name::UserAgent).next(), head.values(Name::Referer).next());
-    }
-    log
 }
 
 fn identify(log: &mut RequestLog, head: Head<'_>, made: Option<&RequestId>) {

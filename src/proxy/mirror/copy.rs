@@ -141,7 +141,7 @@ impl Copied {
             uri: self.uri.clone(),
             authority: self.authority.clone(),
             fields,
-            lines: Lines { forwarded: Rc::clone(&self.lines), request_id: None },
+            lines: Lines { forwarded: self.lines.clone(), request_id: None },
             framing: Framing::Empty,
             body: Replay::new(UploadBody::Empty),
             ask: None,

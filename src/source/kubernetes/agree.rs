@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::{
     Objects, Targets,
     call::{Call, Failed, Object},
-    commands::{Commander, Home, hash, last_flip, told_of},
+    commands::{Commander, Home, NUDGE, hash, last_flip, told_of},
     events::Notice,
     objects::HASH,
     settle::{self, Move, Ours, Situation, TRIES},
@@ -78,6 +78,8 @@ struct Memory {
     /// Whether it was ordered here, and which was told from here at once.
     ours: bool,
     told: Option<Timestamp>,
+    /// When the controller was last given something to look at.
+    heard: Option<Instant>,
     /// Whether the cluster has come to agree with it.
     agreed: bool,
     /// Whether the deadline of a ReplicaSet is not ours to put off.
@@ -235,6 +237,7 @@ impl Party {
                 if !self.may_drive(told.as_ref()) {
                     return Ok(Some(SOON));
                 }
+                self.memory.heard = None;
                 for call in &calls {
                     self.send(call, "the cluster is brought to agree with a rollback").await?;
                 }
@@ -251,7 +254,10 @@ impl Party {
                 }
                 Ok(Some(Duration::ZERO))
             }
-            Move::Wait => Ok(Some(self.patience(told.as_ref()))),
+            Move::Wait => {
+                self.nudge_if_it_hangs(told.as_ref()).await?;
+                Ok(Some(self.patience(told.as_ref())))
+            }
             Move::Stuck(why) => {
                 if self.alarm(Some(why.clone())) {
                     warn!(app = %self.app, why, "the cluster does not agree with a rollback");
@@ -261,6 +267,19 @@ impl Party {
             }
             Move::GiveWay(to, why) => Ok(Some(self.give_way(to, why).await)),
         }
+    }
+
+    /// Where the cluster is on its way and does not move, its controller may have missed what was sent last.
+    async fn nudge_if_it_hangs(&mut self, told: Option<&Returned>) -> Result<(), Failed> {
+        let since = *self.memory.heard.get_or_insert_with(Instant::now);
+        if told.is_none() || since.elapsed() < NUDGE || !self.may_drive(told) {
+            return Ok(());
+        }
+        if let Some(home) = self.commander.home(&self.app).await? {
+            self.commander.nudge(&home).await;
+        }
+        self.memory.heard = Some(Instant::now());
+        Ok(())
     }
 
     /// The override ends: nothing is left to return to.

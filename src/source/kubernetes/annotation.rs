@@ -39,8 +39,8 @@ pub fn write(returned: &Returned) -> String {
 }
 
 /// The rollback that an annotation's value tells of. One that leads from a revision to itself takes the one before it
-/// back: whoever obeyed that returns to what the cluster has active. No later one would be obeyed after one from the far future, so such
-/// a one is refused.
+/// back: whoever obeyed that returns to what the cluster has active. After one from the far future no later one would be
+/// obeyed, so such a one is refused.
 pub fn read(value: &str, now: Timestamp) -> Result<Returned, Unreadable> {
     if value.len() > LARGEST {
         return Err(Unreadable(format!("it is longer than {LARGEST} octets")));

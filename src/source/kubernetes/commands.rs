@@ -33,6 +33,10 @@ use crate::switch::{
 const LOOK: Duration = Duration::from_millis(250);
 /// The least between two looks.
 const BREATH: Duration = Duration::from_millis(20);
+/// How long what was sent may be without effect before the controller is made to look at the Rollout again.
+pub(super) const NUDGE: Duration = Duration::from_secs(2);
+/// The annotation that is written for that; its value says nothing.
+const NUDGED: &str = "tealgate.dev/nudged";
 /// How often one errand may send before something must be wrong.
 const SENDS: usize = 12;
 /// How much may stand by to be said; what is more goes unsaid.
@@ -113,6 +117,14 @@ impl Commander {
             _ => None,
         };
         Ok((replica_set, held))
+    }
+
+    /// Makes the controller look again. It puts what it has written itself into its own copy of the Rollout, which can cover
+    /// a change that came in between, so that it never sees that (seen with v1.9); any other change makes it read both.
+    pub(super) async fn nudge(&self, home: &Home) {
+        let body = json!({"metadata": {"annotations": {NUDGED: Timestamp::now().to_string()}}});
+        // What was asked for stands in the Rollout: the next try, or any other event, does as well.
+        self.server.send(&Call::merge(Object::rollout(&home.namespace, &home.rollout), body)).await.ok();
     }
 
     async fn carry_out(&self, petition: Petition) -> Result<Receipt, Refusal> {
@@ -460,6 +472,7 @@ impl<'a> Errand<'a> {
         over: impl Fn() -> bool,
     ) -> Result<Option<Seen>, Refusal> {
         let mut viewer = self.commander.viewer.clone();
+        let mut heard = Instant::now();
         while !over() {
             let hangs = match self.commander.look(&self.home).await {
                 Ok(seen) => match decide(&seen, &self.sent) {
@@ -471,6 +484,7 @@ impl<'a> Errand<'a> {
                     }
                     Next::Send(calls) => {
                         self.send(calls).await?;
+                        heard = Instant::now();
                         tokio::time::sleep(BREATH).await;
                         continue;
                     }
@@ -482,6 +496,10 @@ impl<'a> Errand<'a> {
             };
             if Instant::now() >= self.deadline || self.petition.dry_run {
                 return Err(self.too_late(&hangs));
+            }
+            if !self.sent.is_empty() && heard.elapsed() >= NUDGE {
+                self.commander.nudge(&self.home).await;
+                heard = Instant::now();
             }
             let look = (Instant::now() + LOOK).min(self.deadline);
             while !over() {

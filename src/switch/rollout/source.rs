@@ -26,8 +26,10 @@ impl Rollout {
     pub(in super::super) fn first(app: AppName, wanted: Wanted, now: Timestamp) -> Self {
         let held = |revision: &Revision| Held { revision: revision.clone(), since: now };
         let preview = wanted.preview.clone().filter(|preview| *preview != wanted.active);
-        let known =
-            |(revision, endpoints)| (revision, Known { endpoints, labels: BTreeMap::new(), origin: Origin::Source });
+        let known = |(revision, endpoints)| {
+            let (endpoints, labels) = (Arc::new(endpoints), BTreeMap::new());
+            (revision, Known { endpoints, labels, origin: Origin::Source })
+        };
         let kept = Kept {
             app,
             generation: Generation(1),

@@ -2,6 +2,7 @@
 //! requests, whatever else goes on.
 
 mod hold;
+mod many;
 mod sight;
 
 use std::{

@@ -49,6 +49,7 @@ impl Bed {
         let (node, controllers) = (Node::start(plane.admin.clone()), start_controllers(&plane));
         let mut bed = Self { node, controllers, argo: start_argo(&plane), plane };
         bed.apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } })).await;
+        bed.apply(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node" } })).await;
         patiently("the controllers to begin", async || {
             bed.controllers.assert_running();
             bed.argo.assert_running();

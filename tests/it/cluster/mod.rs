@@ -12,10 +12,22 @@ mod plane;
 mod program;
 mod rollout;
 
+// The proxy before it, and load.
+mod follower;
+
 // What is asked of Argo Rollouts.
 mod commands;
 // The testbed itself.
 mod proven;
+
+// How soon live traffic follows the Service, beside a peer.
+mod flip;
+// What breaks, and what is deleted.
+mod chaos;
+// What it may do in the cluster.
+mod rights;
+// First deploy, updates, promotions, rollbacks, aborts.
+mod life;
 
 use std::time::Duration;
 

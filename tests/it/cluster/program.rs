@@ -13,7 +13,9 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// So much of the end of a log is shown.
-const SHOWN: usize = 6_000;
+const SHOWN: usize = 3_000;
+/// Where the logs of the last failed test are kept.
+const KEPT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cluster");
 
 /// A program and how it is started.
 pub struct Program {
@@ -77,7 +79,9 @@ impl Drop for Program {
         if thread::panicking() {
             let log = fs::read(&self.log).unwrap_or_default();
             let end = String::from_utf8_lossy(&log[log.len().saturating_sub(SHOWN)..]).into_owned();
-            eprintln!("--- the end of {}'s log\n{end}", self.name);
+            eprintln!("--- the end of {}'s log; the whole is in {KEPT}\n{end}", self.name);
+            let kept = Path::new(KEPT).join(format!("{}.log", self.name));
+            fs::create_dir_all(KEPT).and_then(|()| fs::copy(&self.log, kept)).ok();
         }
     }
 }

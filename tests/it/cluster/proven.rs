@@ -1,4 +1,4 @@
-//! The testbed does what a cluster does, no proxy near it.
+//! The testbed does what a cluster does, and what Argo Rollouts does that one would not think, no proxy near it.
 
 use super::bed::{Bed, Shop};
 use crate::support::client::{Client, Protocol};
@@ -32,4 +32,20 @@ async fn the_testbed_lives_through_an_update() {
         }
     }
     assert_eq!((bed.node.begun(&v1), bed.node.begun(&v2)), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real cluster: tests/cluster/run"]
+async fn a_retry_while_the_candidate_still_stands_is_a_promotion_that_nobody_approved() {
+    let bed = Bed::start().await;
+    let shop = bed.deploy(&Shop::new()).await;
+    shop.settles_on("shop:v1").await;
+    shop.set_image("shop:v2").await;
+    let v2 = shop.offers("shop:v2").await;
+    shop.verb("abort").await;
+    shop.is("Degraded").await;
+    // The aborted ReplicaSet has a scale-down deadline, and what has one is taken for a rollback.
+    shop.retry().await;
+    shop.service_selects("shop-active", &v2).await;
+    shop.settles_on("shop:v2").await;
 }

@@ -1,7 +1,7 @@
 //! One Rollout with its Services and ReplicaSets: what the cluster says of it, waited for by watching, and the real plugin
 //! to drive it.
 
-use std::{fmt::Debug, path::PathBuf, process::Output};
+use std::{fmt::Debug, path::PathBuf, process::Output, time::Duration};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::{
@@ -88,7 +88,7 @@ impl Rollout {
                 if let Some(hash) = found.and_then(|set| set.labels().get(HASH)) {
                     return hash.clone();
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
         .await
@@ -119,6 +119,25 @@ impl Rollout {
     /// Promotes, aborts and so on: a verb of the real plugin.
     pub async fn verb(&self, verb: &str) {
         self.plugin(&[verb, &self.name]).await;
+        self.touch_soon();
+    }
+
+    /// Takes an aborted update up again.
+    pub async fn retry(&self) {
+        self.plugin(&["retry", "rollout", &self.name]).await;
+        self.touch_soon();
+    }
+
+    /// The controller puts what it has just written into its own memory, and with that may lose sight of what somebody
+    /// else has written since, until the Rollout changes once more. People are slower than that; these tests are not.
+    fn touch_soon(&self) {
+        let (api, name) = (self.api.clone(), self.name.clone());
+        let touch =
+            Patch::Merge(json!({ "metadata": { "annotations": { "touched": fastrand::u64(..).to_string() } } }));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            api.patch(&name, &PatchParams::default(), &touch).await.ok();
+        });
     }
 
     /// Runs the real plugin, which must be content.
@@ -137,13 +156,13 @@ where
     K: Resource + Clone + Debug + Send + Serialize + DeserializeOwned + 'static,
 {
     let mut seen = None;
-    let found = tokio::time::timeout(std::time::Duration::from_secs(120), async {
+    let found = tokio::time::timeout(Duration::from_secs(120), async {
         let mut objects = Box::pin(watch_object(api.clone(), name));
         while let Some(object) = objects.next().await {
             match object {
                 Ok(object) if holds(object.as_ref()) => return object,
                 Ok(object) => seen = object,
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
         unreachable!("a watch has no end")
