@@ -272,7 +272,10 @@ impl Party {
     /// Where the cluster is on its way and does not move, its controller may have missed what was sent last.
     async fn nudge_if_it_hangs(&mut self, told: Option<&Returned>) -> Result<(), Failed> {
         let since = *self.memory.heard.get_or_insert_with(Instant::now);
-        if told.is_none() || since.elapsed() < NUDGE || !self.may_drive(told) {
+        // Where the rollback could not be obeyed here, it is not for us to hurry.
+        let obeyed =
+            told.zip(self.commander.board(&self.app)).is_some_and(|(told, board)| *board.rollout.active() == told.to);
+        if !obeyed || since.elapsed() < NUDGE || !self.may_drive(told) {
             return Ok(());
         }
         if let Some(home) = self.commander.home(&self.app).await? {
