@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::{
     Objects, Targets,
     call::{Call, Failed, Object},
-    commands::{Commander, Home, NUDGE, hash, last_flip, told_of},
+    commands::{Commander, Home, NUDGE, Told, hash, last_flip, told_of},
     events::Notice,
     objects::HASH,
     settle::{self, Move, Ours, Situation, TRIES},
@@ -117,15 +117,26 @@ impl Party {
         match self.look_and_move(&board).await {
             Ok(wait) => {
                 self.memory.failures = 0;
+                self.report(Told::Nothing);
                 wait
             }
             // Somebody else was faster: perhaps with the very same.
             Err(Failed::Changed) => Some(SOON),
             Err(failed) => {
                 self.memory.failures += 1;
+                self.report(Told::NotYet(failed.clone().refusal().detail));
                 Some(self.fail(failed))
             }
         }
+    }
+
+    /// Lets whoever waits know what became of telling of the last flip; a better word takes the place of `NotYet` alone.
+    fn report(&self, told: Told) {
+        let Some(flip) = self.memory.flip else { return };
+        self.commander.telling.send_if_modified(|all| match all.get(&self.app) {
+            Some((last, before)) if *last == flip && !matches!(before, Told::NotYet(_)) => false,
+            _ => all.insert(self.app.clone(), (flip, told.clone())) != Some((flip, told)),
+        });
     }
 
     /// The rollback stands whatever the cluster says: it is tried until it works.
@@ -161,7 +172,9 @@ impl Party {
             None => None,
         };
         let service = service.or_else(|| hash(seen.active()));
-        let (replica_set, held) = match told.as_ref().filter(|told| service.as_ref() != Some(&told.to)) {
+        let differs =
+            |told: &&Returned| service.as_ref() != Some(&told.to) || seen.status.current == told.from.as_str();
+        let (replica_set, held) = match told.as_ref().filter(differs) {
             Some(told) => self.commander.templates(&seen, told.to.as_str()).await?,
             None => (None, None),
         };
@@ -198,8 +211,10 @@ impl Party {
         }
         self.memory.told = Some(at);
         self.memory.ours = true;
-        let told = Returned { to, from, at, by, reason };
-        self.send(&settle::announce(Object::rollout(&home.namespace, &home.rollout), &told), TELLING).await
+        let told = Returned { to, from, at, by, reason, released: false };
+        self.send(&settle::announce(Object::rollout(&home.namespace, &home.rollout), &told), TELLING).await?;
+        self.report(Told::Written);
+        Ok(())
     }
 
     /// The hash in a Service's selector.
@@ -217,6 +232,7 @@ impl Party {
             Move::Announce(call) => {
                 self.memory.ours = true;
                 self.send(&call, TELLING).await?;
+                self.report(Told::Written);
                 Ok(Some(Duration::ZERO))
             }
             Move::Forget(call) => {
@@ -232,6 +248,12 @@ impl Party {
                     self.commander.notices.try_send(Notice::agreed(&self.app, &told)).ok();
                 }
                 Ok(Some(LINGERING))
+            }
+            Move::Release(call) => {
+                if self.may_drive(told.as_ref()) {
+                    self.send(&call, "a rollback holds no longer against whoever approves in the cluster").await?;
+                }
+                Ok(Some(SOON))
             }
             Move::Push(calls) => {
                 if !self.may_drive(told.as_ref()) {

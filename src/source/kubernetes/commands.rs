@@ -5,7 +5,7 @@
 //!
 //! Only the Rollout is written, what holds its template, and a ReplicaSet's deadline; never a Service.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{Timestamp, ToSpan as _, Unit};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
+use tracing::warn;
 
 use super::{
     Objects, Targets,
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::switch::{
     Action, Answer, AppBoard, AppName, Ask, Authorities, Command, Control, GateState, Note, Order, Petition, Receipt,
-    Refusal, RefusalCode, Returned, Revision, Viewer,
+    Refusal, RefusalCode, Returned, Revision, Telling, Viewer,
 };
 
 /// How long after a look the Rollout is looked at again, unless something tells sooner.
@@ -37,6 +38,8 @@ const BREATH: Duration = Duration::from_millis(20);
 pub(super) const NUDGE: Duration = Duration::from_secs(2);
 /// The annotation that is written for that; its value says nothing.
 const NUDGED: &str = "tealgate.dev/nudged";
+/// How long the answer to a rollback waits for the other replicas to be told.
+const TELLING: Duration = Duration::from_millis(250);
 /// How often one errand may send before something must be wrong.
 const SENDS: usize = 12;
 /// How much may stand by to be said; what is more goes unsaid.
@@ -59,6 +62,19 @@ pub struct Commander {
     pub(super) viewer: Viewer,
     /// What is to be said on the Rollout.
     pub(super) notices: mpsc::Sender<Notice>,
+    /// What became of telling the other replicas, by the time of the flip.
+    pub(super) telling: watch::Sender<BTreeMap<AppName, (Timestamp, Told)>>,
+}
+
+/// What became of telling the other replicas of a flip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It is in the Rollout's annotation.
+    Written,
+    /// There is nothing to tell.
+    Nothing,
+    /// This came in the way.
+    NotYet(String),
 }
 
 /// What stands by to be said on the Rollouts, and to whom it is handed.
@@ -74,7 +90,8 @@ impl Commander {
 
     pub(super) fn by(server: Server, control: Control, viewer: Viewer) -> (Self, Desk) {
         let (notices, said) = mpsc::channel(NOTICES);
-        (Self { server: Arc::new(server), control, viewer, notices }, Desk { notices: said })
+        let telling = watch::Sender::default();
+        (Self { server: Arc::new(server), control, viewer, notices, telling }, Desk { notices: said })
     }
 
     /// Sees to it that the cluster agrees with every rollback, and says what was done as Events on the Rollouts; for as
@@ -101,15 +118,20 @@ impl Commander {
         Seen::of(self.server.get(&Object::rollout(&home.namespace, &home.rollout)).await?)
     }
 
-    /// The ReplicaSet of a revision, and, where another object holds the Rollout's template, that.
-    pub(super) async fn templates(&self, seen: &Seen, hash: &str) -> Result<(Option<Value>, Option<Value>), Failed> {
+    /// The ReplicaSet of a revision.
+    async fn replica_set(&self, seen: &Seen, hash: &str) -> Result<Option<Value>, Failed> {
         let all = self.server.replica_sets(seen.namespace(), &format!("{HASH}={hash}")).await?;
         let uid = seen.rollout.uid();
         let owned = |set: &Value| {
             let owners = set.pointer("/metadata/ownerReferences").and_then(Value::as_array);
             owners.into_iter().flatten().any(|owner| owner["uid"] == uid && owner["controller"] == true)
         };
-        let replica_set = all.into_iter().find(owned);
+        Ok(all.into_iter().find(owned))
+    }
+
+    /// The ReplicaSet of a revision, and, where another object holds the Rollout's template, that.
+    pub(super) async fn templates(&self, seen: &Seen, hash: &str) -> Result<(Option<Value>, Option<Value>), Failed> {
+        let replica_set = self.replica_set(seen, hash).await?;
         let held = match &seen.rollout.spec.workload_ref {
             Some(reference) if reference.kind == "Deployment" => {
                 Some(self.server.get(&Object::deployment(seen.namespace(), &reference.name)).await?)
@@ -127,6 +149,40 @@ impl Commander {
         self.server.send(&Call::merge(Object::rollout(&home.namespace, &home.rollout), body)).await.ok();
     }
 
+    /// Waits until `agree` has told the other replicas, and for the echo: what the API server has sent to our watch it has
+    /// sent to those of the others as well, and may go away. What is not told by then is told later.
+    async fn is_told(&self, rollback: &Receipt) -> Option<String> {
+        let app: AppName = rollback.app.parse().ok()?;
+        let target = self.server.targets().borrow().apps.get(&app).cloned()?;
+        if !matches!(target.objects, Objects::Rollout(_)) {
+            return None;
+        }
+        let (at, patience) = (rollback.published_at, Instant::now() + TELLING);
+        let mut telling = self.telling.subscribe();
+        let looked = telling.wait_for(|all| all.get(&app).is_some_and(|(flip, _)| *flip >= at));
+        let told = match tokio::time::timeout_at(patience, looked).await {
+            Ok(Ok(all)) => all[&app].1.clone(),
+            Ok(Err(_)) | Err(_) => Told::NotYet(format!("no answer within {} ms", TELLING.as_millis())),
+        };
+        match told {
+            Told::Written => {
+                let mut viewer = self.viewer.clone();
+                let echoed = || self.board(&app)?.rollout.returned().map(|told| told.at >= at);
+                let echo = async { while echoed() != Some(true) && viewer.changed().await {} };
+                tokio::time::timeout_at(patience, echo).await.ok();
+                None
+            }
+            Told::Nothing => None,
+            Told::NotYet(why) => {
+                warn!(%app, why, "the rollback holds here; the other replicas could not be told yet");
+                Some(format!(
+                    "the rollback holds here, but other replicas could not be told yet: {why}; they follow as soon as they \
+                     can be, or ask each of them"
+                ))
+            }
+        }
+    }
+
     async fn carry_out(&self, petition: Petition) -> Result<Receipt, Refusal> {
         let (app, action, by, dry_run) =
             (petition.app.clone(), petition.ask.action(), petition.by.clone(), petition.dry_run);
@@ -142,7 +198,7 @@ impl Commander {
         match errand.petition.ask.clone() {
             Ask::Promote { revision, skip_gates } => errand.promote(revision, skip_gates).await,
             Ask::Abort => errand.abort().await,
-            Ask::Retry => errand.retry().await,
+            Ask::Retry { skip_gates } => errand.retry(skip_gates).await,
             Ask::Reject => errand.reject().await,
             Ask::Pause => errand.pause(true).await,
             Ask::Unpause => errand.pause(false).await,
@@ -154,6 +210,10 @@ impl Commander {
 impl Authorities for Commander {
     fn ask(&self, petition: Petition) -> Answer<'_> {
         Box::pin(self.carry_out(petition))
+    }
+
+    fn told<'a>(&'a self, rollback: &'a Receipt) -> Telling<'a> {
+        Box::pin(self.is_told(rollback))
     }
 }
 
@@ -271,6 +331,8 @@ impl<'a> Errand<'a> {
         let command = Command::Rollback { to: Some(target) };
         let order = Order { app, command, by, reason, if_generation: None, dry_run };
         let mut receipt = self.commander.control.submit(order).await?;
+        let untold = if dry_run { None } else { self.commander.is_told(&receipt).await };
+        receipt.warnings.extend(untold);
         receipt
             .warnings
             .push("the cluster had it active; the rollback that kept it from live traffic is taken back".into());
@@ -326,7 +388,14 @@ impl<'a> Errand<'a> {
         self.commander.control.submit(Order { app, command, by, reason, if_generation: None, dry_run }).await.ok()
     }
 
-    async fn retry(mut self) -> Result<Receipt, Refusal> {
+    async fn retry(mut self, skip_gates: bool) -> Result<Receipt, Refusal> {
+        let seen = self.until(|seen, _| decide::given_up(seen)).await?;
+        let replica_set = self.commander.replica_set(&seen, &seen.status.current).await.map_err(Failed::refusal)?;
+        match decide::retry_promotes(&seen, replica_set.as_ref()) {
+            Some(refusal) if !skip_gates => return Err(refusal),
+            Some(refusal) => self.warnings.push(refusal.detail),
+            None => {}
+        }
         let seen = self.until(|seen, sent| decide::retry(seen, !sent.is_empty())).await?;
         self.done(Action::Retry, hash(&seen.status.stable), hash(&seen.status.current)).await
     }
@@ -426,7 +495,7 @@ impl<'a> Errand<'a> {
             return Err(refusal(RefusalCode::NoPrevious, detail, "there is nothing to keep"));
         };
         let seen = self.look().await?;
-        let (replica_set, _) = self.commander.templates(&seen, previous.as_str()).await.map_err(Failed::refusal)?;
+        let replica_set = self.commander.replica_set(&seen, previous.as_str()).await.map_err(Failed::refusal)?;
         let name = replica_set.as_ref().and_then(|set| set.pointer("/metadata/name")).and_then(Value::as_str);
         let Some((set, name)) = replica_set.as_ref().zip(name) else {
             let detail = format!("the ReplicaSet of {previous} is gone");

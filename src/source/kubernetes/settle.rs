@@ -73,6 +73,8 @@ pub(super) enum Move {
     Forget(Call),
     /// The two agree; that is taken back later.
     Linger,
+    /// Tell all replicas that the cluster may go back, since it asks a person first.
+    Release(Call),
     /// Have the cluster go on towards it.
     Push(Vec<Call>),
     /// Keep what was returned to from being scaled down.
@@ -89,18 +91,15 @@ pub(super) fn decide(s: &Situation<'_>) -> Move {
     let Some(service) = &s.service else { return Move::Wait };
     if let Some(ours) = s.ours.as_ref().filter(|ours| is_news(s, service, ours)) {
         let Ours { at, by, reason } = ours.clone();
-        let told = Returned { to: s.active.clone(), from: service.clone(), at, by, reason };
+        let told = Returned { to: s.active.clone(), from: service.clone(), at, by, reason, released: false };
         return Move::Announce(announce(s.seen.object(), &told));
     }
     let Some(told) = &s.told else { return Move::Rest };
     if *service == told.to {
-        return match s.known_for < TOLD_FOR {
-            true => Move::Linger,
-            false => Move::Forget(forget(s.seen)),
-        };
+        return agreed(s, told);
     }
-    if *service != told.from {
-        // Something else was promoted since.
+    if *service != told.from || told.released {
+        // Something else was promoted since, or a person has approved the same.
         return Move::Forget(forget(s.seen));
     }
     if s.active != told.to {
@@ -108,6 +107,19 @@ pub(super) fn decide(s: &Situation<'_>) -> Move {
         return Move::Wait;
     }
     settle(s, told)
+}
+
+/// The cluster has active what was returned to. Its controller may promote again what was returned from without asking
+/// anybody; where it has stopped to ask, whoever approves means it.
+fn agreed(s: &Situation<'_>, told: &Returned) -> Move {
+    let (seen, is_back) = (s.seen, s.seen.status.current == told.from.as_str());
+    let asks = is_back && seen.is_observed() && seen.is_paused() && seen.waits_for_a_person();
+    match () {
+        () if s.known_for >= TOLD_FOR => Move::Forget(forget(seen)),
+        () if asks && !told.released => Move::Release(release(seen, told)),
+        () if asks => Move::Stuck(offered_again(s, told)),
+        () => Move::Linger,
+    }
 }
 
 /// Whether the rollback is one that the replicas have not been told of.
@@ -191,6 +203,13 @@ pub(super) fn announce(rollout: Object, told: &Returned) -> Call {
     Call::merge(rollout, json!({"metadata": {"annotations": annotations}}))
 }
 
+/// Tells that the cluster may go back, if nothing has changed meanwhile.
+fn release(seen: &Seen, told: &Returned) -> Call {
+    let annotations = json!({annotation::RETURNED: annotation::write(&Returned { released: true, ..told.clone() })});
+    let body = json!({"metadata": {"resourceVersion": seen.version(), "annotations": annotations}});
+    Call::merge(seen.object(), body)
+}
+
 /// Takes that back, if nothing has changed meanwhile.
 pub(super) fn forget(seen: &Seen) -> Call {
     let annotations = json!({annotation::RETURNED: null, TRIES: null});
@@ -234,15 +253,36 @@ fn extension(s: &Situation<'_>) -> Option<Call> {
 /// What to do where something puts the template back to what was returned from.
 fn stronger(s: &Situation<'_>, told: &Returned) -> String {
     let Returned { to, from, .. } = told;
+    format!(
+        "live traffic was returned from {from} to {to} and stays there, but {} has put the template of {from} back {} times: \
+         go back to {} in Git; to end the rollback instead, promote {from}",
+        healer(s),
+        s.tries,
+        with_images(s, to)
+    )
+}
+
+/// The same, where that is no more than an offer.
+fn offered_again(s: &Situation<'_>, told: &Returned) -> String {
+    let Returned { to, from, by, .. } = told;
+    format!(
+        "{from}, which {by} rolled back from, waits for its promotion again, since {} has put its template back: go back to \
+         {} in Git; or promote {from}, if it is to be",
+        healer(s),
+        with_images(s, to)
+    )
+}
+
+fn healer(s: &Situation<'_>) -> &'static str {
+    if s.seen.is_kept_by_git() { "Argo CD" } else { "something (GitOps?)" }
+}
+
+/// What is returned to, as whoever reads Git knows it.
+fn with_images(s: &Situation<'_>, to: &Revision) -> String {
     let containers = s.replica_set.and_then(|set| set.pointer("/spec/template/spec/containers"));
     let images = containers.and_then(Value::as_array).into_iter().flatten().filter_map(|each| each["image"].as_str());
     let images: Vec<_> = images.collect();
-    let (who, times) = (if s.seen.is_kept_by_git() { "Argo CD" } else { "something (GitOps?)" }, s.tries);
-    format!(
-        "live traffic was returned from {from} to {to} and stays there, but {who} has put the template of {from} back \
-         {times} times: go back to {} in Git; to end the rollback instead, promote {from}",
-        if images.is_empty() { to.to_string() } else { format!("{to} ({})", images.join(", ")) }
-    )
+    if images.is_empty() { to.to_string() } else { format!("{to} ({})", images.join(", ")) }
 }
 
 #[cfg(test)]

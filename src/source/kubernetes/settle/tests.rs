@@ -41,7 +41,8 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn told() -> Returned {
-    Returned { to: revision("h1"), from: revision("h2"), at: at(0), by: "ann".into(), reason: "errors".into() }
+    let (by, reason) = ("ann".into(), "errors".into());
+    Returned { to: revision("h1"), from: revision("h2"), at: at(0), by, reason, released: false }
 }
 
 fn ours(second: i64) -> Ours {
@@ -243,6 +244,33 @@ fn what_is_settled_or_overtaken_is_taken_back() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn what_waits_for_a_person_again_is_released_and_told_what_to_do() {
+    let offered = || {
+        Case { service: Some("h1"), ..case() }.changed(json!({"status": {
+            "stableRS": "h1", "blueGreen": {"activeSelector": "h1"}, "controllerPause": true,
+            "pauseConditions": [{"reason": "BlueGreenPause", "startTime": "2026-01-01T00:00:00Z"}],
+        }}))
+    };
+    match offered().next() {
+        Move::Release(call) => {
+            assert_eq!(call.body["metadata"]["resourceVersion"], "100");
+            let value = call.body["metadata"]["annotations"][annotation::RETURNED].as_str().unwrap();
+            assert_eq!(annotation::read(value, at(60)).unwrap(), Returned { released: true, ..told() });
+        }
+        other => panic!("{other:?}"),
+    }
+    let released = || Some(Returned { released: true, ..told() });
+    let why = stuck(Case { told: released(), ..offered() }.next());
+    assert!(why.contains("in Git") && why.contains("v1") && why.contains("promote h2"), "{why}");
+    // Approved: that is meant.
+    assert!(matches!(Case { told: released(), active: "h2", ours: None, ..case() }.next(), Move::Forget(_)));
+    // What the controller promotes by itself asks nobody.
+    let by_itself = json!({"spec": {"strategy": {"blueGreen": {"autoPromotionEnabled": true}}}});
+    assert_eq!(offered().changed(by_itself).next(), Move::Linger);
+    assert!(matches!(Case { after: 901, told: released(), ..offered() }.next(), Move::Forget(_)));
 }
 
 #[test]
