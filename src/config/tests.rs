@@ -127,6 +127,7 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "host",
             "key",
             "kubeconfig",
+            "kubernetes_auth",
             "max_body",
             "max_in_flight",
             "min_version",

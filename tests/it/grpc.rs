@@ -369,11 +369,11 @@ async fn a_call_that_goes_on_leaves_as_its_apps_policy_says_and_may_call_again()
             "drain" => {
                 assert_eq!(told(unanswered).await.0, 14, "the deadline is past");
                 let (octets, status) = ending(&mut body).await;
-                assert_eq!((octets % 15, &*status.as_bytes()), (0, &b"14"[..]), "{policy}");
+                assert_eq!((octets % 15, status.as_bytes()), (0, &b"14"[..]), "{policy}");
             }
             _ => {
                 let (octets, status) = ending(&mut body).await;
-                assert_eq!((octets % 15, &*status.as_bytes()), (0, &b"14"[..]), "{policy}");
+                assert_eq!((octets % 15, status.as_bytes()), (0, &b"14"[..]), "{policy}");
                 assert_eq!(proxy.status().await["draining"][0]["inFlight"], 1, "what has no answer is no stream");
                 drop((asking, unanswered));
             }

@@ -314,7 +314,7 @@ mod tests {
             let watch = Watch::new(Goal::PreviewReady, Meant::Image(image.to_owned()));
             assert_eq!(judged(watch, &states), [None, Some(0)], "{image}");
         }
-        for image in ["shop", "shop:gree", "green", "shop:green@sha256:blue", "sha256:gree"] {
+        for image in ["shop", "shop:gree", "green", "shop:green@sha256:teal", "sha256:gree"] {
             let watch = Watch::new(Goal::PreviewReady, Meant::Image(image.to_owned()));
             assert_eq!(judged(watch, &states), [None, None], "{image}");
         }

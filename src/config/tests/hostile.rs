@@ -58,7 +58,7 @@ fn an_alias_bomb_is_refused_soon() {
         writeln!(bomb, "      a{n}: &a{n} [{aliases}]").unwrap();
     }
     let told = told(parsed(&bomb));
-    assert_eq!(told, ["7:34: the aliases in this file stand for too much"]);
+    assert_eq!(told, ["7:41: the aliases in this file stand for too much"]);
 }
 
 /// One edit of a text.

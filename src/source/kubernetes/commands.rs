@@ -32,6 +32,10 @@ use crate::switch::{
 const LOOK: Duration = Duration::from_millis(250);
 /// The least between two looks.
 const BREATH: Duration = Duration::from_millis(20);
+/// How long what was sent may be without effect before the controller is made to look at the Rollout again.
+const NUDGE: Duration = Duration::from_secs(2);
+/// The annotation that is written for that; its value says nothing.
+const NUDGED: &str = "tealgate.dev/nudged";
 /// How often one errand may send before something must be wrong.
 const SENDS: usize = 12;
 /// How much may stand by to be said; what is more goes unsaid.
@@ -451,6 +455,7 @@ impl<'a> Errand<'a> {
         over: impl Fn() -> bool,
     ) -> Result<Option<Seen>, Refusal> {
         let mut viewer = self.commander.viewer.clone();
+        let mut heard = Instant::now();
         while !over() {
             let hangs = match self.commander.look(&self.home).await {
                 Ok(seen) => match decide(&seen, &self.sent) {
@@ -462,6 +467,7 @@ impl<'a> Errand<'a> {
                     }
                     Next::Send(calls) => {
                         self.send(calls).await?;
+                        heard = Instant::now();
                         tokio::time::sleep(BREATH).await;
                         continue;
                     }
@@ -474,6 +480,10 @@ impl<'a> Errand<'a> {
             if Instant::now() >= self.deadline || self.petition.dry_run {
                 return Err(self.too_late(&hangs));
             }
+            if !self.sent.is_empty() && heard.elapsed() >= NUDGE {
+                self.nudge().await;
+                heard = Instant::now();
+            }
             let look = (Instant::now() + LOOK).min(self.deadline);
             while !over() {
                 match tokio::time::timeout_at(look, viewer.changed()).await {
@@ -484,6 +494,16 @@ impl<'a> Errand<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Makes the controller look again. It puts what it has written itself into its own copy of the Rollout, which can cover
+    /// a change that came in between, so that it never sees that (seen with v1.9); any other change makes it read both.
+    async fn nudge(&self) {
+        let Home { namespace, rollout } = &self.home;
+        let now = Timestamp::now().to_string();
+        let body = json!({"metadata": {"annotations": {NUDGED: now}}});
+        // What was asked for stands in the Rollout: the next try, or any other event, does as well.
+        self.commander.server.send(&Call::merge(Object::rollout(namespace, rollout), body)).await.ok();
     }
 
     /// Sends these. What was changed by somebody else meanwhile is left for the next look to decide.

@@ -109,9 +109,9 @@ mod tests {
                 "spec": {
                     "containers": [{"name": "web", "image": "shop:v1", "aFieldOfTomorrow": {"x": 1}}],
                     "affinity": {"podAntiAffinity": {
-                        "requiredDuringSchedulingIgnoredDuringExecution": [injected.clone()],
+                        "requiredDuringSchedulingIgnoredDuringExecution": [injected],
                         "preferredDuringSchedulingIgnoredDuringExecution": [
-                            {"weight": 1, "podAffinityTerm": own.clone()}, {"weight": 2, "podAffinityTerm": injected},
+                            {"weight": 1, "podAffinityTerm": own}, {"weight": 2, "podAffinityTerm": injected},
                         ],
                     }},
                 },

@@ -20,6 +20,12 @@ mod commands;
 // The testbed itself.
 mod proven;
 
+// How soon live traffic follows the Service, beside a peer.
+mod flip;
+// What breaks, and what is deleted.
+mod chaos;
+// What it may do in the cluster.
+mod rights;
 // First deploy, updates, promotions, rollbacks, aborts.
 mod life;
 

@@ -16,7 +16,7 @@ impl Scene {
         let (fake, followed) = (Fake::paused(), Following::start().await);
         let commander = followed.commander(&fake);
         let mut viewer = followed.viewer.clone();
-        while !viewer.board().apps.get(&shop()).is_some_and(|app| app.status().preview.is_some_and(|p| p.ready == 1)) {
+        while viewer.board().apps.get(&shop()).is_none_or(|app| app.status().preview.is_none_or(|p| p.ready != 1)) {
             viewer.changed().await;
         }
         Self { fake, followed, commander }

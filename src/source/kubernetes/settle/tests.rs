@@ -177,7 +177,7 @@ fn after_a_full_promotion_the_template_is_put_back_counted_and_then_promoted_in_
 #[test]
 fn while_it_is_judged_an_abort_is_enough_unless_the_controller_hangs() {
     let judged = json!({"status": {"stableRS": "h1"}});
-    assert!(pushed(case().changed(judged.clone()).next())[0].contains(r#""abort":true"#));
+    assert!(pushed(case().changed(judged).next())[0].contains(r#""abort":true"#));
     let aborted = json!({"status": {"stableRS": "h1", "abort": true}});
     assert_eq!(case().changed(aborted.clone()).next(), Move::Wait);
     let hangs = Case { after: 25, ..case() }.changed(aborted);
@@ -239,7 +239,7 @@ fn what_is_settled_or_overtaken_is_taken_back() {
     let overtaken = Case { service: Some("h3"), active: "h3", ours: None, ..case() };
     match overtaken.next() {
         Move::Forget(call, false) => {
-            assert_eq!(call.body["metadata"]["annotations"][annotation::RETURNED], Value::Null)
+            assert_eq!(call.body["metadata"]["annotations"][annotation::RETURNED], Value::Null);
         }
         other => panic!("{other:?}"),
     }
