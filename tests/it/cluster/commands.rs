@@ -166,6 +166,17 @@ async fn a_promotion_waits_for_a_smaller_preview_to_grow() {
     assert_eq!(proxy.status().await["active"]["ready"], 2);
 }
 
+/// Waits until the proxy says what to do in Git, or says it no more; live traffic stays with this hash.
+async fn says_what_to_do_in_git(proxy: &Proxy, says: bool, active: &str) {
+    patiently("the proxy to say what is to be done in Git, or no more", async || {
+        let status = proxy.status().await;
+        assert_eq!(status["active"]["revision"], active);
+        status["message"].as_str().is_some_and(|message| message.contains("in Git")) == says
+    })
+    .await;
+    println!("{}", proxy.status().await["message"]);
+}
+
 /// v2 was promoted and rolled back from, and whoever changes the template has it put back to v2, until that is dropped; the
 /// proxy has said what to do.
 async fn healing(bed: &Bed) -> (Rollout, Proxy, String, String, AbortOnDropHandle<()>) {
@@ -183,13 +194,7 @@ async fn healing(bed: &Bed) -> (Rollout, Proxy, String, String, AbortOnDropHandl
         }
     }));
     asked(&proxy, "rollback", json!({ "reason": "errors" })).await;
-    patiently("the proxy to say what to do in Git", async || {
-        let status = proxy.status().await;
-        assert_eq!(status["active"]["revision"], v1.as_str());
-        status["message"].as_str().is_some_and(|message| message.contains("in Git"))
-    })
-    .await;
-    println!("{}", proxy.status().await["message"]);
+    says_what_to_do_in_git(&proxy, true, &v1).await;
     (rollout, proxy, v1, v2, healing)
 }
 
@@ -202,12 +207,7 @@ async fn git_that_heals_itself_does_not_bring_back_what_was_rolled_back() {
     // Git follows: the two agree.
     rollout.set_image("shop:v1").await;
     rollout.service_selects("shop-active", &v1).await;
-    patiently("the alarm to end", async || {
-        let status = proxy.status().await;
-        assert_eq!(status["active"]["revision"], v1.as_str());
-        !status["message"].as_str().unwrap_or_default().contains("in Git")
-    })
-    .await;
+    says_what_to_do_in_git(&proxy, false, &v1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,12 +218,7 @@ async fn what_git_brings_back_is_promoted_by_whoever_asks_us_for_it() {
     let receipt = asked(&proxy, "promote", json!({ "revision": v2, "reason": "it was not the cause" })).await;
     assert_eq!(receipt["to"], v2.as_str(), "{receipt:#}");
     rollout.settles_on("shop:v2").await;
-    patiently("the alarm to end", async || {
-        let status = proxy.status().await;
-        assert_eq!(status["active"]["revision"], v2.as_str());
-        !status["message"].as_str().unwrap_or_default().contains("in Git")
-    })
-    .await;
+    says_what_to_do_in_git(&proxy, false, &v2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -242,13 +237,7 @@ async fn what_was_rolled_back_and_waits_for_approval_again_is_promoted_by_the_pl
     patiently("the Pods of v2 to go", async || rollout.pods_of(&v2).await.is_empty()).await;
     rollout.set_image("shop:v2").await;
     assert_eq!(rollout.offers("shop:v2").await, v2);
-    patiently("the proxy to say what to do in Git", async || {
-        let status = proxy.status().await;
-        assert_eq!(status["active"]["revision"], v1.as_str());
-        status["message"].as_str().is_some_and(|message| message.contains("in Git"))
-    })
-    .await;
-    println!("{}", proxy.status().await["message"]);
+    says_what_to_do_in_git(&proxy, true, &v1).await;
     is_ready(&proxy, &v2).await;
     rollout.verb("promote").await;
     serves(&proxy, &v2).await;
