@@ -203,6 +203,8 @@ async fn route(state: &State, request: Request<Incoming>) -> Response<Body> {
     let (colour, path) = (state.colour, uri.path());
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u16>().ok());
     match path {
+        // Outside suites ask for nothing but the root.
+        "/" if request.headers().contains_key(header::SEC_WEBSOCKET_KEY) => web_socket(request),
         "/" => Response::new(full(colour)),
         "/healthz" => status(if state.unhealthy.load(SeqCst) { 503 } else { 200 }),
         "/slow" => {
