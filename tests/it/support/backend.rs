@@ -222,6 +222,11 @@ async fn route(state: &State, request: Request<Incoming>) -> Response<Body> {
             with(Response::new(body), header::CONTENT_TYPE, "text/event-stream")
         }
         "/echo" => echo(request),
+        // Its colour, when it has heard all.
+        "/heard" => match request.into_body().collect().await {
+            Ok(_) => Response::new(full(colour)),
+            Err(_) => status(400),
+        },
         "/ws" => web_socket(request),
         "/hang" => future::pending().await,
         // The head and the first piece leave while the second is pending.
