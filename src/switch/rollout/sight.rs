@@ -43,6 +43,11 @@ impl Rollout {
         Self { authority, ..Self::of(kept, policy) }
     }
 
+    /// Whether nothing has ever been seen of it, so that it serves nobody.
+    pub fn is_unseen(&self) -> bool {
+        self.active().as_str() == NOT_SEEN && self.authority != Authority::Tealgate
+    }
+
     /// The state after the configuration has spoken of an app whose roles it does not say.
     pub(in super::super) fn treat(&self, authority: Authority, policy: Arc<Policy>, now: Timestamp) -> Step {
         // The same again stays the same object: by that it is known that nothing has changed.

@@ -14,7 +14,7 @@ metadata:
   {{- end }}
 spec:
   serviceAccountName: {{ include "tealgate.serviceAccount" . }}
-  automountServiceAccountToken: {{ or (include "tealgate.namespaces" . | fromJson | empty | not) .Values.rbac.tokenReview }}
+  automountServiceAccountToken: {{ or (include "tealgate.namespaces" . | fromJson | empty | not) (include "tealgate.asksCluster" . | empty | not) }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "tealgate.gracePeriod" . }}
   securityContext:
@@ -121,7 +121,7 @@ spec:
         capabilities: { drop: [ALL] }
       volumeMounts:
         - { name: config, mountPath: /etc/tealgate, readOnly: true }
-        {{- if .Values.admin.enabled }}
+        {{- if include "tealgate.hasTokens" . }}
         - { name: tokens, mountPath: /etc/tealgate-tokens, readOnly: true }
         {{- end }}
         {{- if .Values.listeners.liveTls.enabled }}
@@ -138,7 +138,7 @@ spec:
     # Mounted whole, not by subPath: so changes arrive.
     - name: config
       configMap: { name: {{ include "tealgate.fullname" . }} }
-    {{- if .Values.admin.enabled }}
+    {{- if include "tealgate.hasTokens" . }}
     - name: tokens
       secret: { secretName: {{ include "tealgate.tokensSecret" . }}, items: [{ key: tokens.yaml, path: tokens.yaml }] }
     {{- end }}
