@@ -78,6 +78,9 @@ pub(super) struct Kept {
     /// When the last rollback was ordered that came from another replica: none is obeyed twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     returned_at: Option<Timestamp>,
+    /// The revision the source has gone back to, and is not followed to, since a rollback from it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    withheld: Option<Revision>,
 }
 
 /// A flip that somebody has asked another authority for.
@@ -339,7 +342,7 @@ impl Rollout {
         }
         // Wherever it goes, all of live traffic goes there.
         self.kept.weight = None;
-        self.kept.wish = None;
+        (self.kept.wish, self.kept.withheld) = (None, None);
         self.gates_since = None;
         self.kept.generation = self.kept.generation.next();
         std::mem::replace(&mut self.kept.active, Held { revision: to, since: now }).revision
