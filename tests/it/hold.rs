@@ -286,6 +286,24 @@ async fn users_of_the_candidate_are_held_as_well_and_testers_of_it_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_goes_where_the_weight_has_him_go_when_he_is_let_in() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    for (weight, colour) in [("100%", "green"), ("0%", "blue")] {
+        done(&proxy, "hold", json!({ "maxAge": "60s" })).await;
+        let pending = Protocol::ALL.map(|protocol| asked(protocol, &proxy, "/"));
+        held(&proxy, pending.len() as u64).await;
+        done(&proxy, "weight", json!({ "weight": weight })).await;
+        held(&proxy, pending.len() as u64).await;
+        assert!(pending.iter().all(|user| !user.is_finished()), "a weight lets nobody in");
+        done(&proxy, "resume", json!({})).await;
+        for user in pending {
+            assert_eq!(within("an answer", user).await.expect("it ends well").colour(), colour, "{weight}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_waits_outside_of_the_pool_that_is_being_emptied() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let by_hand = ByHand::listen().await;

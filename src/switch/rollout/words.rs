@@ -78,7 +78,11 @@ impl Rollout {
             (Phase::Promoted, _) => match &self.kept.previous {
                 Some(previous) => {
                     let until = previous.until.strftime("%H:%M:%SZ");
-                    format!("{active} is promoted; {} is kept until {until} for a rollback", previous.revision)
+                    let kept = match self.authority {
+                        Authority::ArgoRollouts => format!("is there for a rollback; to be taken down at {until}"),
+                        _ => format!("is kept until {until} for a rollback"),
+                    };
+                    format!("{active} is promoted; {} {kept}", previous.revision)
                 }
                 None => format!("{active} is promoted"),
             },

@@ -180,6 +180,24 @@ fn the_authority_says_how_long_the_previous_revision_is_kept() {
 }
 
 #[test]
+fn a_rollback_is_possible_as_long_as_the_previous_revision_is_seen_to_live() {
+    let mut life = Life::promoted();
+    let due = Sighting {
+        previous: Some(rev("h1")),
+        previous_until: Some(at(life.now + 30)),
+        ..sighting("h2", "h2", &["h1", "h2"])
+    };
+    life.sights(due.clone());
+    // Nobody has come to take it down: neither silence nor a look at it changes that.
+    life.waits(3600);
+    assert_eq!(life.rollout.deadline(), None, "there is nothing to wake up for");
+    life.sights(due);
+    life.is(Phase::Promoted, "h2", None, Some("h1"), 3);
+    life.rolls_back().expect("its endpoints live");
+    life.is(Phase::Aborted, "h1", Some("h2"), None, 4);
+}
+
+#[test]
 fn what_its_authority_decides_is_refused_and_a_rollback_is_not() {
     let mut life = Life::promoted();
     assert_eq!(life.promotes(), Err(RefusalCode::OtherAuthority));
