@@ -138,7 +138,7 @@ class Pods(Test):
         [container] = pod(things)["containers"]
         paths = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
         ready, live = {"path": "/readyz", "port": "health"}, {"path": "/livez", "port": "health"}
-        self.assertEqual(paths, {"startupProbe": ready, "readinessProbe": ready, "livenessProbe": live})
+        self.assertEqual(paths, {"startupProbe": live, "readinessProbe": ready, "livenessProbe": live})
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         file = yaml.safe_load(configuration(things.values()))
         self.assertEqual(file["health"]["bind"], f"0.0.0.0:{ports['health']}")

@@ -92,8 +92,9 @@ spec:
         - { name: admin, containerPort: {{ .Values.admin.port }} }
         {{- end }}
         - { name: health, containerPort: 7181 }
+      # It runs also where the cluster cannot be asked yet: to start it anew would help nobody.
       startupProbe:
-        httpGet: { path: /readyz, port: health }
+        httpGet: { path: /livez, port: health }
         periodSeconds: 1
         failureThreshold: 60
       readinessProbe:
