@@ -267,7 +267,9 @@ async fn users_of_the_candidate_are_held_as_well_and_testers_of_it_are_not() {
     .await;
     let before = proxy.status().await["hold"]["waiting"].as_u64().expect("a count");
     let pending = Protocol::ALL.map(|protocol| asked(protocol, &proxy, "/"));
-    held(&proxy, before + pending.len() as u64).await;
+    // Also those of the load's that were still on their way.
+    let at_least = before + pending.len() as u64;
+    eventually("they are held", async || proxy.status().await["hold"]["waiting"].as_u64() >= Some(at_least)).await;
     for protocol in Protocol::ALL {
         let mut tester = Client::connect(protocol, proxy.preview).await.expect("it accepts");
         assert_eq!(within("green", tester.get("/")).await.expect("an answer").colour(), "green");
