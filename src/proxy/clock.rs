@@ -212,6 +212,13 @@ impl Timer {
         slot.due = due.filter(|_| slot.is_final);
     }
 
+    /// Makes it as good as new.
+    pub(super) fn renew(&self) {
+        let slot = &mut self.clock.slots.borrow_mut()[self.key];
+        // The waker is mostly that of whoever has the timer next.
+        *slot = Slot { waker: slot.waker.take(), ..Slot::default() };
+    }
+
     pub(super) fn key(&self) -> TimerKey {
         TimerKey(self.key)
     }

@@ -54,9 +54,10 @@ pub(super) async fn serve(client: Rc<Client>, arrival: Box<Arrival>) {
     timer.set(None);
     let (stream, may_come) = match is_h2 {
         true => (Box::pin(http2(&client, stream, desk)).await, CONNECTION_WINDOW as usize),
-        false => (http1::serve(&client, stream, desk).await, usize::MAX),
+        false => (http1::serve(&client, stream, desk, timer).await, usize::MAX),
     };
     if let Some(stream) = stream {
+        let timer = client.clock().timer();
         timer.set_within(LINGER);
         drop(timer.guard(Box::pin(linger(stream, may_come))).await);
     }
