@@ -3,8 +3,9 @@
 //! ([`headers`](super::headers)), bodies go through a [`pump`], and [`relay`] turns all wheels. What is read and written is
 //! the pure codec's affair ([`h1`](super::h1)).
 //!
-//! The memory a request needs is a [`Desk`], which its worker lends: a connection at rest has none, not even for reading. It
-//! borrows one when octets have come, and gives it back when there were none.
+//! The memory a request needs is a [`Desk`], and that of its answer a [`Tray`], which its worker lends: a connection at rest has
+//! none, not even for reading, and one that waits for its upstream no tray. It borrows one when octets have come, and gives
+//! it back when there were none.
 
 mod answer;
 mod carry;
