@@ -2,7 +2,12 @@
 //! interval, and each change of verdict goes to the switch. A new endpoint's first probe settles its first verdict, so
 //! that a start is ready at once; from then on `rise` and `fall` probes in a row change it.
 
-use std::{collections::HashMap, fmt, io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt, io,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -17,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     connector::{ConnectError, Connector, Socket},
-    switch::{Address, AppName, Board, Destination, Feed, HealthCheck, Protocol, Revision, Viewer},
+    switch::{Address, AppBoard, AppName, Destination, Feed, Follower, HealthCheck, Protocol, Revision, Viewer},
 };
 
 /// How many probes may be under way at once.
@@ -36,68 +41,81 @@ const HEAD_SIZE: usize = 16 * 1024;
 const USER_AGENT: &str = concat!("tealgate-health/", env!("CARGO_PKG_VERSION"));
 
 /// Probes whatever the board shows, until the switch stops.
-pub async fn run(mut viewer: Viewer, feed: Feed, connector: Connector) {
-    let mut probes = Probes { running: HashMap::new(), slots: Arc::new(Semaphore::new(AT_ONCE)), feed, connector };
+pub async fn run(viewer: Viewer, feed: Feed, connector: Connector) {
+    let mut probes = Probes { running: BTreeMap::new(), slots: Arc::new(Semaphore::new(AT_ONCE)), feed, connector };
+    let mut follower = viewer.follow();
     loop {
-        probes.follow(&viewer.board());
-        if !viewer.changed().await {
+        probes.follow(&mut follower);
+        if !follower.changed().await {
             return;
         }
     }
 }
 
-/// The probes under way, by the endpoint's id.
+/// The probes under way.
 struct Probes {
-    running: HashMap<u64, Running>,
+    running: BTreeMap<AppName, Running>,
     slots: Arc<Semaphore>,
     feed: Feed,
     connector: Connector,
 }
 
+/// Those of one app.
 struct Running {
     check: watch::Sender<HealthCheck>,
-    /// Ends the probing when it is dropped.
-    _task: AbortOnDropHandle<()>,
+    /// By the endpoint's id. A probing ends when its handle is dropped.
+    tasks: HashMap<u64, AbortOnDropHandle<()>>,
 }
 
 impl Probes {
     /// Starts what is new on the board, ends what has left it, and tells the rest when their policy has changed.
-    fn follow(&mut self, board: &Board) {
-        let mut before = std::mem::take(&mut self.running);
+    fn follow(&mut self, follower: &mut Follower) {
+        let (board, names) = follower.news(|| self.running.keys().cloned().collect());
         let mut started = 0;
-        for (app, state) in &board.apps {
-            let check = &state.policy.health;
-            for (revision, endpoint) in
-                state.pools.iter().flat_map(|(r, pool)| pool.endpoints().iter().map(move |e| (r, e)))
-            {
-                let running = before.remove(&endpoint.id()).unwrap_or_else(|| {
-                    let target = Target {
-                        app: app.clone(),
-                        revision: revision.clone(),
-                        destination: endpoint.destination().clone(),
-                        connector: self.connector.clone(),
-                    };
-                    started += 1;
-                    self.start(target, check.clone(), APART.saturating_mul(started).min(check.interval))
-                });
-                running.check.send_if_modified(|told| {
-                    let news = told != check;
-                    if news {
-                        told.clone_from(check);
-                    }
-                    news
-                });
-                self.running.insert(endpoint.id(), running);
+        for name in names {
+            let before = self.running.remove(&name);
+            if let Some(state) = board.apps.get(&name) {
+                let running = self.of_app(&name, state, before, &mut started);
+                self.running.insert(name, running);
             }
         }
     }
 
+    /// The probes of one app, given those of before; counts those that are new.
+    fn of_app(&self, app: &AppName, state: &AppBoard, before: Option<Running>, started: &mut u32) -> Running {
+        let check = &state.policy.health;
+        let new = || Running { check: watch::Sender::new(check.clone()), tasks: HashMap::new() };
+        let Running { check: told, tasks: mut before } = before.unwrap_or_else(new);
+        told.send_if_modified(|told| {
+            let news = told != check;
+            if news {
+                told.clone_from(check);
+            }
+            news
+        });
+        let endpoints = state.pools.iter().flat_map(|(r, pool)| pool.endpoints().iter().map(move |e| (r, e)));
+        let tasks = endpoints.map(|(revision, endpoint)| {
+            let task = before.remove(&endpoint.id()).unwrap_or_else(|| {
+                let target = Target {
+                    app: app.clone(),
+                    revision: revision.clone(),
+                    destination: endpoint.destination().clone(),
+                    connector: self.connector.clone(),
+                };
+                *started += 1;
+                self.start(target, told.subscribe(), APART.saturating_mul(*started).min(check.interval))
+            });
+            (endpoint.id(), task)
+        });
+        let tasks = tasks.collect();
+        Running { check: told, tasks }
+    }
+
     /// Begins to probe within `spread`.
-    fn start(&self, target: Target, check: HealthCheck, spread: Duration) -> Running {
+    fn start(&self, target: Target, told: watch::Receiver<HealthCheck>, spread: Duration) -> AbortOnDropHandle<()> {
         let first = Instant::now() + spread.mul_f64(fastrand::f64());
-        let (check, told) = watch::channel(check);
         let probing = target.probe_on(told, first, Arc::clone(&self.slots), self.feed.clone());
-        Running { check, _task: AbortOnDropHandle::new(tokio::spawn(probing)) }
+        AbortOnDropHandle::new(tokio::spawn(probing))
     }
 }
 
@@ -122,7 +140,8 @@ impl Target {
             let check = told.borrow_and_update().clone();
             let Ok(slot) = slots.acquire().await else { return };
             next = Instant::now() + jittered(&check);
-            let found = probe(&self.connector, &self.destination, &check).await;
+            // On the heap, so that an endpoint that is not being probed does not take the room for it.
+            let found = Box::pin(probe(&self.connector, &self.destination, &check)).await;
             drop(slot);
             if let Some(healthy) = verdict.note(found.is_ok(), &check) {
                 self.tell(&found);
@@ -286,7 +305,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::switch::{Desired, EndpointSpec, Health, Matching, Policy, Switch, SwitchOptions, Wanted};
+    use crate::switch::{Board, Desired, EndpointSpec, Health, Matching, Policy, Switch, SwitchOptions, Wanted};
 
     fn to(address: SocketAddr) -> Destination {
         Destination { address: address.into(), name: None, transport: Arc::default() }
@@ -406,7 +425,7 @@ mod tests {
             preview: None,
             policy: Arc::new(Policy { health: check, ..Policy::default() }),
         };
-        Desired { apps: [("shop".parse().unwrap(), wanted)].into() }
+        Desired { apps: [("shop".parse().unwrap(), wanted)].into(), ..Desired::default() }
     }
 
     fn switch() -> Switch {
@@ -458,13 +477,16 @@ mod tests {
     async fn what_is_on_the_board_is_probed_and_nothing_else() {
         let Switch { feed, viewer, .. } = switch();
         let slots = Arc::new(Semaphore::new(0));
-        let mut probes = Probes { running: HashMap::new(), slots, feed: feed.clone(), connector: Connector::default() };
+        let (running, connector) = (BTreeMap::new(), Connector::default());
+        let mut probes = Probes { running, slots, feed: feed.clone(), connector };
+        let mut follower = viewer.follow();
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let mut rounds = Vec::new();
         for ports in [[1, 2], [2, 3], [3, 1]] {
             feed.desired(desired(&ports.map(address), HealthCheck::default())).await.unwrap();
-            probes.follow(&viewer.board());
-            rounds.push(probes.running.keys().copied().collect::<BTreeSet<_>>());
+            probes.follow(&mut follower);
+            let tasks = probes.running.values().flat_map(|running| running.tasks.keys());
+            rounds.push(tasks.copied().collect::<BTreeSet<_>>());
         }
         assert_eq!(rounds.iter().map(BTreeSet::len).collect::<Vec<_>>(), [2, 2, 2]);
         assert_eq!(rounds[0].intersection(&rounds[1]).count(), 1, "the one that stays goes on");

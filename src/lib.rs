@@ -5,7 +5,7 @@
 //! # The map
 //!
 //! ```text
-//! main → cli → server → { admin, source, health, lookout, proxy } → { connector, telemetry } → switch   config → the options of each
+//! main → cli → server → { admin, source, health, lookout, smoke, proxy } → { connector, telemetry } → switch   config → the options of each
 //! ```
 //!
 //! | Module | Is |
@@ -13,9 +13,10 @@
 //! | [`switch`] | the core: what is active, who may change it, how it is seen. Knows neither HTTP nor Kubernetes |
 //! | [`proxy`] | the data plane: a thread per core, each with its own sockets, connections and counters |
 //! | [`admin`] | the admin API and the health listener |
-//! | [`source`] | where desired state comes from: the configuration file, watched |
+//! | [`source`] | where desired state comes from: the configuration file, and clusters, watched |
 //! | [`health`] | active probes of every endpoint that may have to take traffic |
 //! | [`lookout`] | what the workers saw of endpoints: whom to eject, who is warm |
+//! | [`smoke`] | smoke tests of candidates, sent through the proxy itself |
 //! | [`connector`] | how an endpoint is reached, by requests and by probes alike |
 //! | [`telemetry`] | metrics, the access log, the program's own log |
 //! | [`config`] | the one YAML file: parsed, checked, explained |
@@ -24,7 +25,7 @@
 //!
 //! # Life of a request
 //!
-//! A worker accepts it on a socket of its own; our own engine reads it on HTTP/1, hyper on HTTP/2; [`switch::Reader::admit`]
+//! A worker accepts it on a socket of its own; our own engine reads it on HTTP/1, the `h2` crate on HTTP/2; [`switch::Reader::admit`]
 //! reads one snapshot, counts the request in and hands out a [`switch::Ticket`] that names pool and endpoint; its head is
 //! edited, sent, and the answer read; ticket and log record go with the answer, and close when it ends or is dropped.
 //! [`proxy`] tells it in full.
@@ -49,6 +50,7 @@ pub mod health;
 pub mod lookout;
 pub mod proxy;
 pub mod server;
+pub mod smoke;
 pub mod source;
 pub mod switch;
 pub mod telemetry;

@@ -22,9 +22,10 @@ use crate::{
     config::{Config, ConfigErrors},
     connector::{Connector, TrustError},
     health, lookout,
-    proxy::{DataPlane, ListenError},
-    source::{self, FileWatch},
-    switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
+    proxy::{Candidate, DataPlane, ListenError},
+    smoke,
+    source::{self, FileWatch, Targets},
+    switch::{Applied, Authorities, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
 
@@ -94,6 +95,8 @@ struct Running {
     data_plane: DataPlane,
     connector: Connector,
     feed: Feed,
+    /// What is followed in a cluster.
+    targets: watch::Sender<Targets>,
     metrics: Arc<Metrics>,
     tokens: Option<Arc<Tokens>>,
     log: OnceLock<telemetry::Handle>,
@@ -135,6 +138,14 @@ impl Server {
         tasks.spawn(looking_up);
         tasks.spawn(health::run(switch.viewer.clone(), switch.feed.clone(), connector.clone()));
         tasks.spawn(lookout::run(switch.viewer.clone(), switch.feed.clone()));
+        let entry = data_plane.entry();
+        let open = Arc::new(move |app, revision| entry.open(Candidate { app, revision }));
+        tasks.spawn(smoke::run(switch.viewer.clone(), switch.feed.clone(), open));
+        let targets = watch::Sender::new(config.kubernetes.clone());
+        #[cfg(feature = "kubernetes")]
+        let (authorities, review) = follow_clusters(&mut tasks, &targets, &switch);
+        #[cfg(not(feature = "kubernetes"))]
+        let (authorities, review) = (None, None);
 
         let tokens = config.admin.tokens.as_deref().map(Tokens::load).transpose()?.map(Arc::new);
         let (health, admin_options) = (config.health, config.admin.clone());
@@ -142,6 +153,7 @@ impl Server {
             data_plane,
             connector: connector.clone(),
             feed: switch.feed,
+            targets,
             metrics: Arc::clone(&metrics),
             tokens: tokens.clone(),
             log: OnceLock::new(),
@@ -152,9 +164,11 @@ impl Server {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
+            authorities,
             mirrors: metrics.mirrors(),
             reload: reload_call(&running),
             tokens,
+            review: review.filter(|_| admin_options.kubernetes_auth),
             version: admin::api::Version::of_this_build(),
         };
         let admin = AdminServer::start(&admin_options, api).await?;
@@ -203,6 +217,46 @@ impl Server {
         }
         cut
     }
+}
+
+/// Follows what the targets name, and gives the powers to ask there: for what people want of a rollout, and about callers.
+#[cfg(feature = "kubernetes")]
+fn follow_clusters(
+    tasks: &mut JoinSet<()>,
+    targets: &watch::Sender<Targets>,
+    switch: &Switch,
+) -> (Option<Arc<dyn Authorities>>, Option<admin::Review>) {
+    use source::kubernetes::{Alarms, Commander, follow};
+
+    let alarms = watch::Sender::new(Alarms::new());
+    tasks.spawn(follow(targets.subscribe(), alarms.subscribe(), switch.feed.clone()));
+    let (commander, desk) = Commander::new(targets.subscribe(), switch.control.clone(), switch.viewer.clone());
+    tasks.spawn(commander.clone().attend(desk, alarms));
+    let reviewer = commander.clone();
+    let review: admin::Review = Arc::new(move |token| Box::pin(vouched(reviewer.clone(), token)));
+    (Some(Arc::new(commander)), Some(review))
+}
+
+/// What the cluster says of a token, as the admin API has it.
+#[cfg(feature = "kubernetes")]
+async fn vouched(
+    commander: source::kubernetes::Commander,
+    token: String,
+) -> Result<admin::Reviewed, admin::NotReviewed> {
+    use source::kubernetes::{Level, Vouched};
+
+    let Vouched { name, level, apps } =
+        commander.vouch(token).await.map_err(admin::NotReviewed::Away)?.ok_or(admin::NotReviewed::Unknown)?;
+    let role = match level {
+        Some(Level::View) => admin::api::Role::Viewer,
+        Some(Level::Act) => admin::api::Role::Operator,
+        Some(Level::Manage) => admin::api::Role::Admin,
+        None => {
+            let hint = "grant get, update or manage on apps of tealgate.dev".to_owned();
+            return Err(admin::NotReviewed::Powerless { name, hint });
+        }
+    };
+    Ok(admin::Reviewed { name, role, apps })
 }
 
 async fn start_switch(config: &Config) -> anyhow::Result<Switch> {
@@ -299,6 +353,7 @@ impl Running {
         self.metrics.listeners(bound.iter().map(|bound| bound.name.as_str()));
         self.connector.adopt(prepared);
         let applied = self.feed.desired(config.desired.clone()).await.ok_or(NotReloaded::Stopping)?;
+        self.targets.send_replace(config.kubernetes.clone());
         if let Some(log) = self.log.get() {
             log.set_level(config.log.level);
         }

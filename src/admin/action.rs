@@ -25,7 +25,7 @@ use super::{
     caller::Caller,
     problem::Error,
 };
-use crate::switch::{AppName, Command, Order};
+use crate::switch::{AppName, Ask, Command, Order, Petition};
 
 /// The most octets a body may have.
 pub(super) const MAX_BODY: usize = 64 * 1024;
@@ -96,6 +96,25 @@ impl Terms {
 
     /// The order, once the body's part is known.
     pub(super) fn order(&self, command: Command, reason: &str, if_generation: Option<u64>) -> Result<Order, Error> {
+        let (reason, if_generation) = self.checked(reason, if_generation)?;
+        let (app, by, dry_run) = (self.app.clone(), self.caller.name().to_owned(), self.dry_run);
+        Ok(Order { app, command, by, reason, if_generation, dry_run })
+    }
+
+    /// The same, where it is for the app's authority to carry it out.
+    pub(super) fn petition(
+        &self,
+        ask: Ask,
+        reason: &str,
+        if_generation: Option<u64>,
+        within: Duration,
+    ) -> Result<Petition, Error> {
+        let (reason, if_generation) = self.checked(reason, if_generation)?;
+        let (app, by, dry_run) = (self.app.clone(), self.caller.name().to_owned(), self.dry_run);
+        Ok(Petition { app, ask, by, reason, if_generation, dry_run, within })
+    }
+
+    fn checked(&self, reason: &str, if_generation: Option<u64>) -> Result<(String, Option<u64>), Error> {
         if reason.chars().count() > MAX_REASON || reason.chars().any(char::is_control) {
             return Err(Error::invalid(
                 format!("the reason has more than {MAX_REASON} characters, or a control character"),
@@ -111,14 +130,7 @@ impl Terms {
             }
             (header, body) => header.or(body),
         };
-        Ok(Order {
-            app: self.app.clone(),
-            command,
-            by: self.caller.name().to_owned(),
-            reason: reason.trim().to_owned(),
-            if_generation,
-            dry_run: self.dry_run,
-        })
+        Ok((reason.trim().to_owned(), if_generation))
     }
 }
 

@@ -1,7 +1,7 @@
-//! The calls that act on an app. Each turns its body into one [`Command`]; [`Admin::act`] submits it, and logs and keeps
-//! what came of it.
+//! The calls that act on an app. Each turns its body into one [`Command`], or, where another authority decides, into one
+//! [`Ask`]; [`Admin::act`] has it carried out, and logs and keeps what came of it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -22,11 +22,16 @@ use super::{
         WeightRequest,
     },
     problem::{ActionProblems, Error},
+    rollouts::WITHIN,
     routes::Admin,
 };
 use crate::switch::{
-    Address, AppName, Command, EndpointSpec, Order, Receipt, RefusalCode, Revision, Tenure, Whereabouts,
+    Address, AppName, Ask, Command, EndpointSpec, Order, Petition, Receipt, Refusal, RefusalCode, Revision, Tenure,
+    Whereabouts,
 };
+
+/// How long a promotion that another authority carries out may be waited for.
+const PATIENCE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// The most endpoints of one revision.
 const MAX_ENDPOINTS: usize = 4096;
@@ -97,6 +102,9 @@ pub(super) async fn discard(
 /// Answers once all live traffic goes to the new pool: no request whose head arrives after the answer starts on the old
 /// one. What is in flight there finishes there; `wait: drained` waits for that too. With `hold` new requests wait until
 /// the old pool is empty, and only then does traffic move: the answer comes within `maxAge`.
+///
+/// Where Argo Rollouts decides, it is asked by its own means, and the answer comes when its Service and with it live traffic
+/// have moved, within `timeout`. `skipGates` sets its pauses and analyses aside as well.
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/promote", operation_id = "promote", tag = "actions",
     params(AppPath, Guards), request_body = Option<PromoteRequest>,
@@ -126,13 +134,30 @@ pub(super) async fn promote(
         must_say_why(&body.reason, "setting gates aside")?;
     }
     let (revision, skip_gates) = (body.revision, body.skip_gates);
-    let command = match body.hold.0 {
-        None => Command::Promote { revision, skip_gates },
-        Some(hold) => Command::PromoteHeld { revision, skip_gates, bounds: admin.bounds(&terms.app, &hold)? },
+    let within = body.timeout.map_or(WITHIN, |period| period.0);
+    if !PATIENCE.contains(&within) {
+        return Err(Error::invalid(format!("timeout is {within:?}"), "traffic can be waited for 1s to 1h"));
+    }
+    let work: Work = match (body.hold.0, admin.follows(&terms.app)) {
+        (None, true) => {
+            terms.petition(Ask::Promote { revision, skip_gates }, &body.reason, body.if_generation, within)?.into()
+        }
+        (Some(_), true) => {
+            let detail = "a promotion that Argo Rollouts carries out does not end a hold by itself";
+            let hint = "hold first, then promote: that moves those who wait; then resume";
+            return Err(Error::new(StatusCode::BAD_REQUEST, "not-offered", detail, hint));
+        }
+        (None, false) => {
+            terms.order(Command::Promote { revision, skip_gates }, &body.reason, body.if_generation)?.into()
+        }
+        (Some(hold), false) => {
+            let bounds = admin.bounds(&terms.app, &hold)?;
+            let command = Command::PromoteHeld { revision, skip_gates, bounds };
+            terms.order(command, &body.reason, body.if_generation)?.into()
+        }
     };
-    let order = terms.order(command, &body.reason, body.if_generation)?;
     let app = terms.app.clone();
-    let (outcome, replayed) = admin.outcome(terms, order).await;
+    let (outcome, replayed) = admin.outcome(terms, work).await;
     if let (Wait::Drained, Ok(receipt @ Receipt { dry_run: false, .. })) = (body.wait, &outcome) {
         admin.drained(&app, receipt).await;
     }
@@ -179,6 +204,9 @@ pub(super) async fn abort(
     State(admin): State<Arc<Admin>>,
     Action { terms, body }: Action<PlainRequest>,
 ) -> Result<Response, Error> {
+    if admin.follows(&terms.app) {
+        return admin.ask(terms, Ask::Abort, &body).await;
+    }
     let order = terms.order(Command::Abort, &body.reason, body.if_generation)?;
     admin.act(terms, order).await
 }
@@ -254,21 +282,60 @@ pub(super) async fn unpin(
     admin.act(terms, order).await
 }
 
+/// What is asked for, by who decides it.
+pub(super) enum Work {
+    /// The switch.
+    Ours(Order),
+    /// The app's authority.
+    Theirs(Petition),
+}
+
+impl From<Order> for Work {
+    fn from(order: Order) -> Self {
+        Self::Ours(order)
+    }
+}
+
+impl From<Petition> for Work {
+    fn from(petition: Petition) -> Self {
+        Self::Theirs(petition)
+    }
+}
+
 impl Admin {
-    pub(super) async fn act(self: Arc<Self>, terms: Terms, order: Order) -> Result<Response, Error> {
-        let (outcome, replayed) = self.outcome(terms, order).await;
+    pub(super) async fn act(self: Arc<Self>, terms: Terms, work: impl Into<Work>) -> Result<Response, Error> {
+        let (outcome, replayed) = self.outcome(terms, work.into()).await;
         Ok(answer(outcome, replayed))
     }
 
-    async fn outcome(self: &Arc<Self>, terms: Terms, order: Order) -> (Outcome, bool) {
+    pub(super) async fn outcome(self: &Arc<Self>, terms: Terms, work: Work) -> (Outcome, bool) {
         let admin = Arc::clone(self);
-        self.answers.once(terms.key, async move { admin.submit(order).await }).await
+        self.answers.once(terms.key, async move { admin.submit(work).await }).await
     }
 
-    async fn submit(&self, order: Order) -> Outcome {
-        let (app, actor, dry_run) = (order.app.clone(), order.by.clone(), order.dry_run);
-        let (action, reason) = (order.command.action().as_str(), order.reason.clone());
-        match self.api.control.submit(order).await {
+    /// Has it done by who decides it.
+    pub(super) async fn carry_out(&self, work: Work) -> Result<Receipt, Refusal> {
+        match work {
+            Work::Ours(order) => self.api.control.submit(order).await,
+            Work::Theirs(petition) => match &self.api.authorities {
+                Some(authorities) => authorities.ask(petition).await,
+                None => Err(Refusal {
+                    code: RefusalCode::OtherAuthority,
+                    detail: format!("another authority decides the rollouts of {}", petition.app),
+                    hint: "this proxy was built without the means to ask it: kubectl argo rollouts has them".to_owned(),
+                }),
+            },
+        }
+    }
+
+    async fn submit(&self, work: Work) -> Outcome {
+        let (app, actor, dry_run, action, reason) = match &work {
+            Work::Ours(Order { app, by, dry_run, command, reason, .. }) => (app, by, dry_run, command.action(), reason),
+            Work::Theirs(Petition { app, by, dry_run, ask, reason, .. }) => (app, by, dry_run, ask.action(), reason),
+        };
+        let (app, actor, dry_run, action, reason) =
+            (app.clone(), actor.clone(), *dry_run, action.as_str(), reason.clone());
+        match self.carry_out(work).await {
             Ok(receipt) => {
                 let (generation, to) = (receipt.generation, receipt.to.as_deref());
                 info!(actor, %app, action, dry_run, reason, generation, to, result = "done", "action");

@@ -67,6 +67,10 @@ pub struct PromoteRequest {
     /// What the answer waits for.
     #[serde(skip_serializing_if = "Wait::is_default")]
     pub wait: Wait,
+    /// How long to wait until traffic has moved, where another authority moves it (Argo Rollouts): `1s` to `1h`, `25s` if
+    /// left out. Where the flip is the proxy's own it comes at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Period>,
     /// For changes where old and new must not overlap: holds new requests, waits until the old pool is empty, flips, and
     /// lets them in, as one action. Where the pool does not empty in time nothing has moved (`not-drained`).
     #[serde(skip_serializing_if = "HoldFirst::is_default")]
@@ -177,7 +181,44 @@ pub struct PreviewLink {
     pub expires: Timestamp,
 }
 
-/// What the actions without parameters of their own take (`abort`, `DELETE` of a pin or a revision).
+/// `POST /apps/{app}/smoke`: sends the checks of the candidate's smoke test, again if it has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SmokeRequest {
+    /// Only if the candidate is this revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub revision: Option<Revision>,
+    /// Why; it goes into the journal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+    /// What the answer waits for.
+    #[serde(skip_serializing_if = "SmokeWait::is_default")]
+    pub wait: SmokeWait,
+}
+
+/// What the answer to a smoke test waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SmokeWait {
+    /// It has passed or failed.
+    #[default]
+    Finished,
+    /// It goes on.
+    Started,
+}
+
+impl SmokeWait {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What the actions without parameters of their own take (`abort`, `reject`, `retry`, `DELETE` of a pin or a revision).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PlainRequest {
@@ -187,6 +228,22 @@ pub struct PlainRequest {
     pub reason: String,
     /// Only if the app's generation is still this one; the same as `If-Match`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+}
+
+/// `POST /apps/{app}/keep`: keeps the previous revision's endpoints longer, so that a rollback stays possible.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeepRequest {
+    /// How long from now, `1m` to `720h`; what it is kept for already is not made shorter.
+    #[serde(rename = "for")]
+    pub period: Period,
+    /// Why; it goes into the journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_generation: Option<u64>,
 }
 
@@ -356,8 +413,8 @@ impl<'de> Deserialize<'de> for EndpointRequest {
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
                 let given = EndpointObject::deserialize(MapAccessDeserializer::new(map))?;
-                let address = given.address.parse().map_err(de::Error::custom)?;
-                Ok(EndpointRequest(EndpointSpec { address, weight: given.weight }))
+                let address: Whereabouts = given.address.parse().map_err(de::Error::custom)?;
+                Ok(EndpointRequest(EndpointSpec { weight: given.weight, ..address.into() }))
             }
         }
 
@@ -471,6 +528,7 @@ mod tests {
             skip_gates: true,
             reason: "hotfix".into(),
             wait: Wait::Drained,
+            timeout: None,
             hold: HoldFirst(Some(HoldTerms::default())),
         };
         let text = serde_json::to_string(&promote).unwrap();

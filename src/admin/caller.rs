@@ -1,8 +1,9 @@
 //! Who asks, and what they may do. On the Unix socket the kernel says who it is, and the socket's mode who may come at
-//! all: its callers are `admin`. On TCP a bearer token says it. Every call under the API's root passes here first.
+//! all: its callers are `admin`. On TCP a bearer token says it, of the token file or of a cluster. Every call under the API's root passes here first.
 
 use std::{
     collections::BTreeSet,
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -21,6 +22,7 @@ use tracing::warn;
 use super::{
     api::{ROOT, Role, WhoAmI},
     problem::Error,
+    review::Reviewed,
     routes::Admin,
     tokens::{Digest, NotAccepted, TokenEntry, Tokens, sha256},
 };
@@ -44,7 +46,34 @@ pub(super) struct Caller {
     name: Arc<str>,
     role: Role,
     apps: Option<Arc<BTreeSet<AppName>>>,
-    token: Option<(Digest, Option<Timestamp>)>,
+    via: Via,
+}
+
+/// How a caller is known.
+#[derive(Clone)]
+enum Via {
+    /// By the socket that he could open.
+    Socket,
+    /// By a token of the token file, which may end.
+    Token(Digest, Option<Timestamp>),
+    /// By a token that the cluster vouched for.
+    Cluster(Arc<str>),
+}
+
+impl fmt::Debug for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Via {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Token(..) => "token",
+            Self::Cluster(_) => "kubernetes",
+        }
+    }
 }
 
 impl Caller {
@@ -83,12 +112,15 @@ impl Caller {
         self.refuse(format!("{} is limited to some apps, and may not {to}", self.name), "ask somebody who is not")
     }
 
-    /// Whether the token the caller came with still runs; it may end, or be struck out, during a long answer.
-    pub(super) fn still_welcome(&self, tokens: Option<&Tokens>) -> bool {
-        match (&self.token, tokens) {
-            (None, _) => true,
-            (Some((digest, _)), Some(tokens)) => tokens.holder(digest).is_ok(),
-            (Some(_), None) => false,
+    /// Whether the token the caller came with is still good; it may end, or be struck out, during a long answer.
+    pub(super) async fn still_welcome(&self, admin: &Admin) -> bool {
+        match &self.via {
+            Via::Socket => true,
+            Via::Token(digest, _) => admin.api.tokens.as_ref().is_some_and(|tokens| tokens.holder(digest).is_ok()),
+            Via::Cluster(token) => match &admin.reviews {
+                Some(reviews) => reviews.of(token).await.is_ok_and(|reviewed| reviewed.role >= self.role),
+                None => false,
+            },
         }
     }
 
@@ -97,9 +129,12 @@ impl Caller {
         WhoAmI {
             name: self.name.to_string(),
             role: self.role,
-            via: if self.token.is_some() { "token" } else { "socket" }.into(),
+            via: self.via.as_str().into(),
             apps: self.apps.as_ref().map(|apps| apps.iter().map(ToString::to_string).collect()),
-            expires: self.token.as_ref().and_then(|(_, expires)| *expires),
+            expires: match self.via {
+                Via::Token(_, expires) => expires,
+                Via::Socket | Via::Cluster(_) => None,
+            },
         }
     }
 
@@ -110,7 +145,7 @@ impl Caller {
 
     /// A process on this machine, by its user.
     pub(super) fn of_socket(uid: u32) -> Self {
-        Self { name: user_name(uid).into(), role: Role::Admin, apps: None, token: None }
+        Self { name: user_name(uid).into(), role: Role::Admin, apps: None, via: Via::Socket }
     }
 
     fn of_token(digest: Digest, entry: TokenEntry) -> Self {
@@ -118,8 +153,13 @@ impl Caller {
             name: entry.name.into(),
             role: entry.role,
             apps: entry.apps.map(Arc::new),
-            token: Some((digest, entry.expires)),
+            via: Via::Token(digest, entry.expires),
         }
+    }
+
+    fn of_cluster(token: &str, reviewed: Reviewed) -> Self {
+        let Reviewed { name, role, apps } = reviewed;
+        Self { name: name.into(), role, apps: apps.map(Arc::new), via: Via::Cluster(token.into()) }
     }
 }
 
@@ -131,7 +171,7 @@ pub(super) async fn identify(State(admin): State<Arc<Admin>>, mut request: Reque
     let peer = request.extensions().get::<Peer>().copied();
     let caller = match peer {
         Some(Peer::Unix { uid }) => Ok(Caller::of_socket(uid)),
-        Some(Peer::Tcp(_)) | None => of_bearer(request.headers(), admin.api.tokens.as_deref()),
+        Some(Peer::Tcp(_)) | None => of_bearer(request.headers(), &admin).await,
     };
     match caller {
         Ok(caller) => {
@@ -166,7 +206,27 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-fn of_bearer(headers: &HeaderMap, tokens: Option<&Tokens>) -> Result<Caller, String> {
+/// The token file first: it needs nobody. Then whoever the cluster knows.
+async fn of_bearer(headers: &HeaderMap, admin: &Admin) -> Result<Caller, String> {
+    let token = bearer(headers)?;
+    match (of_file(token, admin.api.tokens.as_deref()), &admin.reviews) {
+        (Err(NotAccepted::Unknown), Some(reviews)) => {
+            let reviewed = reviews.of(token).await;
+            reviewed.map(|reviewed| Caller::of_cluster(token, reviewed)).map_err(|not| not.to_string())
+        }
+        (Ok(caller), _) => Ok(caller),
+        (Err(NotAccepted::Unknown), None) => Err("the token is not known".into()),
+        (Err(NotAccepted::Expired { name }), _) => Err(format!("the token of {name} has expired")),
+    }
+}
+
+fn of_file(token: &str, tokens: Option<&Tokens>) -> Result<Caller, NotAccepted> {
+    let entry = tokens.ok_or(NotAccepted::Unknown)?.authenticate(token)?;
+    Ok(Caller::of_token(sha256(token), entry))
+}
+
+/// The one bearer token that was sent.
+fn bearer(headers: &HeaderMap) -> Result<&str, String> {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     let line = match (lines.next(), lines.next()) {
         (None, _) => return Err("no token was sent".into()),
@@ -177,13 +237,7 @@ fn of_bearer(headers: &HeaderMap, tokens: Option<&Tokens>) -> Result<Caller, Str
         let token = token.trim_start_matches(' ');
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
     });
-    let Some(token) = token else { return Err("the Authorization header holds no bearer token".into()) };
-    let Some(tokens) = tokens else { return Err("no token is known here".into()) };
-    match tokens.authenticate(token) {
-        Ok(entry) => Ok(Caller::of_token(sha256(token), entry)),
-        Err(NotAccepted::Unknown) => Err("the token is not known".into()),
-        Err(NotAccepted::Expired { name }) => Err(format!("the token of {name} has expired")),
-    }
+    token.ok_or_else(|| "the Authorization header holds no bearer token".into())
 }
 
 /// Logs who was turned away, at most once a second, with the number of those it kept quiet about.
@@ -249,7 +303,12 @@ mod tests {
     fn only_one_well_formed_bearer_token_counts() {
         let (secret, entry) = mint("ann", Role::Viewer, None, None).unwrap();
         let tokens = Tokens::fixed([entry]);
-        let asks = |values: &[&str]| of_bearer(&headers(values), Some(&tokens)).map(|c| c.name().to_owned());
+        let asks = |values: &[&str]| {
+            let headers = headers(values);
+            let caller =
+                bearer(&headers).and_then(|token| of_file(token, Some(&tokens)).map_err(|not| format!("{not:?}")));
+            caller.map(|caller| caller.name().to_owned())
+        };
         assert_eq!(asks(&[&format!("Bearer {secret}")]).unwrap(), "ann");
         assert_eq!(asks(&[&format!("bearer  {secret}")]).unwrap(), "ann");
         assert!(asks(&[]).unwrap_err().contains("no token"));
@@ -257,7 +316,7 @@ mod tests {
         assert!(asks(&["Bearer "]).is_err());
         assert!(asks(&[&format!("Basic {secret}")]).is_err());
         assert!(asks(&[&format!("Bearer {secret}"), "Bearer x"]).is_err());
-        assert!(of_bearer(&headers(&[&format!("Bearer {secret}")]), None).is_err());
+        assert!(of_file(&secret, None).is_err());
     }
 
     #[test]

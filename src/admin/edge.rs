@@ -3,10 +3,13 @@
 //!
 //! A page on the web can make its reader's browser send requests to an address of his machine, even one that its own
 //! name suddenly resolves to (DNS rebinding). Such a request carries the page's host name in `Host`, or its origin in
-//! `Origin`; so a host *name* other than `localhost` is turned away, and so is an origin that is not this listener.
+//! `Origin`; so a host *name* other than `localhost` and those that were configured is turned away, and so is an origin
+//! that is not this listener.
+
+use std::sync::Arc;
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -16,11 +19,15 @@ use super::{
     caller::Peer,
     problem::{Error, as_problem},
 };
+use crate::switch::HostPattern;
 
-/// The outermost layer.
-pub(super) async fn guard(request: Request, next: Next) -> Response {
-    let by_name = !matches!(request.extensions().get(), Some(Peer::Unix { .. }));
-    let response = match own_host(&request, by_name).and_then(|host| same_origin(request.headers(), &host)) {
+/// The outermost layer. On TCP, requests for `names` are for us too.
+pub(super) async fn guard(State(names): State<Arc<[HostPattern]>>, request: Request, next: Next) -> Response {
+    let names = match request.extensions().get() {
+        Some(Peer::Unix { .. }) => None,
+        _ => Some(&*names),
+    };
+    let response = match own_host(&request, names).and_then(|host| same_origin(request.headers(), &host)) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
@@ -40,40 +47,39 @@ const SAFETY: [(http::HeaderName, &str); 6] = [
     (http::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// The request's host, if it is one of ours: an IP literal or `localhost`. A Unix socket has no name that could be
-/// rebound (`by_name` is false); there any will do.
-fn own_host(request: &Request, by_name: bool) -> Result<String, Error> {
+/// The request's host, if it is one of ours: an IP literal, `localhost`, or one of `names`. A Unix socket has no name that
+/// could be rebound (`names` is `None`); there any will do.
+fn own_host(request: &Request, names: Option<&[HostPattern]>) -> Result<String, Error> {
     let mut lines = request.headers().get_all(header::HOST).iter();
     let (line, second) = (lines.next(), lines.next());
     if second.is_some() {
         return Err(Error::invalid("the request has more than one Host header", "send one"));
     }
     let host = line.and_then(|line| line.to_str().ok()).unwrap_or_default();
-    if !by_name {
-        return Ok(host.to_owned());
-    }
+    let Some(names) = names else { return Ok(host.to_owned()) };
     let target = request.uri().authority().map(Authority::as_str);
     for name in [Some(host), target].into_iter().flatten() {
-        if !is_own(name) {
+        if !is_own(name, names) {
             return Err(Error::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "misdirected",
                 format!("this listener is not {name:?}"),
-                "use its IP address, or localhost",
+                "use its IP address or localhost, or let the configuration name it in admin.hosts",
             ));
         }
     }
     Ok(host.to_owned())
 }
 
-fn is_own(authority: &str) -> bool {
+fn is_own(authority: &str, names: &[HostPattern]) -> bool {
     let Ok(authority) = authority.parse::<Authority>() else { return false };
     if authority.as_str().contains('@') {
         return false;
     }
     let host = authority.host();
     let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost") || literal.parse::<std::net::IpAddr>().is_ok()
+    let host = host.to_ascii_lowercase();
+    host == "localhost" || literal.parse::<std::net::IpAddr>().is_ok() || names.iter().any(|name| name.covers(&host))
 }
 
 /// A browser says whose page sends a request; anybody else says nothing. Only a page of this very listener may.
@@ -100,10 +106,21 @@ mod tests {
     #[test]
     fn a_name_that_could_be_rebound_is_not_ours() {
         for own in ["127.0.0.1", "127.0.0.1:7180", "[::1]:7180", "localhost", "LOCALHOST:7180", "10.0.0.5:80"] {
-            assert!(is_own(own), "{own}");
+            assert!(is_own(own, &[]), "{own}");
         }
         for foreign in ["", "evil.example", "localhost.evil.example:7180", "127.0.0.1.nip.io", "a@127.0.0.1", "::1"] {
-            assert!(!is_own(foreign), "{foreign}");
+            assert!(!is_own(foreign, &[]), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_configured_is_ours_too() {
+        let names = [HostPattern::Exact("tealgate-admin.shop".into()), HostPattern::Below(".shop.svc".into())];
+        for own in ["tealgate-admin.shop:7180", "Tealgate-Admin.Shop", "tealgate-admin.shop.svc:7180", "127.0.0.1"] {
+            assert!(is_own(own, &names), "{own}");
+        }
+        for foreign in ["shop.svc", "evil.example", "tealgate-admin.shop.evil.example", "a@tealgate-admin.shop"] {
+            assert!(!is_own(foreign, &names), "{foreign}");
         }
     }
 
@@ -111,10 +128,10 @@ mod tests {
     fn the_target_counts_like_the_host() {
         let request =
             |uri: &str, host: &str| Request::builder().uri(uri).header("host", host).body(Body::empty()).unwrap();
-        assert!(own_host(&request("/x", "127.0.0.1"), true).is_ok());
-        assert_eq!(own_host(&request("http://evil.example/x", "127.0.0.1"), true).unwrap_err().status, 421);
-        assert_eq!(own_host(&request("/x", "evil.example"), true).unwrap_err().code, "misdirected");
-        assert!(own_host(&request("/x", "evil.example"), false).is_ok());
+        assert!(own_host(&request("/x", "127.0.0.1"), Some(&[])).is_ok());
+        assert_eq!(own_host(&request("http://evil.example/x", "127.0.0.1"), Some(&[])).unwrap_err().status, 421);
+        assert_eq!(own_host(&request("/x", "evil.example"), Some(&[])).unwrap_err().code, "misdirected");
+        assert!(own_host(&request("/x", "evil.example"), None).is_ok());
     }
 
     #[test]

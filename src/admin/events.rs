@@ -95,7 +95,7 @@ impl Reader {
                 () = tokio::time::sleep_until(self.silent_since + KEEP_ALIVE) => None,
                 received = self.events.recv() => Some(received),
             };
-            if !self.caller.still_welcome(admin.api.tokens.as_deref()) {
+            if !self.caller.still_welcome(&admin).await {
                 return None;
             }
             match received {

@@ -1,6 +1,6 @@
 //! The admin API: promote, roll back, look. [`AdminServer`] binds its sockets; a request passes `accept` (connections),
-//! `edge` (foreign web pages, headers of safety), `caller` (who asks), and reaches one of `actions`, `doors`, `views` or
-//! `events`.
+//! `edge` (foreign web pages, headers of safety), `caller` (who asks), and reaches one of `actions`, `rollouts`, `doors`,
+//! `views` or `events`.
 //! An error leaves as the [`api::Problem`] that `problem` makes of it. [`HealthServer`] is the listener beside it that
 //! asks for no name.
 //!
@@ -20,7 +20,10 @@ mod events;
 mod health;
 mod links;
 mod problem;
+mod review;
+mod rollouts;
 mod routes;
+mod smoke;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -39,19 +42,25 @@ use tokio_util::sync::CancellationToken;
 use self::accept::Listener;
 pub use self::{
     health::{HealthServer, Metrics, Readiness},
+    review::{NotReviewed, Review, Reviewed},
     routes::{Api, Reload, ReloadError},
     tokens::{TokenEntry, Tokens, TokensError, mint},
 };
+use crate::switch::HostPattern;
 
 /// Where the admin API listens, and who may use it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// A Unix socket (mode 0660): whoever may open it is `admin`.
     pub socket: Option<PathBuf>,
-    /// A TCP address; it wants `tokens`.
+    /// A TCP address; it wants `tokens` or `kubernetes_auth`.
     pub bind: Option<SocketAddr>,
+    /// Names that requests on the TCP address may be for, besides its IP address and `localhost`.
+    pub hosts: Vec<HostPattern>,
     /// The token file (see `tealgate token`).
     pub tokens: Option<PathBuf>,
+    /// Whether to let in whom the cluster vouches for.
+    pub kubernetes_auth: bool,
 }
 
 /// The running admin API.
@@ -82,7 +91,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// On TCP nobody could be told from anybody else.
-    #[error("the admin API on {address} wants a token file: set admin.tokens, or use admin.socket")]
+    #[error(
+        "the admin API on {address} wants a token file: set admin.tokens or admin.kubernetes_auth, or use admin.socket"
+    )]
     NoTokens {
         /// The address.
         address: SocketAddr,
@@ -100,7 +111,7 @@ impl AdminServer {
         }
         let mut address = None;
         if let Some(asked) = options.bind {
-            if api.tokens.is_none() {
+            if api.tokens.is_none() && api.review.is_none() {
                 return Err(StartError::NoTokens { address: asked });
             }
             let failed = |source| StartError::Bind { address: asked, source };
@@ -109,7 +120,7 @@ impl AdminServer {
             bound.push(listener);
         }
         let closing = CancellationToken::new();
-        let router = routes::router(api, closing.clone());
+        let router = routes::router(api, &options.hosts, closing.clone());
         let mut listeners = JoinSet::new();
         for listener in bound {
             listeners.spawn(listener.serve(router.clone(), closing.clone()));

@@ -138,9 +138,14 @@ fn status(code: RefusalCode) -> StatusCode {
         | RefusalCode::Held
         | RefusalCode::NotHeld
         | RefusalCode::NotDrained
-        | RefusalCode::NotInMaintenance => StatusCode::CONFLICT,
+        | RefusalCode::NotInMaintenance
+        | RefusalCode::OtherAuthority
+        | RefusalCode::Aborted
+        | RefusalCode::NotAborted => StatusCode::CONFLICT,
         RefusalCode::Invalid => StatusCode::BAD_REQUEST,
-        RefusalCode::NotDurable | RefusalCode::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        RefusalCode::AuthorityRefused => StatusCode::BAD_GATEWAY,
+        RefusalCode::NotDurable | RefusalCode::Stopping | RefusalCode::AuthorityAway => StatusCode::SERVICE_UNAVAILABLE,
+        RefusalCode::TimedOut => StatusCode::GATEWAY_TIMEOUT,
     }
 }
 
@@ -165,6 +170,9 @@ pub(super) struct ActionProblems;
 
 /// The problems the making of a link may answer.
 pub(super) struct LinkProblems;
+
+/// The problems a look at a smoke test may answer, beside the common ones.
+pub(super) struct SmokeProblems;
 
 impl IntoResponses for AnyProblems {
     fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
@@ -203,6 +211,15 @@ impl IntoResponses for LinkProblems {
     }
 }
 
+impl IntoResponses for SmokeProblems {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        described(&[
+            (400, "`invalid`: something in the request is not understood, or the app has no smoke test"),
+            (409, "`no-candidate`: there is none, and none has been tested since the start"),
+        ])
+    }
+}
+
 impl IntoResponses for ActionProblems {
     fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
         let mut all = AnyProblems::responses();
@@ -210,13 +227,15 @@ impl IntoResponses for ActionProblems {
             (400, "`invalid`, `bad-json`, `not-offered`: something in the request is not understood"),
             (404, "`unknown-app`, `unknown-revision`"),
             (408, "`timeout`: the body did not arrive within 5 seconds"),
-            (409, "`no-candidate`, `no-previous`, `already-active`, `in-use`, `pinned`, `held`, `not-held`, `not-drained`, `not-in-maintenance`; refused by a gate: `not-ready`, `gate-failed`, then with `gates`"),
+            (409, "`no-candidate`, `no-previous`, `already-active`, `in-use`, `pinned`, `held`, `not-held`, `not-drained`, `not-in-maintenance`, `other-authority`, `aborted`, `not-aborted`; refused by a gate: `not-ready`, `gate-failed`, then with `gates`"),
             (412, "`generation-mismatch`: the app has moved on since"),
             (413, "`too-large`: the body has more than 64 KiB"),
             (415, "`unsupported-media-type`: the body is not `application/json`"),
             (422, "`idempotency-key-reused`: the key came with another request before"),
             (500, "`internal`: a fault of ours; the log has the cause"),
-            (503, "`not-durable`, `stopping`: nothing has changed"),
+            (502, "`authority-refused`: the app's authority (Argo Rollouts) does not let the proxy do it, or does not accept it"),
+            (503, "`not-durable`, `stopping`, `authority-away`: nothing has changed"),
+            (504, "`timed-out`: the app's authority was asked, and the effect did not come in time; the detail says where it hangs"),
         ]));
         all
     }
@@ -278,9 +297,15 @@ mod tests {
             RefusalCode::NotHeld,
             RefusalCode::NotDrained,
             RefusalCode::NotInMaintenance,
+            RefusalCode::OtherAuthority,
+            RefusalCode::Aborted,
+            RefusalCode::NotAborted,
         ] {
             assert_eq!(seen(code), 409);
         }
+        assert_eq!(seen(RefusalCode::AuthorityAway), 503);
+        assert_eq!(seen(RefusalCode::AuthorityRefused), 502);
+        assert_eq!(seen(RefusalCode::TimedOut), 504);
     }
 
     #[test]

@@ -23,11 +23,13 @@ use super::{
     caller::{self, Unwelcome},
     doors, edge, events, links,
     problem::Error,
+    review::{Review, Reviews},
+    rollouts, smoke,
     tokens::Tokens,
     views,
 };
 use crate::{
-    switch::{Control, Viewer},
+    switch::{Authorities, Control, HostPattern, Viewer},
     telemetry::mirror::Mirrors,
 };
 
@@ -38,12 +40,16 @@ pub struct Api {
     pub control: Control,
     /// The power to look at them.
     pub viewer: Viewer,
+    /// The power to ask those who decide an app's flips where the switch does not; nobody, if no app follows anybody.
+    pub authorities: Option<Arc<dyn Authorities>>,
     /// What the mirrors found.
     pub mirrors: Arc<Mirrors>,
     /// Reads the configuration again.
     pub reload: Reload,
-    /// Whom to let in on TCP; without them nobody.
+    /// Whom to let in on TCP; without them nobody, unless a cluster vouches for him.
     pub tokens: Option<Arc<Tokens>>,
+    /// Asks a cluster about tokens that are none of these.
+    pub review: Option<Review>,
     /// What `GET /version` answers.
     pub version: Version,
 }
@@ -64,6 +70,7 @@ pub(super) struct Admin {
     pub(super) api: Api,
     pub(super) answers: Arc<Answers>,
     pub(super) unwelcome: Unwelcome,
+    pub(super) reviews: Option<Reviews>,
     /// Cancelled when the server stops: long answers end then.
     pub(super) closing: CancellationToken,
     description: openapi::OpenApi,
@@ -71,7 +78,8 @@ pub(super) struct Admin {
 
 impl Admin {
     pub(super) fn new(api: Api, closing: CancellationToken, description: openapi::OpenApi) -> Self {
-        Self { api, answers: Arc::default(), unwelcome: Unwelcome::default(), closing, description }
+        let reviews = api.review.clone().map(Reviews::new);
+        Self { api, answers: Arc::default(), unwelcome: Unwelcome::default(), reviews, closing, description }
     }
 }
 
@@ -115,6 +123,12 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
         .routes(routes!(actions::promote))
         .routes(routes!(actions::rollback))
         .routes(routes!(actions::abort))
+        .routes(routes!(smoke::smoke, smoke::smoke_report))
+        .routes(routes!(rollouts::reject))
+        .routes(routes!(rollouts::retry))
+        .routes(routes!(rollouts::pause))
+        .routes(routes!(rollouts::unpause))
+        .routes(routes!(rollouts::keep))
         .routes(routes!(actions::weight))
         .routes(routes!(links::preview_link))
         .routes(routes!(doors::hold))
@@ -133,14 +147,15 @@ fn calls() -> (Router<Arc<Admin>>, openapi::OpenApi) {
 }
 
 /// The service of the admin listeners. It wants the connection's [`Peer`](caller::Peer) as an extension of each request.
-pub(super) fn router(api: Api, closing: CancellationToken) -> Router {
+/// On TCP it answers to `hosts` besides its own address.
+pub(super) fn router(api: Api, hosts: &[HostPattern], closing: CancellationToken) -> Router {
     let (calls, description) = calls();
     let admin = Arc::new(Admin::new(api, closing, description));
     calls
         .route("/api/openapi.json", get(describe))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), caller::identify))
-        .layer(middleware::from_fn(edge::guard))
+        .layer(middleware::from_fn_with_state(Arc::from(hosts), edge::guard))
         .with_state(admin)
 }
 

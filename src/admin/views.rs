@@ -14,13 +14,15 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     action::{AppPath, read_json},
+    actions::Work,
     api::{Plan, PlanRefusal, Role, Version, WhoAmI},
     caller::Caller,
     problem::{AnyProblems, AppProblems, Error, described},
+    rollouts::WITHIN,
     routes::Admin,
 };
 use crate::{
-    switch::{AppBoard, AppName, AppStatus, Command, Order, Receipt, Refusal, RefusalCode},
+    switch::{AppBoard, AppName, AppStatus, Ask, Command, Order, Petition, Receipt, Refusal, RefusalCode},
     telemetry::mirror::MirrorReport,
 };
 
@@ -92,15 +94,19 @@ pub(super) async fn plan(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Response, Error> {
     let app = path.seen_by(&caller)?;
-    let order = Order {
-        app: app.clone(),
-        command: Command::Promote { revision: None, skip_gates: false },
-        by: caller.name().to_owned(),
-        reason: String::new(),
-        if_generation: None,
-        dry_run: true,
+    let (by, reason, if_generation, dry_run) = (caller.name().to_owned(), String::new(), None, true);
+    let (revision, skip_gates) = (None, false);
+    let work: Work = match admin.follows(&app) {
+        true => {
+            let (ask, within) = (Ask::Promote { revision, skip_gates }, WITHIN);
+            Petition { app: app.clone(), ask, by, reason, if_generation, dry_run, within }.into()
+        }
+        false => {
+            let command = Command::Promote { revision, skip_gates };
+            Order { app: app.clone(), command, by, reason, if_generation, dry_run }.into()
+        }
     };
-    let refusal = match admin.api.control.submit(order).await {
+    let refusal = match admin.carry_out(work).await {
         Ok(_) => None,
         Err(refusal @ Refusal { code: RefusalCode::UnknownApp | RefusalCode::Stopping, .. }) => {
             return Err(refusal.into());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use http::Method;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -14,13 +14,14 @@ use super::{
     door::Bounds,
     failure::{Exit, Failure},
     parse,
+    render::Reached,
     session::{Session, ask, can_ask},
-    wait,
+    wait::{self, Goal, Meant},
 };
 use crate::{
     admin::api::{
-        DeployRequest, EndpointRequest, HoldFirst, HoldTerms, PinRequest, PlainRequest, PromoteRequest,
-        RollbackRequest, Share, WeightRequest,
+        DeployRequest, EndpointRequest, HoldFirst, HoldTerms, KeepRequest, Period, PinRequest, PlainRequest,
+        PromoteRequest, RollbackRequest, Share, WeightRequest,
     },
     switch::{AppName, AppStatus, PoolStatus, Receipt, Revision, Weight},
 };
@@ -69,8 +70,15 @@ pub(crate) struct Promote {
     /// Only if the candidate is this revision
     #[arg(long, value_name = "REVISION")]
     revision: Option<Revision>,
+    /// Wait until the candidate may be promoted (--timeout, default 10m); one that is active already is done
+    #[arg(long)]
+    when_ready: bool,
+    /// With --when-ready: the candidate made of this image, by its label `image`: NAME:TAG, or its digest (sha256:…)
+    #[arg(long, value_name = "IMAGE", requires = "when_ready", conflicts_with = "revision")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    image: Option<String>,
     /// Set the gates aside; wants --reason and the role admin. A pool without ready endpoints is refused all the same
-    #[arg(long, requires = "reason")]
+    #[arg(long, requires = "reason", conflicts_with = "when_ready")]
     skip_gates: bool,
     /// For changes where old and new must not overlap: let new requests wait, move them when the old revision is idle.
     /// If it is not within --max-age, nothing has moved
@@ -87,6 +95,12 @@ pub(crate) struct Promote {
 
 /// How long the answer to a promotion that holds may take, if nobody says.
 const HELD_ANSWER: Duration = Duration::from_secs(600);
+
+/// How long before us a server that waits for somebody else is to give up.
+const LEAD: Duration = Duration::from_secs(2);
+/// The shortest and the longest it waits.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// When `promote` returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,13 +123,40 @@ pub(crate) struct Rollback {
     guards: Guards,
 }
 
-/// `tealgate abort`, `tealgate unpin`, `tealgate resume`
+/// `tealgate abort`, `tealgate reject`
+#[derive(Debug, Args)]
+pub(crate) struct GiveUp {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// Only this revision: if it is no candidate any more, there is nothing to do
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<Revision>,
+    /// The same by its image, as its label `image` has it: NAME:TAG, or its digest (sha256:…)
+    #[arg(long, value_name = "IMAGE", conflicts_with = "revision", value_parser = NonEmptyStringValueParser::new())]
+    image: Option<String>,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+/// `tealgate retry`, `pause`, `unpause`, `unpin`, `resume`
 #[derive(Debug, Args)]
 pub(crate) struct Plain {
     /// The app; may be left out when the server has exactly one
     pub(super) app: Option<AppName>,
     #[command(flatten)]
     pub(super) guards: Guards,
+}
+
+/// `tealgate keep`
+#[derive(Debug, Args)]
+pub(crate) struct Keep {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// How long from now, 1m to 720h; what it is kept for already is not made shorter
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse::duration)]
+    period: Duration,
+    #[command(flatten)]
+    guards: Guards,
 }
 
 /// `tealgate weight`
@@ -178,35 +219,89 @@ impl Deploy {
 impl Promote {
     /// Makes the candidate active, and waits until the replaced pool is empty if asked to.
     pub(crate) async fn run(mut self, session: &Session) -> Result<Exit, Failure> {
-        let app = session.app(self.app).await?;
+        let app = session.app(self.app.take()).await?;
+        if !self.hold && self.bounds.terms() != HoldTerms::default() {
+            return Err(Failure::usage("--max-age, --max-requests and --max-bytes are of a hold").hint("add --hold"));
+        }
+        let receipt = match self.when_ready {
+            true => self.promote_when_ready(session, &app).await?,
+            false => Some(self.promote(session, &app).await?),
+        };
+        match (self.wait, receipt) {
+            (Until::Drained, Some(receipt)) if !self.guards.dry_run => {
+                wait::until_drained(session, &app, &receipt).await
+            }
+            (Until::Drained | Until::Flipped, _) => Ok(Exit::Done),
+        }
+    }
+
+    /// Waits until the candidate may be promoted, promotes it, and looks where traffic goes. `None` if it was active
+    /// already: whoever asks again for what was done has it done.
+    async fn promote_when_ready(&mut self, session: &Session, app: &AppName) -> Result<Option<Receipt>, Failure> {
+        let deadline = wait::deadline(session);
+        let active_already = |message| session.output.show(&Reached { app: app.to_string(), message });
+        loop {
+            let meant = Meant::of(self.revision.clone(), self.image.take());
+            let arrival = wait::arrival(session, app, Goal::PreviewReady, meant, deadline).await?;
+            if arrival.is_active {
+                active_already(arrival.message)?;
+                return Ok(None);
+            }
+            // From now on it is this one or none.
+            let revision = arrival.revision.and_then(|revision| revision.parse::<Revision>().ok());
+            let revision =
+                revision.ok_or_else(|| Failure::new(Exit::Failed, "the server's revision has no valid name"))?;
+            self.revision = Some(revision.clone());
+            let refused = match self.promote(session, app).await {
+                Ok(receipt) if self.guards.dry_run => return Ok(Some(receipt)),
+                Ok(receipt) => {
+                    let status = session.status(app).await?;
+                    return match name(&status.active) {
+                        Some(active) if active == revision.as_str() => Ok(Some(receipt)),
+                        active => {
+                            let active = active.unwrap_or("nothing");
+                            let what = format!("{revision} was promoted, and {active} is active now");
+                            Err(Failure::new(Exit::RolledBack, what).hint(format!("see `tealgate history {app}`")))
+                        }
+                    };
+                }
+                Err(refused) if matches!(refused.exit, Exit::Refused | Exit::Conflict) => refused,
+                Err(failure) => return Err(failure),
+            };
+            // Something may have changed between the look and the order; then it is waited for again.
+            match wait::stands(session, app, &revision).await? {
+                Some(arrival) if arrival.is_active => {
+                    active_already(arrival.message)?;
+                    return Ok(None);
+                }
+                Some(_) => return Err(refused),
+                None => {}
+            }
+        }
+    }
+
+    async fn promote(&mut self, session: &Session, app: &AppName) -> Result<Receipt, Failure> {
         self.guards
-            .confirm(session, &app, |status| {
+            .confirm(session, app, |status| {
                 let to = self.revision.as_ref().map(Revision::as_str).or_else(|| name(&status.preview))?;
                 let from = name(&status.active).unwrap_or("nothing");
                 Some(format!("Move all live traffic of {app} from {from} to {to}?"))
             })
             .await?;
-        let hold = self.hold.then(|| self.bounds.terms());
-        if hold.is_none() && self.bounds.terms() != HoldTerms::default() {
-            return Err(Failure::usage("--max-age, --max-requests and --max-bytes are of a hold").hint("add --hold"));
-        }
         let body = PromoteRequest {
-            revision: self.revision,
+            revision: self.revision.clone(),
             skip_gates: self.skip_gates,
             reason: self.guards.reason.clone(),
-            hold: HoldFirst(hold),
+            // A server that gives up first says where it hangs.
+            timeout: session.timeout.map(|patience| Period(patience.saturating_sub(LEAD).clamp(SHORTEST, LONGEST))),
+            hold: HoldFirst(self.hold.then(|| self.bounds.terms())),
             ..PromoteRequest::default()
         };
-        let what = format!("cannot promote {app}");
         let session = &match (self.hold, session.timeout) {
             (true, None) => session.patient(self.bounds.max_age.unwrap_or_default().max(HELD_ANSWER)),
             (true, Some(_)) | (false, _) => session.clone(),
         };
-        let receipt = self.guards.send(session, what, Method::POST, &app, "promote", &body).await?;
-        match self.wait {
-            Until::Drained if !self.guards.dry_run => wait::until_drained(session, &app, &receipt).await,
-            Until::Drained | Until::Flipped => Ok(Exit::Done),
-        }
+        self.guards.send(session, format!("cannot promote {app}"), Method::POST, app, "promote", &body).await
     }
 }
 
@@ -228,15 +323,78 @@ impl Rollback {
     }
 }
 
-impl Plain {
+impl GiveUp {
     /// Drops the candidate.
-    pub(crate) async fn abort(mut self, session: &Session) -> Result<Exit, Failure> {
-        let app = session.app(self.app).await?;
+    pub(crate) async fn abort(self, session: &Session) -> Result<Exit, Failure> {
+        self.run(session, "abort", "Drop").await
+    }
+
+    /// Gives the candidate up for good.
+    pub(crate) async fn reject(self, session: &Session) -> Result<Exit, Failure> {
+        self.run(session, "reject", "Reject").await
+    }
+
+    async fn run(mut self, session: &Session, verb: &str, question: &str) -> Result<Exit, Failure> {
+        let app = session.app(self.app.take()).await?;
+        if let Some(message) = self.is_needless(session, &app).await? {
+            session.output.show(&Reached { app: app.to_string(), message })?;
+            return Ok(Exit::Done);
+        }
         self.guards
-            .confirm(session, &app, |status| Some(format!("Drop the candidate {} of {app}?", name(&status.preview)?)))
+            .confirm(session, &app, |status| {
+                Some(format!("{question} the candidate {} of {app}?", name(&status.preview)?))
+            })
             .await?;
-        let what = format!("cannot abort the rollout of {app}");
-        self.guards.send(session, what, Method::POST, &app, "abort", &self.guards.plain()).await?;
+        let what = format!("cannot {verb} the candidate of {app}");
+        self.guards.send(session, what, Method::POST, &app, verb, &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+
+    /// Whether what is meant is no candidate any more, in a sentence. If it is one, it must still be when it is given up.
+    async fn is_needless(&mut self, session: &Session, app: &AppName) -> Result<Option<String>, Failure> {
+        let meant = Meant::of(self.revision.take(), self.image.take());
+        if meant == Meant::Any {
+            return Ok(None);
+        }
+        let status = session.status(app).await?;
+        let is = |pool: &Option<PoolStatus>| pool.as_ref().is_some_and(|pool| meant.is(pool));
+        if is(&status.active) && !is(&status.preview) {
+            let what = format!("{} is active in {app} already", meant.in_words());
+            return Err(Failure::new(Exit::Conflict, what).hint("to take live traffic from it, roll back"));
+        }
+        // Another authority may have something left to put right when there is no candidate any more.
+        let ours = status.source.authority == "tealgate";
+        if !is(&status.preview) && (ours || status.preview.is_some()) {
+            let candidate = name(&status.preview).unwrap_or("none");
+            return Ok(Some(format!("{} is no candidate; the candidate is {candidate}", meant.in_words())));
+        }
+        self.guards.if_generation.get_or_insert(status.generation);
+        Ok(None)
+    }
+}
+
+impl Plain {
+    /// Takes up again what was aborted.
+    pub(crate) async fn retry(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot take the rollout of {app} up again");
+        self.guards.send(session, what, Method::POST, &app, "retry", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+
+    /// Lets the rollout stand where it is.
+    pub(crate) async fn pause(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot pause the rollout of {app}");
+        self.guards.send(session, what, Method::POST, &app, "pause", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn unpause(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let what = format!("cannot let the rollout of {app} go on");
+        self.guards.send(session, what, Method::POST, &app, "unpause", &self.guards.plain()).await?;
         Ok(Exit::Done)
     }
 
@@ -245,6 +403,17 @@ impl Plain {
         let app = session.app(self.app).await?;
         let what = format!("cannot unpin {app}");
         self.guards.send(session, what, Method::DELETE, &app, "pin", &self.guards.plain()).await?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Keep {
+    /// Keeps the previous revision longer.
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let app = session.app(self.app).await?;
+        let body = KeepRequest { period: Period(self.period), reason: self.guards.reason.clone(), if_generation: None };
+        let what = format!("cannot keep the previous revision of {app}");
+        self.guards.send(session, what, Method::POST, &app, "keep", &body).await?;
         Ok(Exit::Done)
     }
 }

@@ -92,11 +92,13 @@ impl Exit {
     /// The code for an answer that is no success: by the problem's stable `code`, else by the status.
     pub(crate) fn of_answer(code: &str, status: StatusCode) -> Self {
         match code {
-            "not-ready" | "gate-failed" => Self::Refused,
+            "not-ready" | "gate-failed" | "other-authority" => Self::Refused,
             "generation-mismatch" | "pinned" | "already-active" | "held" => Self::Conflict,
             "invalid" => Self::Usage,
             "no-candidate" | "no-previous" | "in-use" | "unknown-app" | "unknown-revision" | "not-durable"
-            | "not-held" | "not-drained" | "not-in-maintenance" | "stopping" => Self::Failed,
+            | "not-held" | "not-drained" | "not-in-maintenance" | "stopping" | "aborted" | "not-aborted"
+            | "authority-away" | "authority-refused" => Self::Failed,
+            "timed-out" => Self::TimedOut,
             "unauthorized" | "forbidden" => Self::Unauthorised,
             _ => Self::of_status(status),
         }
@@ -158,6 +160,12 @@ mod tests {
             ("invalid", 400, 2),
             ("not-durable", 503, 1),
             ("stopping", 503, 1),
+            ("other-authority", 409, 3),
+            ("aborted", 409, 1),
+            ("not-aborted", 409, 1),
+            ("authority-away", 503, 1),
+            ("authority-refused", 502, 1),
+            ("timed-out", 504, 4),
             ("unauthorized", 401, 7),
             ("forbidden", 403, 7),
         ];

@@ -15,6 +15,7 @@ mod render;
 mod serve;
 mod session;
 mod signals;
+mod smoke;
 mod sse;
 mod systemd;
 mod token;
@@ -102,6 +103,11 @@ impl Remote {
             Self::Promote(verb) => verb.run(session).await,
             Self::Rollback(verb) => verb.run(session).await,
             Self::Abort(verb) => verb.abort(session).await,
+            Self::Reject(verb) => verb.reject(session).await,
+            Self::Retry(verb) => verb.retry(session).await,
+            Self::Pause(verb) => verb.pause(session).await,
+            Self::Unpause(verb) => verb.unpause(session).await,
+            Self::Keep(verb) => verb.run(session).await,
             Self::Weight(verb) => verb.run(session).await,
             Self::Preview(verb) => verb.run(session).await,
             Self::Plan(verb) => verb.run(session).await,
@@ -111,6 +117,7 @@ impl Remote {
             Self::Resume(verb) => verb.resume(session).await,
             Self::Maintenance(verb) => verb.run(session).await,
             Self::Wait(verb) => verb.run(session).await,
+            Self::Smoke(verb) => verb.run(session).await,
             Self::Mirror(verb) => verb.run(session).await,
             Self::History(verb) => verb.run(session).await,
             Self::Events(verb) => verb.run(session).await,

@@ -7,7 +7,7 @@ use jiff::{Span, SpanRelativeTo};
 use crate::{
     admin::api::EndpointRequest,
     config,
-    switch::{EndpointSpec, NotAnAddress},
+    switch::{EndpointSpec, NotAnAddress, Whereabouts},
 };
 
 /// The most weight an endpoint may have.
@@ -29,9 +29,9 @@ pub(crate) fn size(given: &str) -> Result<u64, String> {
 /// An endpoint: its address (`IP:PORT`, `NAME:PORT` or `unix:/PATH`), or `ADDRESS,WEIGHT` with a weight of 1 to 256.
 pub(crate) fn endpoint(given: &str) -> Result<EndpointRequest, String> {
     let (address, weight) = given.split_once(',').unwrap_or((given, "1"));
-    let address = address.parse().map_err(|wrong: NotAnAddress| wrong.to_string())?;
+    let address: Whereabouts = address.parse().map_err(|wrong: NotAnAddress| wrong.to_string())?;
     match weight.parse() {
-        Ok(weight @ 1..=MAX_WEIGHT) => Ok(EndpointRequest(EndpointSpec { address, weight })),
+        Ok(weight @ 1..=MAX_WEIGHT) => Ok(EndpointRequest(EndpointSpec { weight, ..address.into() })),
         _ => Err(format!("{weight:?} is not a weight: write a number from 1 to {MAX_WEIGHT}")),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     admin::api::{EventMessage, Plan, Version},
     switch::{
         Action, AppStatus, EndpointStatus, Gate, GateState, Happening, Health, HoldStatus, Maintenance, Phase, Pin,
-        PoolStatus, Receipt, SourceStatus,
+        PoolStatus, Receipt, SmokeReport, SourceStatus,
     },
     telemetry::mirror::{Difference, MirrorReport},
 };
@@ -81,6 +81,10 @@ impl Show for Receipt {
         if self.action == Action::Promote {
             gates(&self.gates, page);
         }
+        for call in &self.calls {
+            let label = page.paint(DIM, if self.dry_run { "would send:" } else { "sent:" });
+            page.line(format!("{label} {}", clean(call)));
+        }
         for warning in &self.warnings {
             let label = page.paint(WAITING, "warning:");
             page.line(format!("{label} {}", clean(warning)));
@@ -138,6 +142,32 @@ impl Show for MirrorReport {
             ));
             differs.iter().for_each(|words| page.line(format!("  {}", clean(words))));
         }
+    }
+}
+
+impl Show for SmokeReport {
+    fn names(&self) -> Vec<String> {
+        self.checks.iter().map(|check| check.name.clone()).collect()
+    }
+
+    fn text(&self, page: &mut Page) {
+        let (style, state) = gate_state(self.state);
+        let (app, state) = (page.paint(BOLD, &self.app), page.paint(style, state));
+        let revision = clean(&self.revision);
+        page.line(format!("{app}: the smoke test of {revision}: {state}, round {}", self.rounds));
+        let rows = self.checks.iter().map(|check| {
+            let number = |number: Option<u64>, unit| number.map_or_else(|| "-".to_owned(), |n| format!("{n}{unit}"));
+            [
+                check.name.clone(),
+                format!("{} {}", check.method, check.path),
+                gate_state(check.state).1.to_owned(),
+                number(check.status.map(u64::from), ""),
+                number(check.millis, " ms"),
+                check.message.clone(),
+            ]
+        });
+        let rows = rows.collect();
+        page.table(["CHECK", "REQUEST", "RESULT", "STATUS", "TOOK", "WHY"], rows);
     }
 }
 
@@ -296,15 +326,19 @@ fn pools(app: &AppStatus, page: &mut Page) {
 
 fn gates(gates: &[Gate], page: &mut Page) {
     for gate in gates {
-        let (style, state) = match gate.state {
-            GateState::Pending => (WAITING, "pending"),
-            GateState::Running => (WAITING, "running"),
-            GateState::Passed => (GOOD, "passed"),
-            GateState::Failed => (BAD, "failed"),
-            GateState::Skipped => (DIM, "skipped"),
-        };
+        let (style, state) = gate_state(gate.state);
         let state = page.paint(style, state);
         page.line(format!("gate {}: {state}  {}", clean(&gate.name), clean(&gate.message)));
+    }
+}
+
+fn gate_state(state: GateState) -> (Style, &'static str) {
+    match state {
+        GateState::Pending => (WAITING, "pending"),
+        GateState::Running => (WAITING, "running"),
+        GateState::Passed => (GOOD, "passed"),
+        GateState::Failed => (BAD, "failed"),
+        GateState::Skipped => (DIM, "skipped"),
     }
 }
 
@@ -343,6 +377,7 @@ fn receipt_line(receipt: &Receipt) -> String {
     let roles = match receipt.action {
         Action::Promote | Action::Rollback => format!("{from} → {to}"),
         Action::Abort => format!("{from} dropped, {to} stays active"),
+        Action::Smoke => format!("the checks are sent to {to}"),
         Action::Unpin => format!("{to} no longer pinned"),
         Action::Deploy => format!("{to} is the candidate"),
         Action::Weight => format!("{} % of live traffic to {to}", receipt.weight.unwrap_or_default()),
@@ -350,6 +385,11 @@ fn receipt_line(receipt: &Receipt) -> String {
         Action::Resume => format!("requests are let in to {to}"),
         Action::Maintenance => "live traffic gets the maintenance page".to_owned(),
         Action::Reopen => format!("live traffic is served by {to}"),
+        Action::Retry => format!("the rollout of {to} goes on"),
+        Action::Reject => format!("{from} rejected, {to} stays active"),
+        Action::Pause => "the rollout stands where it is".to_owned(),
+        Action::Unpause => "the rollout goes on".to_owned(),
+        Action::Keep => format!("{to} is kept for a rollback"),
         Action::Discard | Action::Pin | Action::Source => to,
     };
     clean(&format!("{} {}: {roles}, generation {}", receipt.action.as_str(), receipt.app, receipt.generation))

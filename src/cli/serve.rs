@@ -104,7 +104,7 @@ fn load(file: &Path) -> Result<Config, Failure> {
 
 /// How long a drain may take: the longest that an app allows its requests, and a little more.
 fn patience(config: &Config) -> Duration {
-    let drains = config.desired.apps.values().map(|app| app.policy.drain.timeout);
+    let drains = config.desired.policies().map(|policy| policy.drain.timeout);
     drains.max().unwrap_or_default() + CLOSING
 }
 
@@ -165,10 +165,12 @@ struct CheckedListener {
 struct CheckedApp {
     name: String,
     hosts: Vec<String>,
-    active: String,
+    source: String,
+    /// Of an app that follows a cluster, the file does not say the rest.
+    active: Option<String>,
     preview: Option<String>,
-    revisions: usize,
-    endpoints: usize,
+    revisions: Option<usize>,
+    endpoints: Option<usize>,
 }
 
 impl Checked {
@@ -185,15 +187,27 @@ impl Checked {
             },
             tls: listener.tls.is_some(),
         });
-        let apps = config.desired.apps.iter().map(|(name, app)| CheckedApp {
+        let stated = config.desired.apps.iter().map(|(name, app)| CheckedApp {
             name: name.to_string(),
             hosts: app.matching.hosts.iter().map(host).collect(),
-            active: app.active.to_string(),
+            source: "static".to_owned(),
+            active: Some(app.active.to_string()),
             preview: app.preview.as_ref().map(ToString::to_string),
-            revisions: app.revisions.len(),
-            endpoints: app.revisions.values().map(Vec::len).sum(),
+            revisions: Some(app.revisions.len()),
+            endpoints: Some(app.revisions.values().map(Vec::len).sum()),
         });
-        Self { ok: true, workers: config.workers, listeners: listeners.collect(), apps: apps.collect() }
+        let followed = config.desired.followed.iter().map(|(name, app)| CheckedApp {
+            name: name.to_string(),
+            hosts: app.matching.hosts.iter().map(host).collect(),
+            source: config.kubernetes.apps.get(name).map(ToString::to_string).unwrap_or_default(),
+            active: None,
+            preview: None,
+            revisions: None,
+            endpoints: None,
+        });
+        let mut apps: Vec<_> = stated.chain(followed).collect();
+        apps.sort_by(|one, other| one.name.cmp(&other.name));
+        Self { ok: true, workers: config.workers, listeners: listeners.collect(), apps }
     }
 }
 
@@ -220,10 +234,12 @@ impl Show for Checked {
         page.line("");
         let apps = self.apps.iter().map(|app| {
             let hosts = if app.hosts.is_empty() { "(any)".to_owned() } else { app.hosts.join(", ") };
-            let preview = app.preview.clone().unwrap_or_else(|| "-".to_owned());
-            [app.name.clone(), hosts, app.active.clone(), preview, app.revisions.to_string(), app.endpoints.to_string()]
+            let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+            let count = |count: Option<usize>| or_dash(count.map(|count| count.to_string()));
+            let [active, preview] = [app.active.clone(), app.preview.clone()].map(or_dash);
+            [app.name.clone(), hosts, app.source.clone(), active, preview, count(app.revisions), count(app.endpoints)]
         });
-        page.table(["APP", "HOSTS", "ACTIVE", "PREVIEW", "REVISIONS", "ENDPOINTS"], apps.collect());
+        page.table(["APP", "HOSTS", "SOURCE", "ACTIVE", "PREVIEW", "REVISIONS", "ENDPOINTS"], apps.collect());
     }
 }
 

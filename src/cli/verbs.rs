@@ -9,7 +9,7 @@ use clap::{
 };
 
 use super::{
-    act, client::Address, door, look, output::Format, packaging, parse::duration, preview, serve, token, wait,
+    act, client::Address, door, look, output::Format, packaging, parse::duration, preview, serve, smoke, token, wait,
 };
 use crate::demo;
 
@@ -151,11 +151,13 @@ Examples:
     /// Move all live traffic to the candidate, if its gates hold
     #[command(after_help = "\
 When it returns, no request that arrives later starts on the old revision; what is in flight there finishes there. On a \
-terminal it asks first. Ends with 3 if a gate or a pool that is not ready says no, with 5 if somebody else was faster.
+terminal it asks first. Ends with 3 if a gate or a pool that is not ready says no, with 5 if somebody else was faster. Where \
+Argo Rollouts decides, it is asked, and this returns when traffic has moved, or with 4 and the place where it hangs.
 
 Examples:
   tealgate promote shop
   tealgate promote shop --revision green --if-generation 12 --wait drained --timeout 2m
+  tealgate promote shop --when-ready --image registry.example.com/shop:1.2 --timeout 5m
   tealgate promote shop --hold --max-age 5s
   tealgate promote shop --skip-gates --reason \"hotfix for #42\" --yes")]
     Promote(act::Promote),
@@ -172,9 +174,51 @@ Examples:
     Rollback(act::Rollback),
     /// Drop the candidate; live traffic stays where it is
     #[command(after_help = "\
+With --revision or --image, only that one: if it is no candidate any more, there is nothing to do (0); if it is active already, \
+that is a conflict (5).
+
 Examples:
   tealgate abort shop --reason \"smoke test failed\"")]
-    Abort(act::Plain),
+    Abort(act::GiveUp),
+    /// Give the candidate up for good; live traffic stays where it is
+    #[command(after_help = "\
+Where Argo Rollouts decides, the rollout is aborted and the stable revision's template is put back, so that the Rollout is \
+healthy again; Git has to follow, or it brings the candidate back. Elsewhere this is `abort`. With --revision or --image, only \
+that one: if it is no candidate any more, there is nothing to do (0); if it is active already, that is a conflict (5).
+
+Examples:
+  tealgate reject shop --reason \"smoke test failed\" --yes
+  tealgate reject shop --image registry.example.com/shop:1.2 --reason denied --yes")]
+    Reject(act::GiveUp),
+    /// Take a rollout up again that was aborted (Argo Rollouts)
+    #[command(after_help = "\
+The candidate is scaled up, analysed and paused anew; then promote it.
+
+Examples:
+  tealgate retry shop && tealgate wait shop --for preview-ready && tealgate promote shop --yes")]
+    Retry(act::Plain),
+    /// Let the rollout stand where it is (Argo Rollouts)
+    #[command(after_help = "\
+No Service is switched until `unpause` or `promote`. To keep live traffic where it is whatever anybody else does, `pin` it; to \
+let new requests wait, `hold` them.
+
+Examples:
+  tealgate pause shop --reason \"not before the sale is over\"")]
+    Pause(act::Plain),
+    /// Let a paused rollout go on (Argo Rollouts)
+    #[command(after_help = "\
+Ends what `pause` began; what waits for approval waits on, for `promote`. The end of a hold is `resume`.
+
+Examples:
+  tealgate unpause shop")]
+    Unpause(act::Plain),
+    /// Keep the previous revision longer, so that a rollback stays possible (Argo Rollouts)
+    #[command(after_help = "\
+Puts the deadline off at which the old ReplicaSet is scaled down.
+
+Examples:
+  tealgate keep shop --for 2h --reason \"watch it over lunch\"")]
+    Keep(act::Keep),
     /// Send a share of live traffic to the candidate
     #[command(after_help = "\
 It counts from when the candidate is ready, and each user stays on one side. Raising it takes nobody back; 0% takes all \
@@ -232,13 +276,27 @@ Examples:
     Maintenance(door::Maintenance),
     /// Wait until an app is where it should be
     #[command(after_help = "\
-Ends with 0 when it is, with 4 when the time (--timeout, default 10m) is over, with 1 when the candidate is dropped, and \
-with 6 when the revision was active and no longer is.
+Ends with 0 when it is, with 4 when the time (--timeout, default 10m) is over, and as soon as it can no longer be: with 1 \
+when the candidate is dropped, with 3 when it has failed its smoke test, with 5 when another has taken its place, and with 6 \
+when the revision was active and no longer is. A revision that is active already has been ready.
 
 Examples:
   tealgate wait shop --for preview-ready --revision green --timeout 2m
+  tealgate wait shop --for preview-ready --image registry.example.com/shop:1.2
   tealgate wait shop --for drained")]
     Wait(wait::Wait),
+    /// Send the checks of the candidate's smoke test again, and show what each comes to
+    #[command(after_help = "\
+Wants a `promotion.smoke` in the app's configuration. With --revision or --image, that candidate is waited for until it can \
+be tested; one that is active already needs no test. What fails is tried again for as long as `promotion.smoke_within` says; \
+a test that goes on will do. Ends with 0 when all checks have passed, with 3 when one has failed, with 4 when the time \
+(--timeout, default 10m) is over, and with 5 when another candidate has come.
+
+Examples:
+  tealgate smoke shop
+  tealgate smoke shop --image registry.example.com/shop:1.2 --timeout 5m
+  tealgate smoke shop -o json | jq -r '.checks[] | select(.state == \"failed\") | .message'")]
+    Smoke(smoke::Smoke),
     /// Show how the candidate answers copies of live requests, compared with what clients were given
     #[command(after_help = "\
 Wants a `mirror` in the app's configuration. Shown are the counts since the server's start and the last 50 differences; of \
@@ -304,6 +362,10 @@ mod tests {
             "promote shop --revision g --if-generation 3 --dry-run --wait drained",
             "promote shop --skip-gates --reason hotfix -y",
             "promote shop --hold --max-age 5s",
+            "promote shop --when-ready --image shop:1 --timeout 5m",
+            "smoke shop --revision g --reason again",
+            "smoke --image shop:1",
+            "wait shop --for preview-ready --image shop:1",
             "hold shop --max-age 5s --max-requests 1000 --max-bytes 64MiB",
             "resume shop",
             "maintenance shop on --retry-after 2m --reason upgrade",
@@ -312,6 +374,13 @@ mod tests {
             "rollback shop --to blue",
             "undo",
             "abort",
+            "reject shop --reason broken --yes",
+            "reject shop --image shop:1 --yes",
+            "abort shop --revision g",
+            "retry shop",
+            "pause shop --dry-run",
+            "unpause shop",
+            "keep shop --for 2h",
             "weight shop 5%",
             "weight 0 --reason over",
             "preview link shop --ttl 8h --host shop.example.com",

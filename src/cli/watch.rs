@@ -78,14 +78,14 @@ async fn redraw(session: &Session, app: Option<&AppName>, mut events: Events, pa
     let mut signals = Signals::listen()?;
     let mut tick = interval(TICK);
     let mut apps = Apps::default();
-    let screen = Screen::enter(session.output)?;
+    let screen = Screen::enter()?;
     loop {
         tokio::select! {
             () = signals.end() => break,
             message = events.next() => match message {
                 Ok(Some(message)) => apps.take(&message),
                 Ok(None) | Err(_) => {
-                    screen.draw(&apps, "the server does not answer; trying again")?;
+                    screen.draw(&apps.text(session.output)?, "the server does not answer; trying again")?;
                     tokio::select! {
                         () = signals.end() => break,
                         again = again(session, path) => events = again,
@@ -94,7 +94,7 @@ async fn redraw(session: &Session, app: Option<&AppName>, mut events: Events, pa
             },
             _ = tick.tick() => apps.refresh(session, app).await,
         }
-        screen.draw(&apps, "")?;
+        screen.draw(&apps.text(session.output)?, "")?;
     }
     drop(screen);
     show(session, &apps.list())?;
@@ -152,23 +152,28 @@ impl Apps {
     fn list(&self) -> Vec<AppStatus> {
         self.0.values().cloned().collect()
     }
+
+    fn text(&self, output: Output) -> Result<String, Failure> {
+        match self.list() {
+            apps if apps.len() == 1 => output.render(&apps[0], false),
+            apps => output.render(&apps, false),
+        }
+    }
 }
 
 /// The terminal's other screen, without a cursor, where a line too long ends at the edge; all is put back when this is
 /// dropped.
-struct Screen(Output);
+pub(super) struct Screen(());
 
 impl Screen {
-    fn enter(output: Output) -> Result<Self, Failure> {
+    pub(super) fn enter() -> Result<Self, Failure> {
         control("\x1b[?1049h\x1b[?25l\x1b[?7l")?;
-        Ok(Self(output))
+        Ok(Self(()))
     }
 
-    fn draw(&self, apps: &Apps, note: &str) -> Result<(), Failure> {
-        let text = match apps.list() {
-            apps if apps.len() == 1 => self.0.render(&apps[0], false)?,
-            apps => self.0.render(&apps, false)?,
-        };
+    /// Draws a text, and a note below it.
+    #[expect(clippy::unused_self, reason = "only who has entered the screen may draw on it")]
+    pub(super) fn draw(&self, text: &str, note: &str) -> Result<(), Failure> {
         // Home, then each line over the old one and the rest of it cleared: no flicker, as nothing is blank in between.
         control("\x1b[H")?;
         // More than fits would scroll; two lines are for what stands below.

@@ -85,7 +85,7 @@ impl Pass<'_> {
     }
 
     /// A secret, from where it is. Nothing of it goes into a message.
-    fn secret(&mut self, given: &Placed<Text<SecretText>>, shortest: usize) -> Option<Secret> {
+    pub(super) fn secret(&mut self, given: &Placed<Text<SecretText>>, shortest: usize) -> Option<Secret> {
         let octets = match self.read(given)? {
             SecretText::Here(text) => text.into_bytes(),
             SecretText::In(path) => self.secret_in(&path, given)?,
@@ -103,7 +103,7 @@ impl Pass<'_> {
         self.secret_files.push(path.clone());
         if !self.open_files {
             // Nobody is to know what stands in for it.
-            return Some((0..32).map(|_| fastrand::u8(..)).collect());
+            return Some((0..32).map(|_| fastrand::alphanumeric() as u8).collect());
         }
         let octets = read_file(&path).map_err(|error| Wrong::new(format!("cannot read {}: {error}", path.display())));
         let octets = octets.map_err(|wrong| self.wrong(given.place, wrong)).ok()?;
@@ -164,8 +164,8 @@ impl Pass<'_> {
 }
 
 /// The name of a header, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FieldName(String);
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FieldName(pub(super) String);
 
 impl Notation for FieldName {
     fn read(text: &str) -> Result<Self, Wrong> {
@@ -192,7 +192,7 @@ impl Notation for CookieName {
 
 /// What a header or a cookie may hold, without white space at its ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FieldValue(String);
+pub(super) struct FieldValue(pub(super) String);
 
 impl Notation for FieldValue {
     fn read(text: &str) -> Result<Self, Wrong> {

@@ -224,11 +224,16 @@ impl<const MIN: u32, const MAX: u32> From<Whole<MIN, MAX>> for Option<NonZeroU16
 
 impl Notation for Statuses {
     fn read(text: &str) -> Result<Self, Wrong> {
-        let wrong =
-            || Wrong::new(format!("{} is not a list of statuses", quoted(text))).hint("such as 200-399, or 200,204");
+        let wrong = || {
+            Wrong::new(format!("{} is not a list of statuses", quoted(text))).hint("such as 200-399, 2xx, or 200,204")
+        };
         let status =
             |text: &str| Whole::<100, 599>::read(text.trim()).ok().and_then(|n| u16::try_from(u32::from(n)).ok());
         let range = |text: &str| -> Option<RangeInclusive<u16>> {
+            if let Some(class) = text.trim().strip_suffix("xx") {
+                let first = status(&format!("{class}00"))?;
+                return Some(first..=first + 99);
+            }
             let (first, last) = text.split_once('-').unwrap_or((text, text));
             let (first, last) = (status(first)?, status(last)?);
             (first <= last).then_some(first..=last)
@@ -239,7 +244,8 @@ impl Notation for Statuses {
 
     fn schema() -> Schema {
         let ranges = json_schema!({
-            "type": "string", "pattern": "^[1-5][0-9]{2}(-[1-5][0-9]{2})?( *, *[1-5][0-9]{2}(-[1-5][0-9]{2})?)*$"
+            "type": "string",
+            "pattern": "^[1-5](xx|[0-9]{2}(-[1-5][0-9]{2})?)( *, *[1-5](xx|[0-9]{2}(-[1-5][0-9]{2})?))*$"
         });
         json_schema!({ "anyOf": [{ "type": "integer", "minimum": 100, "maximum": 599 }, ranges] })
     }
@@ -275,8 +281,9 @@ mod tests {
         assert_eq!(read("200-399"), Some(Statuses::default()));
         assert_eq!(read("200"), Some(Statuses(vec![200..=200])));
         assert_eq!(read("200, 204-206,301"), Some(Statuses(vec![200..=200, 204..=206, 301..=301])));
+        assert_eq!(read("2xx,304"), Some(Statuses(vec![200..=299, 304..=304])));
         assert!(Statuses::default().contains(399) && !Statuses::default().contains(400));
-        for text in ["", "2xx", "399-200", "99", "600", "200,", "200-", "-200", "200-300-400", "all"] {
+        for text in ["", "6xx", "xx", "2xxx", "399-200", "99", "600", "200,", "200-", "-200", "200-300-400", "all"] {
             assert!(read(text).is_none(), "{text}");
         }
     }

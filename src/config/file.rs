@@ -5,6 +5,7 @@ mod app;
 mod audience;
 mod limits;
 mod mirror;
+mod smoke;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -12,16 +13,18 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::{app::*, audience::*, limits::*, mirror::*};
+pub(super) use self::{app::*, audience::*, limits::*, mirror::*, smoke::*};
 use super::{
     address::SocketPath,
     duration::Time,
+    kubernetes::ContextName,
     node::{Given, Named, Placed, Text},
     notation::{ListenerName, UnknownHost, Version, Whole, Workers},
     size::Octets,
 };
 use crate::{
     proxy::{Alpn, Bind, ClientAuthMode, ForwardingField, ListenerRole, TlsVersion},
+    switch::HostPattern,
     telemetry::{AccessFormat, Format, Level},
 };
 
@@ -53,6 +56,9 @@ pub(super) struct File {
     /// Where run-time state is kept.
     #[serde(default)]
     pub(super) state: State,
+    /// The cluster that apps follow.
+    #[serde(default)]
+    pub(super) kubernetes: Cluster,
     /// The apps by name.
     pub(super) apps: Placed<Named<App>>,
 }
@@ -208,10 +214,16 @@ pub(super) struct Admin {
     /// Its Unix socket (mode 0660): whoever may open it is admin. Left out: `admin.sock` in systemd's runtime directory,
     /// else in `/run/tealgate`, else in the user's runtime directory.
     pub(super) socket: Given<Text<SocketPath>>,
-    /// A TCP address as well; it wants `tokens`.
+    /// A TCP address as well; it wants `tokens` or `kubernetes_auth`.
     pub(super) bind: Given<Text<SocketAddr>>,
+    /// Names by which the TCP address is asked for, each exact or `*.` for all below; left out: its IP address and
+    /// `localhost` alone. Requests for any other name are turned away, as web pages send them (DNS rebinding).
+    pub(super) hosts: Given<Vec<Placed<Text<HostPattern>>>>,
     /// The token file, as `tealgate token new` describes it. It is read anew when it changes.
     pub(super) tokens: Given<Text<PathBuf>>,
+    /// Also lets in, on TCP, whom the cluster vouches for: the token by a TokenReview, and what he may do by
+    /// SubjectAccessReviews on `apps` of `tealgate.dev`: `get` to look, `update` to act, `manage` for the rest.
+    pub(super) kubernetes_auth: Given<Text<bool>>,
 }
 
 /// The listener of `/livez`, `/readyz` and `/metrics`.
@@ -229,4 +241,15 @@ pub(super) struct State {
     /// A directory for this configuration alone. Left out: one named after this file, in systemd's state directory, else
     /// in `/var/lib/tealgate`, else in the user's state directory.
     pub(super) dir: Given<Text<PathBuf>>,
+}
+
+/// The cluster that apps with `source.kubernetes` follow. Left out, it is found as `kubectl` finds it: by the file that
+/// `KUBECONFIG` names, or `~/.kube/config`; in a pod with neither, it is the pod's own.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Cluster {
+    /// A kubeconfig file to use in place of those.
+    pub(super) kubeconfig: Given<Text<PathBuf>>,
+    /// The context in that file; left out: its current one.
+    pub(super) context: Given<Text<ContextName>>,
 }

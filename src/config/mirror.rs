@@ -70,7 +70,7 @@ impl Notation for BodyComparison {
 }
 
 /// A header field that is compared, in lower case, or `*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct MirroredField(String);
 
 impl From<MirroredField> for String {
@@ -86,7 +86,7 @@ impl Notation for MirroredField {
 }
 
 /// What is left out of a comparison.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Ignored {
     /// A header field, in lower case.
     Field(String),

@@ -16,6 +16,7 @@ mod duration;
 mod environment;
 mod error;
 mod file;
+mod kubernetes;
 mod mirror;
 mod node;
 mod not_yet;
@@ -24,12 +25,14 @@ mod pass;
 mod places;
 mod schema;
 mod size;
+mod smoke;
 mod syntax;
 #[cfg(test)]
 mod tests;
 mod translate;
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -47,6 +50,7 @@ pub use self::{
 use crate::{
     admin,
     proxy::{ListenerOptions, TlsOptions},
+    source::Targets,
     switch::Desired,
     telemetry,
 };
@@ -73,6 +77,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The apps.
     pub desired: Desired,
+    /// What those of them follow that follow a cluster.
+    pub kubernetes: Targets,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
 }
@@ -85,7 +91,7 @@ impl Config {
             let wrong = Wrong::new(format!("the configuration cannot be read: {error}"));
             Document { file, text: "" }.wrong(wrong)
         };
-        let octets = pass::read_file(file).map_err(unreadable)?;
+        let octets = pass::read_up_to(file, syntax::LARGEST).map_err(unreadable)?;
         parse(&octets, file, &variable, true)
     }
 
@@ -95,15 +101,16 @@ impl Config {
         parse(text.as_bytes(), file, &variable, false)
     }
 
-    /// The files it names: certificates, keys, authorities, tokens, secrets, pages. When one of them changes, whoever uses it
-    /// reads it anew.
+    /// The files it names, each once: certificates, keys, authorities, tokens, secrets, pages. When one of them changes,
+    /// whoever uses it reads it anew.
     pub fn files(&self) -> Vec<PathBuf> {
         let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let transports = self.desired.apps.values().filter_map(|app| app.policy.transport.tls.as_ref());
+        let transports = self.desired.policies().filter_map(|policy| policy.transport.tls.as_ref());
         let towards_endpoints = transports.flat_map(|tls| tls.files());
-        let pages = self.desired.apps.values().flat_map(|app| app.policy.errors.0.values()).map(|page| &page.file);
+        let pages = self.desired.policies().flat_map(|policy| policy.errors.0.values()).map(|page| &page.file);
         let named = tls.flat_map(TlsOptions::files).chain(towards_endpoints).chain(&self.admin.tokens);
-        named.chain(pages).chain(&self.secret_files).cloned().collect()
+        let mut seen = HashSet::new();
+        named.chain(pages).chain(&self.secret_files).filter(|file| seen.insert(*file)).cloned().collect()
     }
 }
 

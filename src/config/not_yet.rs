@@ -13,6 +13,7 @@ use super::{error::Wrong, file::App, node::Given};
 pub(super) struct NotYet(Given<Value>);
 
 impl NotYet {
+    /// Whether it is there at all.
     pub(super) fn is_given(&self) -> bool {
         self.0.get().is_some()
     }
@@ -27,11 +28,9 @@ impl<'de> Deserialize<'de> for NotYet {
 /// What of an app asks for something that is not in force.
 pub(super) fn asked_for(app: &App) -> Vec<(Location, Wrong)> {
     let never = Vec::new;
-    let keys: [(&str, &NotYet, Vec<Value>); 6] = [
-        ("source.kubernetes", &app.source.value.kubernetes, never()),
+    let keys: [(&str, &NotYet, Vec<Value>); 4] = [
         ("source.etcd", &app.source.value.etcd, never()),
         ("promotion.approval", &app.promotion.approval, vec![json!({ "required": 0 })]),
-        ("promotion.smoke", &app.promotion.smoke, vec![json!([])]),
         ("promotion.bake", &app.promotion.bake, vec![json!("0s")]),
         ("guard", &app.guard, never()),
     ];

@@ -328,7 +328,7 @@ impl Notation for MediaType {
 }
 
 /// A path as a request has it, without query.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct UrlPath(String);
 
 impl From<UrlPath> for String {

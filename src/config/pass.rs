@@ -2,7 +2,9 @@
 //! stopping at it. What cannot be read leaves its default in place, and the pass goes on; the outcome is thrown away then.
 
 use std::{
+    collections::HashSet,
     fs::File,
+    hash::Hash,
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -17,8 +19,8 @@ use super::{
     notation::Notation,
 };
 
-/// The largest file that is read, in octets: the configuration, a certificate, a key, a token file.
-pub(super) const LARGEST_FILE: usize = 1 << 20;
+/// The largest file that is read besides the configuration, in octets: a certificate, a key, a token file.
+const LARGEST_FILE: usize = 1 << 20;
 
 /// The largest page that stands for an error, in octets.
 const LARGEST_PAGE: usize = 256 << 10;
@@ -66,18 +68,18 @@ impl Pass<'_> {
 
     /// The values of a list with their places. An empty list is an error, since leaving it out means "all", and the one
     /// looks like the opposite of the other.
-    pub(super) fn read_all<T: Notation + PartialEq>(
+    pub(super) fn read_all<T: Notation + Clone + Eq + Hash>(
         &mut self,
         given: &Given<Vec<Placed<Text<T>>>>,
     ) -> Vec<(T, Location)> {
-        let mut values: Vec<(T, Location)> = Vec::new();
-        let Some(list) = given.get() else { return values };
+        let Some(list) = given.get() else { return Vec::new() };
+        let (mut values, mut seen) = (Vec::with_capacity(list.value.len()), HashSet::new());
         if list.value.is_empty() {
             self.wrong(list.place, Wrong::new("this list is empty").hint("leave the key out, or name at least one"));
         }
         for item in &list.value {
             let Some(value) = self.read(item) else { continue };
-            if values.iter().any(|(earlier, _)| *earlier == value) {
+            if !seen.insert(value.clone()) {
                 self.wrong(item.place, Wrong::new(format!("{} is given twice", quoted(&item.value.written))));
                 continue;
             }
@@ -144,12 +146,17 @@ impl FileKind {
     }
 }
 
-/// The whole file, if it is not larger than [`LARGEST_FILE`].
+/// The whole of a file that the configuration names, if it is not larger than [`LARGEST_FILE`].
 pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    read_up_to(path, LARGEST_FILE)
+}
+
+/// The whole file, if it has no more octets than `most`, which are so many MiB.
+pub(super) fn read_up_to(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
-    File::open(path)?.take(LARGEST_FILE as u64 + 1).read_to_end(&mut octets)?;
-    if octets.len() > LARGEST_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1MiB"));
+    File::open(path)?.take(most as u64 + 1).read_to_end(&mut octets)?;
+    if octets.len() > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {}MiB", most >> 20)));
     }
     Ok(octets)
 }

@@ -3,6 +3,8 @@
 mod audience;
 mod doors;
 mod hostile;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod mistakes;
 
 use std::path::Path;
@@ -78,6 +80,7 @@ fn what_full_yaml_shows_in_comments_can_be_uncommented() {
         "/var/lib/tealgate/this",
         "roots.pem",
         "V2",
+        "/actuator/health",
     ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
@@ -103,14 +106,17 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
         lacking,
         [
             "active",
+            "active_service",
             "address",
             "bind",
             "body",
+            "body_contains",
             "burst",
             "by",
             "cert",
             "client_ip",
             "content_type",
+            "context",
             "cookie",
             "crl",
             "dir",
@@ -120,17 +126,22 @@ fn the_schema_shows_every_key_of_full_yaml_and_its_default() {
             "header",
             "host",
             "key",
+            "kubeconfig",
+            "kubernetes_auth",
             "max_body",
             "max_in_flight",
             "min_version",
             "mode",
             "name",
+            "namespace",
             "path",
             "per",
             "port",
             "preview",
+            "preview_service",
             "proxy_protocol",
             "requests",
+            "rollout",
             "roots",
             "secret",
             "server_name",
@@ -213,7 +224,21 @@ fn every_key_reaches_its_place() {
       family: ipv6
     health: { path: /healthz?deep, status: "200,301-302", host: shop.test, port: 9100, interval: 5s, jitter: 0%, timeout: 250ms, rise: 4, fall: 5 }
     ejection: { consecutive_failures: 7, error_ratio: 25%, window: 5s, min_requests: 3, for: 1m, max_share: 100%, gateway_errors: false }
-    promotion: { auto: after 10m, min_ready: 60% }
+    promotion:
+      auto: after 10m
+      min_ready: 60%
+      smoke:
+        - { path: "/health?x", status: 200, json: { status: UP, components.db: { up: "${ATTEMPTS}" }, "$.n": 1 } }
+        - name: search
+          method: POST
+          path: /search
+          headers: { Host: A.test, X-Key: "file:search.key", X-Host: "${APP_HOST}" }
+          body: '{"q": 1}'
+          status: [200, 3xx]
+          expect_headers: { Content-Type: "text/*" }
+          body_contains: [a, b]
+          timeout: 1s
+      smoke_within: 0s
     rollback: { keep_previous: 0s }
     timeouts: { connect: 3s, response: 1m, upgrade_idle: 2h, request: 5m }
     limits: { body_size: 10MiB, in_flight: 100, queue: 50, queue_timeout: 3s,
@@ -256,6 +281,13 @@ fn every_key_reaches_its_place() {
         r#"roots: File("/etc/tealgate/roots.pem"), identity: Some(ClientIdentity { cert: "/etc/tealgate/c.crt""#,
         r#"key: "/keys/c.key" }), server_name: Some("app.internal"), min_version: Tls13 }), proxy_protocol: Some(V1)"#,
         "lookup: Lookup { interval: 60s, family: Ipv6 }",
+        r#"SmokeCheck { name: "/health?x", method: "GET", path: "/health?x", headers: [], body: "", timeout: 5s"#,
+        "expected: Expected { status: Statuses([200..=200]), headers: [], body_contains: []",
+        r#"{"up": String("3")}"#,
+        r#"name: "search", method: "POST", path: "/search", headers: [("host", Secret), ("x-key", Secret), ("x-host", Secret)]"#,
+        r#"body: "{\"q\": 1}", timeout: 1s, expected: Expected { status: Statuses([200..=200, 300..=399])"#,
+        r#"headers: [("content-type", "text/*")], body_contains: ["a", "b"]"#,
+        "within: 0ns",
     ] {
         assert!(shown.contains(part), "{part}\nin {shown}");
     }
@@ -281,7 +313,7 @@ listeners:
     limits: { head_size: 4KiB, connections: 5, connections_per_client: 6, handshakes: 8 }
     unknown_host: 404
   - { name: balanced, bind: "127.0.0.1:1", proxy_protocol: { trusted: [10.0.0.0/8], timeout: 2s } }
-admin: { socket: admin.sock, bind: "[::1]:7180", tokens: tokens.yaml }
+admin: { socket: admin.sock, bind: "[::1]:7180", hosts: [Admin.shop, "*.shop.svc"], tokens: tokens.yaml }
 health: { bind: "127.0.0.1:0" }
 state: { dir: state }
 apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
@@ -305,10 +337,12 @@ apps: { a: { source: { static: { active: v1, preview: v2, revisions: {
         "TcpOptions { keepalive: Some(60s), user_timeout: Some(30s), backlog: 7 }",
         "handshake: 1s, head: 2s, body: 3s, idle: 4s",
         "head_size: 4096, connections: 5, connections_per_client: 6, handshakes: 8",
-        r#"socket: Some("/etc/tealgate/admin.sock"), bind: Some([::1]:7180), tokens: Some("/etc/tealgate/tokens.yaml")"#,
+        r#"socket: Some("/etc/tealgate/admin.sock"), bind: Some([::1]:7180)"#,
+        r#"hosts: [Exact("admin.shop"), Below(".shop.svc")], tokens: Some("/etc/tealgate/tokens.yaml")"#,
         r#"health: 127.0.0.1:0, state_dir: Some("/etc/tealgate/state")"#,
-        "{v1: [EndpointSpec { address: [::1]:1, weight: 1 }, EndpointSpec { address: app.internal:2, weight: 1 }, \
-         EndpointSpec { address: unix:/etc/tealgate/run/app.sock, weight: 1 }], v2: [EndpointSpec { address: 127.0.0.1:2, weight: 256 }]}",
+        "{v1: [EndpointSpec { address: [::1]:1, weight: 1, standing: Ready }, EndpointSpec { address: app.internal:2, weight: 1, \
+         standing: Ready }, EndpointSpec { address: unix:/etc/tealgate/run/app.sock, weight: 1, standing: Ready }], v2: \
+         [EndpointSpec { address: 127.0.0.1:2, weight: 256, standing: Ready }]}",
         "active: v1, preview: Some(v2)",
     ] {
         assert!(shown.contains(part), "{part}\nin {shown}");

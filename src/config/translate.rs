@@ -32,6 +32,7 @@ use crate::{
         Alpn, Bind, CertificateFiles, ClientAuth, ClientAuthMode, ForwardingField, ListenerOptions, ProxyProtocol,
         TlsOptions, TlsVersion, TrustedProxies,
     },
+    source::Targets,
     switch::{
         Address, AppName, ClientIdentity, Desired, EndpointSpec, ErrorPage, ErrorPages, HoldBounds, InFlightLimit,
         Limits, Matching, Mirror, Policy, Protocol, Rate, RateBy, Revision, Roots, Transport, UpstreamTls, Wanted,
@@ -52,6 +53,7 @@ impl Pass<'_> {
             self.read(version);
         }
         let mut claims = Claims::default();
+        let mut kubernetes = Targets { cluster: self.cluster(&file.kubernetes), apps: BTreeMap::new() };
         Config {
             workers: self.workers(file),
             log: self.log(&file.log),
@@ -59,7 +61,8 @@ impl Pass<'_> {
             admin: self.admin(&file.admin, &mut claims),
             health: self.health_listener(&file.health, &mut claims),
             state_dir: Some(self.state_dir(&file.state)),
-            desired: self.desired(&file.apps, &mut claims),
+            desired: self.desired(&file.apps, &mut kubernetes, &mut claims),
+            kubernetes,
             secret_files: std::mem::take(&mut self.secret_files),
         }
     }
@@ -200,9 +203,10 @@ impl Pass<'_> {
 
     fn admin(&mut self, admin: &file::Admin, claims: &mut Claims) -> admin::Options {
         let bind = admin.bind.get().and_then(|bind| Some((self.read(bind)?, bind.place)));
+        let by_cluster = self.kubernetes_auth(admin);
         if let Some((bind, place)) = bind {
             claims.address(self, bind, "the admin API", place);
-            if admin.tokens.get().is_none() {
+            if admin.tokens.get().is_none() && !by_cluster {
                 let wrong = Wrong::new("the admin API on TCP wants `tokens`, or anybody could flip traffic");
                 let hint = "`tealgate token new` prints a token and its entry for a token file; name that file as \
                             `tokens`, or leave `bind` out and use the Unix socket";
@@ -215,9 +219,28 @@ impl Pass<'_> {
             claims.socket(self, &path, "the admin API", socket.place);
             Some(path)
         });
+        let hosts = self.read_all(&admin.hosts).into_iter().map(|(host, _)| host).collect();
+        if let Some(given) = admin.hosts.get().filter(|_| admin.bind.get().is_none()) {
+            let wrong = Wrong::new("`hosts` without `bind` has no effect");
+            self.wrong(given.place, wrong.hint("name the TCP address as `bind`; the Unix socket takes any name"));
+        }
         let tokens = admin.tokens.get().and_then(|tokens| self.file(tokens, FileKind::Tokens));
         let socket = Some(socket.unwrap_or_else(places::default_socket));
-        admin::Options { socket, bind: bind.map(|(bind, _)| bind), tokens }
+        admin::Options { socket, bind: bind.map(|(bind, _)| bind), hosts, tokens, kubernetes_auth: by_cluster }
+    }
+
+    fn kubernetes_auth(&mut self, admin: &file::Admin) -> bool {
+        let Some(given) = admin.kubernetes_auth.get() else { return false };
+        let wanted = self.read(given) == Some(true);
+        if wanted && !cfg!(feature = "kubernetes") {
+            let wrong = Wrong::new("this program was built without Kubernetes");
+            let hint = "use one that was built with its feature `kubernetes`, which is the default";
+            self.wrong(given.place, wrong.hint(hint));
+        } else if wanted && admin.bind.get().is_none() {
+            let wrong = Wrong::new("`kubernetes_auth` is for the admin API on TCP, which is off");
+            self.wrong(given.place, wrong.hint("set `bind`; whoever may open the Unix socket is admin anyway"));
+        }
+        wanted
     }
 
     fn health_listener(&mut self, health: &file::HealthListener, claims: &mut Claims) -> SocketAddr {
@@ -235,7 +258,7 @@ impl Pass<'_> {
         given.unwrap_or_else(|| places::default_state_dir(self.document.file))
     }
 
-    fn desired(&mut self, apps: &Placed<Named<file::App>>, claims: &mut Claims) -> Desired {
+    fn desired(&mut self, apps: &Placed<Named<file::App>>, kubernetes: &mut Targets, claims: &mut Claims) -> Desired {
         if apps.value.is_empty() {
             self.wrong(apps.place, Wrong::new("no app, so nothing to serve").hint("name at least one"));
         }
@@ -247,8 +270,15 @@ impl Pass<'_> {
             let name = self.name::<AppName>(key);
             let matching = self.matching(app, name.as_ref().map(|name| (name, key.place)), claims);
             let policy = Arc::new(self.policy(app));
-            let wanted = self.wanted(&app.source, matching, policy);
-            desired.apps.extend(name.zip(wanted));
+            if let Some(written) = self.only_source(&app.source).value.kubernetes.get() {
+                let target = self.target(written);
+                let followed = target.as_ref().map(|target| self.followed(app, target, matching, policy));
+                kubernetes.apps.extend(name.clone().zip(target));
+                desired.followed.extend(name.zip(followed));
+            } else {
+                let wanted = self.wanted(&app.source, matching, policy);
+                desired.apps.extend(name.zip(wanted));
+            }
         }
         desired
     }
@@ -281,6 +311,7 @@ impl Pass<'_> {
         self.set(&mut policy.promotion.auto, &app.promotion.auto);
         self.set(&mut policy.promotion.min_ready, &app.promotion.min_ready);
         self.set(&mut policy.promotion.warm, &app.promotion.warm);
+        policy.promotion.smoke = self.smoke(&app.promotion);
         self.set(&mut policy.keep_previous.0, &app.rollback.keep_previous);
         self.set(&mut policy.drain.timeout, &app.drain.timeout);
         self.set(&mut policy.drain.streams, &app.drain.streams);
@@ -440,14 +471,28 @@ impl Pass<'_> {
         tls
     }
 
-    fn wanted(&mut self, source: &Placed<file::Source>, matching: Matching, policy: Arc<Policy>) -> Option<Wanted> {
-        let Some(fixed) = source.value.r#static.value() else {
+    /// Takes note if an app has no source, or several.
+    fn only_source<'a>(&mut self, source: &'a Placed<file::Source>) -> &'a Placed<file::Source> {
+        let file::Source { r#static, kubernetes, etcd } = &source.value;
+        match (r#static.get().is_some(), kubernetes.get()) {
             // Another source is refused with its own words (`not_yet`).
-            if !source.value.names_another() {
-                self.wrong(source.place, Wrong::new("the app has no source").hint("name one: `static`"));
+            (false, None) if !etcd.is_given() => {
+                self.wrong(
+                    source.place,
+                    Wrong::new("the app has no source").hint("name one: `static` or `kubernetes`"),
+                );
             }
-            return None;
-        };
+            (true, Some(second)) => {
+                let wrong = Wrong::new("the app has two sources, and they may not agree");
+                self.wrong(second.place, wrong.hint("keep one of `static` and `kubernetes`"));
+            }
+            _ => {}
+        }
+        source
+    }
+
+    fn wanted(&mut self, source: &Placed<file::Source>, matching: Matching, policy: Arc<Policy>) -> Option<Wanted> {
+        let fixed = source.value.r#static.value()?;
         let mut revisions = BTreeMap::new();
         for (key, revision) in fixed.revisions.iter() {
             let endpoints = self.endpoints(&revision.endpoints, &policy.transport);
@@ -514,7 +559,7 @@ impl Pass<'_> {
                     wrong.hint("set `upstream.tls.server_name`, or give the endpoint by its host's name"),
                 );
             }
-            specs.push(EndpointSpec { address, weight });
+            specs.push(EndpointSpec { weight, ..address.into() });
         }
         specs
     }

@@ -67,7 +67,7 @@ async fn connector(to: &Destination) -> Connector {
         policy: Arc::new(Policy { transport: Arc::clone(&to.transport), ..Policy::default() }),
     };
     let connector = Connector::default();
-    let desired = Desired { apps: [("shop".parse().unwrap(), wanted)].into() };
+    let desired = Desired { apps: [("shop".parse().unwrap(), wanted)].into(), ..Desired::default() };
     connector.adopt(connector.prepare(&desired).await.unwrap());
     connector
 }

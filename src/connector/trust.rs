@@ -100,7 +100,7 @@ impl Trust {
     /// Reads whatever the apps need, or says what is wrong with it.
     pub(super) async fn prepare(&self, desired: &Desired) -> Result<Prepared, TrustError> {
         let before = self.in_service.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let wanted = desired.apps.values().map(|wanted| Arc::clone(&wanted.policy.transport));
+        let wanted = desired.policies().map(|policy| Arc::clone(&policy.transport));
         let wanted: Vec<_> = wanted.filter(|transport| transport.tls.is_some()).collect();
         let prepared = spawn_blocking(move || {
             let mut next = HashMap::new();
@@ -325,7 +325,7 @@ mod tests {
             policy: Arc::new(Policy { transport: Arc::clone(transport), ..Policy::default() }),
         };
         let named = |(n, transport)| (format!("app-{n}").parse().unwrap(), wanted(transport));
-        Desired { apps: transports.iter().enumerate().map(named).collect() }
+        Desired { apps: transports.iter().enumerate().map(named).collect(), ..Desired::default() }
     }
 
     async fn prepare(trust: &Trust, transports: &[Arc<Transport>]) -> Result<(), TrustError> {

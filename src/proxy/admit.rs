@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
 
-use super::{client::Client, cookie::cookie, door, error::ProxyError};
+use super::{Candidate, client::Client, cookie::cookie, door, error::ProxyError};
 use crate::{
     switch::{Closed, NotAdmitted, NotAwaited, RequestKey, Ticket, Whose},
     telemetry::request_log::RequestLog,
@@ -17,6 +17,8 @@ pub(super) struct Visitor<'a> {
     pub(super) client: &'a Client,
     /// Whose request it is (`forwarding::Asker`).
     pub(super) address: Option<IpAddr>,
+    /// Whether it asked over TLS.
+    pub(super) secure: bool,
     /// In lower case, without port.
     pub(super) host: &'a str,
     /// With its query.
@@ -77,8 +79,8 @@ impl Visitor<'_> {
 
     /// The same for the many with which it is done at once. What hinders the others has to be gone past.
     pub(super) fn admit_at_once(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, Hindrance> {
-        let ticket = self.client.worker.reader.admit(self, tried).map_err(Hindrance::Refused)?;
-        if ticket.policy().limits.any() {
+        let ticket = self.ask(tried).map_err(Hindrance::Refused)?;
+        if is_limited(&ticket) {
             return Err(Hindrance::Limited(ticket));
         }
         self.let_in(&ticket, log);
@@ -99,7 +101,7 @@ impl Visitor<'_> {
                 self.enter(tried, log).await?
             }
         };
-        if ticket.policy().limits.any() {
+        if is_limited(&ticket) {
             ticket = self.within_limits(ticket, tried, log).await?;
         }
         self.let_in(&ticket, log);
@@ -113,10 +115,19 @@ impl Visitor<'_> {
         }
     }
 
+    /// Asks the switch once. What we ask ourselves is for the candidate that it means, and no other.
+    fn ask(&self, tried: &[u64]) -> Result<Ticket, NotAdmitted> {
+        let reader = &self.client.worker.reader;
+        match self.client.inspects() {
+            None => reader.admit(self, tried),
+            Some(Candidate { app, revision }) => reader.admit_to((app, revision), Whose::Inspector, self, tried),
+        }
+    }
+
     /// Admits it, whatever the limits. Where waiting helps it waits, and asks again, on the snapshot of that moment.
     async fn enter(&self, tried: &[u64], log: &mut RequestLog) -> Result<Ticket, ProxyError> {
         loop {
-            match self.client.worker.reader.admit(self, tried) {
+            match self.ask(tried) {
                 Ok(ticket) => return Ok(ticket),
                 Err(refusal) => self.outlast(refusal, log).await?,
             }
@@ -182,6 +193,11 @@ impl Visitor<'_> {
     }
 }
 
+/// Whether its app has limits that count for it: what we ask ourselves takes nobody's place, and is kept out by nobody.
+fn is_limited(ticket: &Ticket) -> bool {
+    ticket.policy().limits.any() && ticket.whose() != Whose::Inspector
+}
+
 impl RequestKey for Visitor<'_> {
     fn host(&self) -> &str {
         self.host
@@ -209,7 +225,7 @@ impl RequestKey for Visitor<'_> {
     }
 
     fn is_secure(&self) -> bool {
-        self.client.options.tls.is_some()
+        self.secure
     }
 
     fn whose(&self) -> Option<Whose> {

@@ -59,7 +59,12 @@ type Failure = Option<NotServed>;
 impl Arrival {
     /// Sees it through, and introduces the client. `None` if the connection is to be closed; it is counted then.
     pub(super) async fn complete(self: Box<Self>, client: &Rc<Client>, timer: &Timer) -> Option<Arrived> {
-        let failure = match self.steps(client, timer).await {
+        let arrived = match self.tls.is_some() || client.options.proxy_protocol.is_some() {
+            // Large, and soon over: a connection at rest does not carry it.
+            true => Box::pin(self.steps(client, timer)).await,
+            false => self.at_once(client),
+        };
+        let failure = match arrived {
             Ok(arrived) => return Some(arrived),
             Err(failure) => failure?,
         };
@@ -67,29 +72,46 @@ impl Arrival {
         None
     }
 
+    /// Where nothing comes before HTTP.
+    #[expect(clippy::boxed_local, reason = "out of its box it would be moved, and it is large")]
+    fn at_once(self: Box<Self>, client: &Rc<Client>) -> Result<Arrived, Failure> {
+        let Self { socket, peer, admitted, room, .. } = *self;
+        let stream = match socket {
+            Socket::Tcp(socket) => Stream::Tcp(socket),
+            Socket::Unix(socket) => Stream::Unix(socket),
+        };
+        let room = room.max(room_as_client(client, peer, &admitted)?);
+        client.introduce(Forwarding::new(&client.options, peer, String::new()), room == Room::Crowded);
+        Ok(Arrived { stream, is_h2: None, admitted })
+    }
+
     async fn steps(self: Box<Self>, client: &Rc<Client>, timer: &Timer) -> Result<Arrived, Failure> {
         let Self { socket, mut peer, tls, admitted, mut room, others } = *self;
         let options = &client.options;
-        let _arriving = (tls.is_some() || options.proxy_protocol.is_some()).then(|| others.enter(client));
+        let _arriving = others.enter(client);
         if let Some(proxy) = &options.proxy_protocol {
             timer.set_within(proxy.timeout);
             let named = timer.guard(proxy_header::read(&socket)).await.map_err(too_long)?;
             peer = named.map_err(not_named)?.or(peer);
         }
-        // A trusted HTTP proxy speaks for many, and is not limited as one client.
-        let itself = peer.map(|peer| peer.ip()).filter(|peer| !options.trusted_proxies.include(Some(*peer)));
-        if let Some(client) = itself {
-            room = room.max(admitted.is_from(client, &options.limits));
-        }
-        if room == Room::Shut {
-            return Err(Some(NotServed::Limit));
-        }
+        room = room.max(room_as_client(client, peer, &admitted)?);
         timer.set_within(options.timeouts.handshake);
-        let secured = timer.guard(Box::pin(secure(socket, tls))).await.map_err(too_long)?;
+        let secured = timer.guard(secure(socket, tls)).await.map_err(too_long)?;
         let (stream, certificate) = secured.map_err(|error| not_secured(&error))?;
         let is_h2 = stream.tls().map(|tls| tls.alpn_protocol() == Some(b"h2"));
         client.introduce(Forwarding::new(options, peer, certificate), room == Room::Crowded);
         Ok(Arrived { stream, is_h2, admitted })
+    }
+}
+
+/// Counts a connection as its client's, now that it is known who that is.
+fn room_as_client(client: &Client, peer: Option<SocketAddr>, admitted: &Admitted) -> Result<Room, Failure> {
+    let options = &client.options;
+    // A trusted HTTP proxy speaks for many, and is not limited as one client.
+    let itself = peer.map(|peer| peer.ip()).filter(|peer| !options.trusted_proxies.include(Some(*peer)));
+    match itself.map_or(Room::Enough, |client| admitted.is_from(client, &options.limits)) {
+        Room::Shut => Err(Some(NotServed::Limit)),
+        room => Ok(room),
     }
 }
 

@@ -1,18 +1,13 @@
-//! An answer's body on its way to the client. It carries what lives as long as the request does: the ticket, the log line,
-//! the place among the client's requests and the upstream's connection. When it ends, or is dropped, all close; the
-//! connection goes back to the idle ones only after a whole answer.
+//! An upstream's answer, from the end of its head on: watched over while its pieces come, and how it can break off.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::Frame;
 use thiserror::Error;
 
 use super::{
-    client::{Client, Serving},
+    client::Client,
     exchange::Exchange,
     h1::FailureKind,
     headers,
@@ -24,25 +19,6 @@ use crate::{
     switch::Ticket,
     telemetry::request_log::{Outcome, RequestLog},
 };
-
-/// An answer's body.
-pub(super) struct TrackedBody {
-    source: Source,
-    /// The log line and the place in flight; a tunnel's are its own.
-    record: Option<Record>,
-}
-
-pub(super) struct Record {
-    pub(super) log: RequestLog,
-    pub(super) serving: Serving,
-}
-
-enum Source {
-    /// Ours; `None` when it has been given.
-    Text(Option<Bytes>),
-    Upstream(Download),
-    Nothing,
-}
 
 /// An upstream's answer.
 pub(super) struct Download {
@@ -62,25 +38,6 @@ pub(super) enum BodyError {
     Request,
     #[error("it took too long")]
     Impatience(Impatience),
-}
-
-impl TrackedBody {
-    /// A short text of ours. The log has been told how the request ended.
-    pub(super) fn text(text: Bytes, record: Record) -> Self {
-        let text = Some(text).filter(|text| !text.is_empty());
-        Self { source: Source::Text(text), record: Some(record) }
-    }
-
-    /// What stands before a tunnel.
-    pub(super) fn nothing() -> Self {
-        Self { source: Source::Nothing, record: None }
-    }
-
-    /// An answer of an upstream.
-    pub(super) fn upstream(download: Download, record: Record) -> Self {
-        download.patience.client_to_take();
-        Self { source: Source::Upstream(download), record: Some(record) }
-    }
 }
 
 impl Download {
@@ -128,62 +85,5 @@ impl BodyError {
             Self::Impatience(Impatience::Retired) => (Outcome::Answered, "retired"),
             Self::Impatience(Impatience::Upstream | Impatience::Whole) => (Outcome::UpstreamFailedAfter, "timeout"),
         }
-    }
-}
-
-impl Body for TrackedBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let polled = match &mut this.source {
-            Source::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Upstream(download) => download.poll_frame(cx),
-            Source::Nothing => Poll::Ready(None),
-        };
-        match (&polled, &mut this.record) {
-            (Poll::Ready(Some(Ok(frame))), Some(Record { log, .. })) => {
-                log.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
-            }
-            (Poll::Ready(Some(Err(error))), Some(Record { log, .. })) => {
-                let (outcome, reason) = error.outcome();
-                log.ended(outcome, reason);
-            }
-            _ => {}
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Text(text) => text.is_none(),
-            Source::Upstream(download) => download.exchange.has_ended(),
-            Source::Nothing => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Upstream(download) => download.exchange.size_hint(),
-            Source::Nothing => SizeHint::with_exact(0),
-        }
-    }
-}
-
-impl Drop for TrackedBody {
-    fn drop(&mut self) {
-        let source = std::mem::replace(&mut self.source, Source::Nothing);
-        let (Source::Upstream(download), Some(Record { log, serving })) = (source, &mut self.record) else { return };
-        if let Some(whose) = download.patience.is_over().filter(|_| !download.exchange.has_ended()) {
-            // It was ended while it waited for its client, and could not say so itself.
-            let (outcome, reason) = BodyError::Impatience(whose).outcome();
-            log.ended(outcome, reason);
-        }
-        if download.exchange.has_ended() {
-            log.ended(Outcome::Answered, "");
-        }
-        download.finish(serving.client(), log);
     }
 }

@@ -13,10 +13,7 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
-    Bind, ListenerOptions, ListenerRole,
-    clock::{Clock, TimerKey},
-    connect::Origin,
-    forwarding::Forwarding,
+    Bind, Candidate, ListenerOptions, ListenerRole, clock::Clock, connect::Origin, forwarding::Forwarding,
     worker::Worker,
 };
 
@@ -30,11 +27,11 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     /// The listener's options when the connection was accepted.
     pub(super) options: Arc<ListenerOptions>,
+    /// What its requests are for, whatever their host: it is one of our own.
+    inspects: Option<Arc<Candidate>>,
     /// Who it is: known when it has arrived.
     forwarding: OnceCell<Forwarding>,
     over_limit: Cell<bool>,
-    /// The timer of the h2 request that was called last, whose task is about to be spawned (see `connection::Streams`).
-    pub(super) spawning: Cell<Option<TimerKey>>,
     pub(super) task: RefCell<Option<AbortHandle>>,
     in_flight: Cell<u32>,
     /// When the last request ended, or the connection began.
@@ -64,13 +61,17 @@ pub(super) enum Answer {
 }
 
 impl Client {
-    pub(super) fn new(worker: &Rc<Worker>, options: Arc<ListenerOptions>) -> Rc<Self> {
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        options: Arc<ListenerOptions>,
+        inspects: Option<Arc<Candidate>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             worker: Rc::clone(worker),
             options,
+            inspects,
             forwarding: OnceCell::new(),
             over_limit: Cell::new(false),
-            spawning: Cell::new(None),
             task: RefCell::default(),
             in_flight: Cell::new(0),
             quiet_since: Cell::new(worker.clock.now()),
@@ -111,6 +112,11 @@ impl Client {
         // Of a client behind a trusted proxy no port is known.
         let client = peer.or_else(|| asker.map(|asker| SocketAddr::new(asker, 0)))?;
         Some(Origin { client, listener })
+    }
+
+    /// The candidate that its requests are for, if it is one of our own.
+    pub(super) fn inspects(&self) -> Option<&Candidate> {
+        self.inspects.as_deref()
     }
 
     /// Whether only previews are shown here.

@@ -4,8 +4,6 @@
 //!
 //! A slot also hears of the end of its request's tenure ([`Alarm::Cut`]). One of a long-lived stream does with it what its
 //! app's policy says: stay, or leave in its turn, at the deadline or as soon as the pool is retired ([`Alarm::Retired`]).
-//! And a slot may be told that its deadline is final: then whoever holds the task is aborted, for a task that waits on its
-//! client's window is not polled and could not end itself.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,7 +17,7 @@ use std::{
 };
 
 use slab::Slab;
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::time::Instant;
 
 use crate::switch::{Drain, Stage, Streams, Tenure};
 
@@ -40,15 +38,12 @@ pub(super) struct Clock {
 #[derive(Default)]
 struct Slot {
     due: Option<Instant>,
-    is_final: bool,
     tenure: u64,
     /// Set for a long-lived stream, which few are.
     stream: Option<Box<Stream>>,
     /// Its time is over, whatever its deadline.
     over: Option<Alarm>,
     waker: Option<Waker>,
-    /// The task to abort; a slot without one is never made final.
-    task: Option<AbortHandle>,
 }
 
 /// A long-lived stream, and how it is treated when its pool is retired.
@@ -102,13 +97,6 @@ impl Clock {
             } else if slot.due.is_some_and(|due| due <= now) {
                 slot.ring();
             }
-        }
-    }
-
-    /// Says which task the final deadlines of a timer abort.
-    pub(super) fn belongs_to(&self, timer: TimerKey, task: AbortHandle) {
-        if let Some(slot) = self.slots.borrow_mut().get_mut(timer.0) {
-            slot.task = Some(task);
         }
     }
 
@@ -168,16 +156,9 @@ impl Slot {
     }
 
     fn ring(&mut self) {
-        match &self.task {
-            Some(task) if self.is_final => task.abort(),
-            _ => self.waker.take().into_iter().for_each(Waker::wake),
-        }
+        self.waker.take().into_iter().for_each(Waker::wake);
     }
 }
-
-/// Names a timer to the clock.
-#[derive(Clone, Copy)]
-pub(super) struct TimerKey(usize);
 
 /// One deadline on a worker's clock, given up when dropped.
 pub(super) struct Timer {
@@ -192,9 +173,7 @@ impl Timer {
 
     /// Sets the deadline, in place of an earlier one. `None` is never.
     pub(super) fn set(&self, due: Option<Instant>) {
-        let slot = &mut self.clock.slots.borrow_mut()[self.key];
-        slot.is_final = false;
-        slot.due = due;
+        self.clock.slots.borrow_mut()[self.key].due = due;
     }
 
     /// Sets the deadline this far from now.
@@ -203,24 +182,11 @@ impl Timer {
         self.set(self.clock.now().checked_add(within + TICK));
     }
 
-    /// Sets a deadline at which the task is aborted instead of woken, for when it waits on its client. Without a task of
-    /// its own (HTTP/1, where the connection notices a client that takes nothing) there is no deadline.
-    pub(super) fn set_final(&self, within: Duration) {
-        let due = self.clock.now().checked_add(within + TICK);
-        let slot = &mut self.clock.slots.borrow_mut()[self.key];
-        slot.is_final = slot.task.is_some();
-        slot.due = due.filter(|_| slot.is_final);
-    }
-
     /// Makes it as good as new.
     pub(super) fn renew(&self) {
         let slot = &mut self.clock.slots.borrow_mut()[self.key];
         // The waker is mostly that of whoever has the timer next.
         *slot = Slot { waker: slot.waker.take(), ..Slot::default() };
-    }
-
-    pub(super) fn key(&self) -> TimerKey {
-        TimerKey(self.key)
     }
 
     /// Rings when `tenure` is cut.
@@ -239,6 +205,11 @@ impl Timer {
         slot.stream = Some(Box::new(Stream { tenure: Arc::clone(tenure), policy, leaves: None }));
         let stage = *tenure.stage().borrow();
         slot.reached(if self.clock.ending.get() { stage.max(Stage::Retired) } else { stage });
+    }
+
+    /// Its time is not over yet, though it was: whoever holds it sees to its end.
+    pub(super) fn go_on(&self) {
+        self.clock.slots.borrow_mut()[self.key].over = None;
     }
 
     /// Whether its time is over whatever the deadline, and why.

@@ -11,9 +11,10 @@ use std::{
     cell::RefCell,
     fmt::Write,
     net::{IpAddr, SocketAddr},
-    rc::Rc,
     sync::Arc,
 };
+
+use bytes::Bytes;
 
 use super::{ForwardingField, ListenerOptions, target::host_of};
 
@@ -35,13 +36,15 @@ pub(super) struct Forwarding {
 
 struct Last {
     authority: Box<[u8]>,
-    lines: Rc<[u8]>,
+    lines: Bytes,
 }
 
 /// Whose a request is.
 pub(super) struct Asker {
     /// The client's address; `None` on a Unix socket, or where a trusted proxy does not say.
     pub(super) address: Option<IpAddr>,
+    /// Whether it asked over TLS, so that nobody could read along.
+    pub(super) secure: bool,
     /// What a trusted proxy said.
     told: Option<Box<Told>>,
 }
@@ -95,28 +98,31 @@ impl Forwarding {
 
     /// Whose a request with these fields is. Names may be in any case; of a peer that is not trusted, none is looked at.
     pub(super) fn asker<'a>(&self, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Asker {
-        let Some(options) = &self.trusted else { return Asker { address: self.address(), told: None } };
+        let secure = |proto| proto == "https";
+        let Some(options) = &self.trusted else {
+            return Asker { address: self.address(), secure: secure(self.proto), told: None };
+        };
         let mut told = match options.trusted_proxies.field {
             ForwardingField::XForwardedFor => Told::by_x_forwarded(fields.into_iter()),
             ForwardingField::Forwarded => Told::by_forwarded(fields.into_iter()),
         };
         let address = told.settle(self.address(), |hop| options.trusted_proxies.include(Some(hop)));
-        Asker { address, told: Some(Box::new(told)) }
+        Asker { address, secure: secure(told.proto.unwrap_or(self.proto)), told: Some(Box::new(told)) }
     }
 
     /// The field lines to send with its request for this authority, in place of all that came under their names
     /// (see `headers`).
-    pub(super) fn lines(&self, asker: &Asker, authority: &[u8]) -> Rc<[u8]> {
+    pub(super) fn lines(&self, asker: &Asker, authority: &[u8]) -> Bytes {
         let text = std::str::from_utf8(authority).unwrap_or_default();
         if let Some(told) = &asker.told {
-            return self.write(told, text).into_bytes().into();
+            return self.write(told, text).into();
         }
         let mut last = self.last.borrow_mut();
         if let Some(last) = last.as_ref().filter(|last| *last.authority == *authority) {
-            return Rc::clone(&last.lines);
+            return last.lines.clone();
         }
-        let lines: Rc<[u8]> = self.write(&Told::default(), text).into_bytes().into();
-        *last = Some(Last { authority: authority.into(), lines: Rc::clone(&lines) });
+        let lines = Bytes::from(self.write(&Told::default(), text));
+        *last = Some(Last { authority: authority.into(), lines: lines.clone() });
         lines
     }
 
@@ -129,8 +135,7 @@ impl Forwarding {
             lines.push_str("x-forwarded-for: ");
             while let Some(hop) = hops.next() {
                 match hop {
-                    // Writing to a string does not fail.
-                    Some(address) => write!(lines, "{address}").unwrap_or_default(),
+                    Some(address) => write_address(&mut lines, address),
                     None => lines.push_str("unknown"),
                 }
                 lines.push_str(if hops.peek().is_some() { ", " } else { "\r\n" });
@@ -154,11 +159,28 @@ impl Forwarding {
     }
 }
 
+/// Most are of IPv4, and the general way to write one costs as much as parsing a request's line.
+fn write_address(lines: &mut String, address: IpAddr) {
+    let IpAddr::V4(v4) = address else { return write!(lines, "{address}").unwrap_or_default() };
+    let digit = |value: u8| char::from(b'0' + value % 10);
+    for (place, octet) in v4.octets().into_iter().enumerate() {
+        if place > 0 {
+            lines.push('.');
+        }
+        lines.extend((octet >= 100).then(|| digit(octet / 100)));
+        lines.extend((octet >= 10).then(|| digit(octet / 10)));
+        lines.push(digit(octet));
+    }
+}
+
 /// RFC 7239 §4.
 fn write_element(lines: &mut String, node: Option<IpAddr>, request: Option<(&str, &str)>) {
     match node {
-        Some(IpAddr::V4(v4)) => write!(lines, "for={v4}").unwrap_or_default(),
-        // RFC 7239 §6: brackets, and therefore quotes.
+        Some(address @ IpAddr::V4(_)) => {
+            lines.push_str("for=");
+            write_address(lines, address);
+        }
+        // RFC 7239 §6: brackets, and therefore quotes. Writing to a string does not fail.
         Some(IpAddr::V6(v6)) => write!(lines, "for=\"[{v6}]\"").unwrap_or_default(),
         None => lines.push_str("for=unknown"),
     }
@@ -323,6 +345,19 @@ mod tests {
         (asker.address.map_or("-".to_owned(), |client| client.to_string()), String::from_utf8(lines).expect("text"))
     }
 
+    #[test]
+    fn an_address_is_written_as_the_library_does() {
+        for octet in 0..=255 {
+            for address in
+                [IpAddr::from([octet, 0, 10, 255 - octet]), IpAddr::from([octet, 0, 0, 0, 1, 0, 0, 0].map(u16::from))]
+            {
+                let mut lines = String::new();
+                write_address(&mut lines, address);
+                assert_eq!(lines, address.to_string());
+            }
+        }
+    }
+
     fn by_x(peer: &str, fields: &[(&str, &str)]) -> (String, String) {
         told(ForwardingField::XForwardedFor, peer, fields)
     }
@@ -451,8 +486,9 @@ mod tests {
         let options = options(ForwardingField::XForwardedFor);
         let forwarding = Forwarding::new(&options, None, "x-forwarded-client-cert: Hash=00\r\n".to_owned());
         let asker = forwarding.asker([]);
-        let [first, second] = [(); 2].map(|()| forwarding.lines(&Asker { address: None, told: None }, b"a"));
-        assert!(Rc::ptr_eq(&first, &second));
+        let [first, second] =
+            [(); 2].map(|()| forwarding.lines(&Asker { address: None, secure: false, told: None }, b"a"));
+        assert_eq!(first.as_ptr(), second.as_ptr());
         // Whoever may open a Unix socket is trusted, if anybody is.
         assert!(asker.told.is_some() && asker.address.is_none());
         let expected = "x-forwarded-proto: http\r\nx-forwarded-host: a\r\nforwarded: for=unknown;proto=http;host=a\r\n\

@@ -18,8 +18,12 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// Whether a request with these fields is a gRPC call. gRPC-Web is not: its clients read answers as a browser does.
-pub(super) fn is_request(fields: &HeaderMap) -> bool {
+/// Nobody has to look into it: to call again may help.
+const UNAVAILABLE: u16 = 14;
+
+/// Whether a request or an answer with these fields is a gRPC call's. gRPC-Web is none: its clients read answers as a browser
+/// does.
+pub(super) fn is_call(fields: &HeaderMap) -> bool {
     let Some(content) = fields.get(header::CONTENT_TYPE) else { return false };
     let rest = content.as_bytes().strip_prefix(GRPC);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
@@ -58,6 +62,15 @@ pub(super) fn refusal(error: ProxyError) -> (response::Parts, Bytes) {
     (parts, Bytes::new())
 }
 
+/// The trailers of an answer that is ended before its time, so that its client may call again.
+pub(super) fn call_again() -> HeaderMap {
+    let message = "the pool that served this call was replaced, call again";
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(GRPC_STATUS, HeaderValue::from(UNAVAILABLE));
+    trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+    trailers
+}
+
 /// What gRPC's own table makes of our status, except where that knows more: who waited for whom, and which limit it was.
 fn status(error: &ProxyError) -> u16 {
     const UNKNOWN: u16 = 2;
@@ -66,7 +79,6 @@ fn status(error: &ProxyError) -> u16 {
     const RESOURCE_EXHAUSTED: u16 = 8;
     const UNIMPLEMENTED: u16 = 12;
     const INTERNAL: u16 = 13;
-    const UNAVAILABLE: u16 = 14;
     const UNAUTHENTICATED: u16 = 16;
     match (error, error.status().as_u16()) {
         // It was not sent to anybody.
@@ -110,9 +122,9 @@ mod tests {
             ("application/grpc-web+proto", false),
             ("application/json", false),
         ] {
-            assert_eq!(is_request(&fields(header::CONTENT_TYPE, content)), expected, "{content}");
+            assert_eq!(is_call(&fields(header::CONTENT_TYPE, content)), expected, "{content}");
         }
-        assert!(!is_request(&HeaderMap::new()));
+        assert!(!is_call(&HeaderMap::new()));
     }
 
     #[test]

@@ -1,23 +1,17 @@
-//! One request of HTTP/2, from top to bottom. The outer function answers; the inner one forwards, and may fail anywhere with `?`.
+//! The road of a request that has HTTP/2 on either side, from its admission to the head of its answer. Whoever brought it
+//! answers; here anything may fail, with `?`.
 
-use std::{convert::Infallible, net::IpAddr, rc::Rc};
-
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{
     admit::Visitor,
     attempts::Attempts,
-    body::{Download, Record, TrackedBody},
-    client::{Client, Serving},
+    client::Client,
     clock::Timer,
     error::ProxyError,
     exchange::Exchange,
-    forwarding::Asker,
     grpc,
     h1::Framing,
     headers::{self, Going, RequestId},
@@ -26,96 +20,19 @@ use super::{
     patience::Patience,
     replay::Replay,
     target::Target,
-    tunnel,
     upload::{Inflow, UploadBody},
     websocket::Ask,
 };
 use crate::{
-    switch::{Policy, Ticket, Traffic},
-    telemetry::request_log::{Head, RequestLog},
+    switch::{Ticket, Traffic},
+    telemetry::request_log::RequestLog,
 };
 
 /// RFC 9110 §15.2.1.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What hyper calls with every request.
-pub(super) fn call(
-    client: &Rc<Client>,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<TrackedBody>, Infallible>> + use<> {
-    let serving = client.begin();
-    let timer = client.clock().timer();
-    client.spawning.set(Some(timer.key()));
-    async move { Ok(answer(serving, timer, request).await) }
-}
-
-/// Whatever happens, there is an answer.
-async fn answer(serving: Serving, timer: Timer, request: Request<Incoming>) -> Response<TrackedBody> {
-    let arrived = Instant::now();
-    let client = Rc::clone(serving.client());
-    let (mut parts, incoming) = request.into_parts();
-    let is_grpc = grpc::is_request(&parts.headers);
-    let stream = parts.extensions.remove::<OnUpgrade>();
-    let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
-    let asker = client.forwarding().asker(fields);
-    let target = target(&client, &parts, &asker);
-    let mut log = open(&client, &parts, target.as_ref().map_or("", |target| &target.host), asker.address);
-    let is_head = parts.method == Method::HEAD;
-    let mut policy = None;
-    let forwarded = match target {
-        Ok(target) => {
-            let forwarded = match visitor(&client, &target, &parts, arrived).admit(&[], &mut log).await {
-                Ok(ticket) => {
-                    let incoming = Inflow::Http2(incoming);
-                    let asked = Asked { client: &client, target: &target, parts: &mut parts, incoming, timer, arrived };
-                    forward(asked, ticket, &mut log).await
-                }
-                Err(error) => Err(error),
-            };
-            if forwarded.is_err() {
-                policy = client.worker.reader.policy(&visitor(&client, &target, &parts, arrived));
-            }
-            forwarded
-        }
-        Err(error) => Err(error),
-    };
-    match forwarded {
-        Ok(reply) if reply.switched => switch(reply, stream, log, serving),
-        Ok(reply) => {
-            log.answered(reply.status);
-            let Reply { exchange, ticket, patience, sampled, .. } = reply;
-            let download = Download { exchange, ticket, patience, sampled };
-            let body = TrackedBody::upstream(download, Record { log, serving });
-            respond(reply.status, reply.headers, body)
-        }
-        Err(error) => refuse(error, policy.as_deref(), is_grpc, is_head, Record { log, serving }),
-    }
-}
-
-/// What the request is for, unless it was refused before it came here.
-fn target(client: &Client, parts: &Parts, asker: &Asker) -> Result<Target, ProxyError> {
-    if client.is_over_limit() {
-        return Err(ProxyError::ConnectionLimitReached);
-    }
-    Target::of(parts, client.forwarding(), asker)
-}
-
-fn open(client: &Client, parts: &Parts, host: &str, asker: Option<IpAddr>) -> RequestLog {
-    let mut log = client.worker.recorder.open(Head {
-        method: &parts.method,
-        host,
-        path: path(parts),
-        version: parts.version,
-        client: asker,
-    });
-    if log.is_written() {
-        let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
-        log.described(field(header::USER_AGENT), field(header::REFERER));
-    }
-    log
-}
-
-fn path(parts: &Parts) -> &str {
+/// Its path, with its query.
+pub(super) fn path(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
@@ -125,7 +42,6 @@ pub(super) struct Asked<'a> {
     pub(super) target: &'a Target,
     pub(super) parts: &'a mut Parts,
     pub(super) incoming: Inflow,
-    /// On HTTP/2, the one that its task is aborted by.
     pub(super) timer: Timer,
     /// When its head was whole.
     pub(super) arrived: Instant,
@@ -182,9 +98,19 @@ pub(super) async fn forward(asked: Asked<'_>, mut ticket: Ticket, log: &mut Requ
     }
 }
 
-fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
+/// Who stands before the door with it.
+pub(super) fn visitor<'a>(client: &'a Client, target: &'a Target, parts: &'a Parts, arrived: Instant) -> Visitor<'a> {
     let (host, path) = (&target.host, path(parts));
-    Visitor { client, address: target.client, host, path, fields: &parts.headers, arrived, whose: None }
+    Visitor {
+        client,
+        address: target.client,
+        secure: target.secure,
+        host,
+        path,
+        fields: &parts.headers,
+        arrived,
+        whose: None,
+    }
 }
 
 /// Makes the client's request the upstream's.
@@ -228,7 +154,7 @@ fn prepare(
             (body, Some(upload))
         }
     };
-    let grpc = grpc::is_request(&parts.headers);
+    let grpc = grpc::is_call(&parts.headers);
     let whole = [whole, grpc.then(|| grpc::timeout(&parts.headers)).flatten()].into_iter().flatten().min();
     let patience = Patience::new(timer, client.options.timeouts.body, whole, upload);
     let patience = if grpc { patience.conversing(upgrade_idle) } else { patience };
@@ -247,49 +173,4 @@ fn prepare(
         ask,
     };
     Ok((message, patience))
-}
-
-/// The tunnel of an extended CONNECT begins when the client has been told, on its stream, in a task of its own.
-fn switch(reply: Reply, stream: Option<OnUpgrade>, mut log: RequestLog, serving: Serving) -> Response<TrackedBody> {
-    let Reply { status, headers, exchange, ticket, .. } = reply;
-    let (Some((upstream, early)), Some(stream)) = (exchange.into_tunnel(), stream) else {
-        let error = ProxyError::HttpUpgradeFailed("the upstream has closed the stream");
-        return refuse(error, None, false, false, Record { log, serving });
-    };
-    log.answered(status);
-    // An extended CONNECT is for nothing else (see `target`).
-    let opening = tunnel::Opening { upstream, early, is_websocket: true, ticket, log, serving };
-    tokio::task::spawn_local(async move {
-        // If it comes to nothing, the client has gone, and the log says so.
-        if let Ok(stream) = stream.await {
-            tunnel::run(opening, TokioIo::new(stream), Bytes::new()).await;
-        }
-    });
-    respond(status, headers, TrackedBody::nothing())
-}
-
-fn respond(status: StatusCode, headers: HeaderMap, body: TrackedBody) -> Response<TrackedBody> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
-}
-
-/// The only place where a failure becomes an answer. `policy` is of the app it was for, if there is one.
-fn refuse(
-    error: ProxyError,
-    policy: Option<&Policy>,
-    is_grpc: bool,
-    is_head: bool,
-    mut record: Record,
-) -> Response<TrackedBody> {
-    record.log.ended(error.outcome(), error.label());
-    // Whatever words it is told in, this is what it is counted as.
-    record.log.answered(error.status());
-    let (parts, text) = match is_grpc {
-        true => grpc::refusal(error),
-        false => error.into_parts(policy),
-    };
-    let text = if is_head { Bytes::new() } else { text };
-    Response::from_parts(parts, TrackedBody::text(text, record))
 }

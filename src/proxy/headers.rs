@@ -1,8 +1,7 @@
 //! What is changed in a head on its way: hop-by-hop fields go, and each side is told who the other is. A head is gone over
 //! once, to see what is there, and touched only where something is.
 
-use std::rc::Rc;
-
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request};
 
 use super::{
@@ -16,10 +15,24 @@ use crate::switch::Ticket;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const FORWARDING: [&str; 5] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-client-cert"];
+const FORWARDING: [HeaderName; 5] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-client-cert"),
+];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What is mostly new in each head.
+const FLEETING: [HeaderName; 6] = [
+    header::DATE,
+    header::REFERER,
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("server-timing"),
+    TRACEPARENT,
+    X_REQUEST_ID,
+];
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
 const X_TEALGATE_GENERATION: HeaderName = HeaderName::from_static("x-tealgate-generation");
 const OURS: &str = "x-tealgate-";
@@ -32,7 +45,7 @@ const NEVER_NOMINATED: [HeaderName; 5] =
 /// cost a hash, a search and a copy each.
 pub(super) struct Going {
     /// Who asks, and how.
-    pub(super) forwarded: Rc<[u8]>,
+    pub(super) forwarded: Bytes,
     /// A new request ID, if it has none.
     pub(super) request_id: Option<RequestId>,
     /// The trace the request belongs to, if it says.
@@ -184,7 +197,7 @@ pub(super) fn to_upstream(parts: &mut request::Parts, target: &Target, bodyless:
         headers.insert(header::HOST, target.authority.clone());
     }
     Going {
-        forwarded: Rc::clone(&target.forwarded),
+        forwarded: target.forwarded.clone(),
         request_id: (!seen.has(Name::RequestId)).then(RequestId::new),
         trace: headers.get(TRACEPARENT).cloned(),
         has_length: seen.has(Name::ContentLength),
@@ -287,6 +300,33 @@ pub(super) fn append_lines(headers: &mut HeaderMap, lines: &str) {
     for (name, value) in lines.split_terminator("\r\n").filter_map(|line| line.split_once(": ")) {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
             headers.append(name, value);
+        }
+    }
+}
+
+/// Adds whole field lines of our making to a head for HTTP/2. They differ from client to client, or from request to request.
+pub(super) fn add_lines(headers: &mut HeaderMap, lines: &Bytes) {
+    let mut from = 0;
+    for end in memchr::memchr_iter(b'\n', lines) {
+        let line = &lines[from..end];
+        if let Some(colon) = memchr::memchr(b':', line)
+            && let Some(name) =
+                FORWARDING.iter().chain([&X_REQUEST_ID]).find(|name| name.as_str().as_bytes() == &line[..colon])
+            && let Ok(mut value) = HeaderValue::from_maybe_shared(lines.slice_ref(line[colon + 1..].trim_ascii()))
+        {
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
+        from = end + 1;
+    }
+}
+
+/// Keeps what is new in each head out of HPACK's tables (RFC 7541 §7.1.3): it would push out what is not, and be compared
+/// with all that came before.
+pub(super) fn keep_out_of_tables(headers: &mut HeaderMap) {
+    for name in &FLEETING {
+        if let Some(value) = headers.get_mut(name) {
+            value.set_sensitive(true);
         }
     }
 }
@@ -404,7 +444,8 @@ pub(super) fn write_request_lines(
         let named = if seen.nominates { nominated(head.values(Name::Connection)) } else { Vec::new() };
         head.copy(into, first, dropped, |line| {
             let is = |name: &str| line.name_in(head.octets).eq_ignore_ascii_case(name.as_bytes());
-            !(added.keeps_authorization && is("authorization")) && !named.iter().any(|name| is(name.as_str()))
+            let kept = added.keeps_authorization && is("authorization");
+            !kept && !named.iter().any(|name| is(name.as_str()))
         });
     } else {
         head.copy(into, first, dropped, |_| true);

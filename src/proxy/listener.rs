@@ -114,8 +114,10 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Listens with these options; again, with others, on a socket that listens already. Accepted sockets inherit them.
+/// Listens with these options; again, with others, on a socket that listens already. Accepted sockets inherit them, and that
+/// nothing short is held back in them: no system call is spent on each.
 pub(super) fn listen(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     match options.keepalive {
         Some(silence) => {
             // The system counts in seconds: three more questions, ten seconds apart, and the connection is dead.

@@ -7,16 +7,17 @@
 //! ([`forwarding`]). The [`connection`] finds out the protocol, and each has its engine.
 //!
 //! HTTP/1 has ours, [`http1`]: one task drives both sockets, heads are edited on their way from one buffer to the other, and
-//! what is read and written is a pure codec's affair, [`h1`]. HTTP/2 has hyper's server, behind a [`gate`] that watches for
-//! floods; it calls [`handle`] with each request. On both roads the [`target`] is read, the log line opened, and
+//! what is read and written is a pure codec's affair, [`h1`]. HTTP/2 has [`http2`], on the `h2` crate: one task drives the
+//! client's connection and all of its streams. On both roads the [`target`] is read, the log line opened, and
 //! [`Reader::admit`](crate::switch::Reader::admit) asked, in [`admit`], for a ticket: the pool and endpoint the request is for,
 //! on one snapshot. The head is made the upstream's in [`headers`]; [`attempts`] judges what may be tried again; [`upstream`]
-//! keeps the connections. A request that has HTTP/2 on either side goes as an [`exchange`] on [`h1`] or [`h2`], and its answer
-//! leaves in a [`body::TrackedBody`], which carries ticket and log; what differs between the versions is in [`websocket`] and
-//! [`grpc`]. When the answer ends, or is dropped, ticket and log close. After a 101 a [`tunnel`] takes over both streams, and
+//! keeps the connections. A request that has HTTP/2 on either side takes the road of [`handle`], as an [`exchange`] on [`h1`] or
+//! [`h2`]; what differs between the versions is in [`websocket`] and [`grpc`]. The answer carries ticket and log line with it:
+//! when it ends, or is dropped, both close. After a 101 a [`tunnel`] takes over both streams, and
 //! ticket and log with them.
 //!
-//! At one path, [`door`], the proxy answers for itself: there testers come in by a link.
+//! At one path, [`door`], the proxy answers for itself: there testers come in by a link. Requests of our own, to find out
+//! whether a candidate is good, come in by an [`entry`] that is no address.
 //!
 //! Whatever fails on these roads is an [`error::ProxyError`], and becomes an answer in one place of each engine.
 //!
@@ -64,12 +65,11 @@ mod connect;
 mod connection;
 mod cookie;
 mod door;
+mod entry;
 mod error;
 mod exchange;
-mod flood;
 mod forwarding;
 mod frames;
-mod gate;
 mod grpc;
 mod h1;
 mod h2;
@@ -77,6 +77,7 @@ mod half_close;
 mod handle;
 mod headers;
 mod http1;
+mod http2;
 mod listener;
 mod mirror;
 mod options;
@@ -97,6 +98,7 @@ mod websocket;
 mod worker;
 
 pub use self::{
+    entry::{Candidate, Entry},
     listener::{Bound, ListenError},
     options::{
         Alpn, Bind, CertificateFiles, ClientAuth, ClientAuthMode, ForwardingField, ListenerLimits, ListenerOptions,

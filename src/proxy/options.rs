@@ -105,7 +105,7 @@ impl TlsOptions {
 }
 
 /// A protocol that ALPN (RFC 7301) can settle for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alpn {
     /// HTTP/2.
     H2,

@@ -1,8 +1,7 @@
 //! A request on its way out, while it is open which protocol the endpoint speaks. On HTTP/1 it becomes octets, once, which
 //! are sent again as they are on a retry; on HTTP/2 its head is made from what stands here, each time it is sent.
 
-use std::rc::Rc;
-
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::{
@@ -41,7 +40,7 @@ pub(super) struct Message<B> {
 /// Whole field lines to go with the map.
 #[derive(Default)]
 pub(super) struct Lines {
-    pub(super) forwarded: Rc<[u8]>,
+    pub(super) forwarded: Bytes,
     pub(super) request_id: Option<RequestId>,
 }
 

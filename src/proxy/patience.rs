@@ -32,7 +32,7 @@ pub(super) struct Patience {
 /// With whom it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Impatience {
-    /// The client does not send.
+    /// The client does not send, or does not take.
     Client,
     /// The upstream does not answer, or does not take the request's body.
     Upstream,
@@ -86,6 +86,13 @@ impl Patience {
         self.timer.is_for_stream(ticket.tenure(), ticket.policy().drain);
     }
 
+    /// Lets it go on for so much longer, whatever was to end it now.
+    pub(super) fn grant(&mut self, within: Duration) {
+        self.timer.go_on();
+        let end = self.timer.clock().now() + within + TICK;
+        self.whole = Some(self.whole.map_or(end, |whole| whole.min(end)));
+    }
+
     /// Awaits the head of an answer, which `poll` asks for: `within` so much from now, or from the end of the request's body,
     /// as long as that gets on.
     pub(super) fn head<T>(
@@ -115,7 +122,16 @@ impl Patience {
         if self.conversing {
             self.upload.iter().for_each(|upload| upload.touch());
         }
-        self.timer.set_final(self.take);
+        let due = self.timer.clock().now().checked_add(self.take.saturating_add(TICK));
+        self.timer.set(due.into_iter().chain(self.whole).min());
+    }
+
+    /// To be asked while the client does not take what there is.
+    pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Impatience> {
+        Poll::Ready(match ready!(self.timer.poll(cx)) {
+            Alarm::Due => self.is_over().unwrap_or(Impatience::Client),
+            alarm @ (Alarm::Cut | Alarm::Retired) => Impatience::of(alarm),
+        })
     }
 
     /// Whether it is over at once, however much there is to hand on.

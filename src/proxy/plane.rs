@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Bind, ListenerOptions,
+    Bind, Entry, ListenerOptions,
     listener::{self, Bound, ListenError, Listening},
     rate::Rates,
     tls::{self, CertificateFacts, Certificates, Loaded},
@@ -34,6 +34,7 @@ pub struct DataPlane {
     /// Taken by the drain, which waits for them.
     threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
     installed: Mutex<Installed>,
+    entry: Entry,
     /// What listeners encrypt their session tickets by.
     tickets: Arc<dyn ProducesTickets>,
 }
@@ -79,7 +80,8 @@ impl DataPlane {
         let started = (0..workers).map(start).collect::<io::Result<Vec<_>>>()?;
         let (workers, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
         let tickets = tls::shared_tickets().map_err(io::Error::other)?;
-        Ok(Self { workers, threads: threads.into(), installed: Mutex::default(), tickets })
+        let entry = Entry::new(workers.clone());
+        Ok(Self { workers, threads: threads.into(), installed: Mutex::default(), entry, tickets })
     }
 
     /// Makes these the listeners: binds what is new, closes what is gone (its connections finish), and changes the rest in
@@ -134,7 +136,7 @@ impl DataPlane {
                 (sockets, bound, key)
             }
         };
-        let listener = Listener { key, bound, terms: Terms { options, tls: certificates, crowd } };
+        let listener = Listener { key, bound, terms: Terms { options, tls: certificates, crowd, inspects: None } };
         Ok(Planned { listener, sockets, loaded })
     }
 
@@ -152,6 +154,7 @@ impl DataPlane {
             }
             installed.listeners.push(listener);
         }
+        self.entry.stands_beside(installed.listeners.iter().map(|listener| &*listener.terms.options));
         for gone in before.iter().filter(|old| installed.listeners.iter().all(|new| new.key != old.key)) {
             self.tell(|| Order::Close { key: gone.key });
             gone.remove_file();
@@ -178,6 +181,11 @@ impl DataPlane {
         let installed = self.installed.lock().await;
         let tls = installed.listeners.iter().filter_map(|it| Some((&it.terms.options.name, it.terms.tls.as_ref()?)));
         tls.flat_map(|(name, certificates)| certificates.facts(name)).collect()
+    }
+
+    /// A way in for requests of our own.
+    pub fn entry(&self) -> Entry {
+        self.entry.clone()
     }
 
     /// Accepts no more, ends idle connections, lets the rest finish, and cuts what is left `within` so long. Returns how

@@ -47,6 +47,34 @@ impl Stream {
         }
     }
 
+    /// Whether nothing has come that was not read, for all that is known.
+    pub(super) fn is_quiet(&self, cx: &mut Context<'_>) -> bool {
+        let readable = match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+            Self::Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+            Self::TlsUnix(stream) => stream.get_ref().0.poll_read_ready(cx),
+            Self::Taken(_) => return false,
+        };
+        readable.is_pending()
+    }
+
+    /// To write what is the last that is written.
+    pub(super) fn last(&mut self) -> Last<'_> {
+        Last(self)
+    }
+
+    /// Says what there is to say before the socket is closed: to TLS, that this is the end, and no cut (RFC 8446 §6.1).
+    pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tls(stream) => stream.get_mut().1.send_close_notify(),
+            Self::TlsUnix(stream) => stream.get_mut().1.send_close_notify(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Taken(_) => return Poll::Ready(()),
+        }
+        // Who does not hear it has left.
+        Pin::new(self).poll_flush(cx).map(drop)
+    }
+
     /// The TLS session, if there is one.
     pub(super) fn tls(&self) -> Option<&ServerConnection> {
         match self {
@@ -116,5 +144,48 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// A stream on which nothing is written but what is followed by its end. The system holds back what is short until then, and
+/// sends both in one packet.
+pub(super) struct Last<'a>(&'a mut Stream);
+
+impl AsyncWrite for Last<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self.get_mut().0 {
+            #[cfg(target_os = "linux")]
+            Stream::Tcp(stream) => poll_write_more(stream, cx, buf),
+            stream => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().0).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn poll_write_more(stream: &TcpStream, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    use rustix::net::{SendFlags, send};
+    let send = || Ok(send(stream, octets, SendFlags::MORE | SendFlags::NOSIGNAL)?);
+    loop {
+        std::task::ready!(stream.poll_write_ready(cx))?;
+        match stream.try_io(tokio::io::Interest::WRITABLE, send) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            written => return Poll::Ready(written),
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! What a request is for: the host and path it is routed by, and the checks that there is only one way to read them.
 
-use std::{net::IpAddr, rc::Rc};
+use std::net::IpAddr;
 
+use bytes::Bytes;
+use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts, uri::Scheme};
-
-use hyper::ext::Protocol;
 
 use super::{
     error::ProxyError,
@@ -23,10 +23,11 @@ pub(super) struct Target {
     pub(super) authority: HeaderValue,
     /// It is the value of the request's own `Host`.
     pub(super) is_from_host: bool,
-    /// The client's address (see [`Asker`]).
+    /// The client's address, and whether it asked over TLS (see [`Asker`]).
     pub(super) client: Option<IpAddr>,
+    pub(super) secure: bool,
     /// What the upstream is told of the client: whole lines.
-    pub(super) forwarded: Rc<[u8]>,
+    pub(super) forwarded: Bytes,
 }
 
 impl Target {
@@ -65,7 +66,7 @@ impl Target {
         let host = host_of(authority.as_bytes()).ok_or(ProxyError::BadRequest("malformed Host"))?;
         let host = host.to_ascii_lowercase();
         let forwarded = forwarding.lines(asker, authority.as_bytes());
-        Ok(Self { host, authority, is_from_host, client: asker.address, forwarded })
+        Ok(Self { host, authority, is_from_host, client: asker.address, secure: asker.secure, forwarded })
     }
 }
 

@@ -10,11 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{clock::Clock, error::ProxyError, headers, http1::Streamed};
+use super::{clock::Clock, error::ProxyError, headers, http1::Streamed, http2::Received};
 
 /// The body as an exchange takes it.
 pub(super) enum UploadBody {
@@ -26,7 +25,7 @@ pub(super) enum UploadBody {
 pub(super) enum Inflow {
     None,
     Http1(Streamed),
-    Http2(Incoming),
+    Http2(Received),
 }
 
 /// What is known of a body on its way.
@@ -147,7 +146,7 @@ impl Body for Inflow {
             Self::None => Poll::Ready(None),
             Self::Http1(streamed) => Pin::new(streamed).poll_frame(cx),
             // It tells little of what is wrong; a stream that was reset is a client that has left.
-            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(|_| Failure::ClientGone),
+            Self::Http2(received) => Pin::new(received).poll_frame(cx).map_err(|_| Failure::ClientGone),
         }
     }
 
@@ -155,7 +154,7 @@ impl Body for Inflow {
         match self {
             Self::None => true,
             Self::Http1(streamed) => streamed.is_end_stream(),
-            Self::Http2(incoming) => incoming.is_end_stream(),
+            Self::Http2(received) => received.is_end_stream(),
         }
     }
 
@@ -163,7 +162,7 @@ impl Body for Inflow {
         match self {
             Self::None => SizeHint::with_exact(0),
             Self::Http1(streamed) => streamed.size_hint(),
-            Self::Http2(incoming) => incoming.size_hint(),
+            Self::Http2(received) => received.size_hint(),
         }
     }
 }

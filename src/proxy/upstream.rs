@@ -34,7 +34,7 @@ const MAX_IDLE: usize = 1024;
 const MAX_IDLE_AGE: Duration = Duration::from_secs(60);
 /// How long before its end a connection that is kept ready is replaced.
 const RENEWED: Duration = Duration::from_secs(15);
-/// How many endpoints are let go of before requests have their turn.
+/// How many endpoints are looked at before requests have their turn.
 const AT_ONCE: usize = 64;
 
 /// A worker's connections to endpoints.
@@ -67,11 +67,9 @@ pub(super) type Connection = h1::Connection<Socket>;
 /// The connections to an endpoint that are ready, and will be for a while.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Census {
-    /// Of HTTP/1.
-    pub(super) idle: usize,
-    /// Of HTTP/2, each for many requests.
-    pub(super) streams: usize,
-    /// Since when the last one of HTTP/1 had been idle that was found closed just now.
+    /// Those of HTTP/2 if there are any, else those of HTTP/1: what is opened ahead is of the one that requests will use.
+    pub(super) open: usize,
+    /// Since when the last one had been idle that was found closed since this was last asked.
     pub(super) closed: Option<Instant>,
 }
 
@@ -181,7 +179,8 @@ impl Upstream {
             return Ok((Box::new(Exchange::H1(idle.exchange(message.into_h1()))), true));
         }
         let open = async || self.open(endpoint, origin, protocol, set.places(), within).await;
-        match timeout(within, set.seek(after, open)).await {
+        // On the heap, as with HTTP/1.
+        match Box::pin(timeout(within, set.seek(after, open))).await {
             Ok(Ok(h2::Found::Place(place, reused))) => begin_on(place, message, reused),
             Ok(Ok(h2::Found::Other(socket))) => {
                 Ok((Box::new(Exchange::H1(Connection::new(socket).exchange(message.into_h1()))), false))
@@ -278,38 +277,49 @@ impl Upstream {
             open
         });
         let lasting = idle.iter().filter(|idle| now < idle.since + MAX_IDLE_AGE - RENEWED).count();
-        let streams = streams.as_ref().map_or(0, |set| set.lasting(now.checked_sub(MAX_IDLE_AGE - RENEWED)));
-        Census { idle: lasting, streams, closed }
+        match streams.as_ref().map(|set| set.lasting(now.checked_sub(MAX_IDLE_AGE - RENEWED))) {
+            Some((streams, gone)) if streams > 0 => Census { open: streams, closed: gone },
+            Some((_, gone)) => Census { open: lasting, closed: closed.max(gone) },
+            None => Census { open: lasting, closed },
+        }
     }
 
-    /// Closes the idle connections to endpoints that are in no pool any more, and keeps no more of them; what has streams is
-    /// closed with the last of those. A few at a time, so that requests go on however many there are.
-    pub(super) async fn let_go(&self) {
+    /// Closes the idle connections to those of these endpoints, by id, that are in no pool any more, and keeps no more of
+    /// them; what has streams is closed with the last of those.
+    pub(super) async fn let_go(&self, departed: &[u64]) {
+        self.for_each(departed, |kept| kept.endpoint.is_routed()).await;
+    }
+
+    /// Closes what has been idle for too long, and what its upstream has closed; the rest keeps its socket and nothing else.
+    pub(super) async fn sweep(&self) {
         let all: Vec<_> = self.kept.borrow().keys().copied().collect();
-        for some in all.chunks(AT_ONCE) {
+        let sweep = |kept: &mut Kept| {
+            let now = self.clock.now();
+            kept.idle.retain_mut(|idle| {
+                idle.connection.release_memory();
+                now < idle.since + MAX_IDLE_AGE && idle.connection.io().is_quiet()
+            });
+            if let Some(streams) = &kept.streams {
+                streams.sweep(now.checked_sub(MAX_IDLE_AGE));
+            }
+            kept.streams.is_some() || !kept.idle.is_empty()
+        };
+        self.for_each(&all, sweep).await;
+    }
+
+    /// Looks at what is kept for these endpoints, and forgets those of which `stays` says so. A few at a time, so that
+    /// requests go on however many there are.
+    async fn for_each(&self, endpoints: &[u64], mut stays: impl FnMut(&mut Kept) -> bool) {
+        for some in endpoints.chunks(AT_ONCE) {
             {
                 let mut kept = self.kept.borrow_mut();
                 for id in some {
-                    if kept.get(id).is_some_and(|kept| !kept.endpoint.is_routed()) {
+                    if kept.get_mut(id).is_some_and(|kept| !stays(kept)) {
                         kept.remove(id);
                     }
                 }
             }
             yield_now().await;
-        }
-    }
-
-    /// Closes what has been idle for too long, and what its upstream has closed; the rest keeps its socket and nothing else.
-    pub(super) fn sweep(&self) {
-        let now = self.clock.now();
-        for Kept { idle, streams, .. } in self.kept.borrow_mut().values_mut() {
-            idle.retain_mut(|idle| {
-                idle.connection.release_memory();
-                now < idle.since + MAX_IDLE_AGE && idle.connection.io().is_quiet()
-            });
-            if let Some(streams) = streams {
-                streams.sweep(now.checked_sub(MAX_IDLE_AGE));
-            }
         }
     }
 }
@@ -358,7 +368,7 @@ mod tests {
             kept[&endpoint.id()].idle.iter().map(|idle| idle.connection.memory()).collect::<Vec<_>>()
         };
         assert!(memory()[0] > 0);
-        upstream.sweep();
+        upstream.sweep().await;
         assert_eq!(memory(), [0]);
     }
 }

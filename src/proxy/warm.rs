@@ -1,6 +1,7 @@
 //! Connections opened ahead: before a candidate may be promoted, each worker holds as many to each of its ready endpoints as
 //! the policy asks for, and keeps them up until the pool goes live or goes away. What has been opened lies among the idle
-//! connections like any other (see `upstream`), and goes with them when the pool leaves routing.
+//! connections like any other (see `upstream`), and goes with them when the pool leaves routing. To an endpoint that is
+//! spoken HTTP/2 to, or that chooses it by ALPN, they are connections of HTTP/2, each with room for all its streams.
 
 use std::{
     cell::RefCell,
@@ -39,10 +40,6 @@ struct Effort {
     /// How often in a row it came to nothing, and when it last did.
     in_vain: u32,
     failed: Option<Instant>,
-    /// When a connection was last opened.
-    opened: Option<Instant>,
-    /// Whether it speaks HTTP/2.
-    streams: bool,
     /// Not to be tried again before this.
     pause: Option<Instant>,
 }
@@ -85,9 +82,8 @@ impl Warming {
         let Some(effort) = efforts.get_mut(&endpoint.id()) else { return };
         effort.opening = effort.opening.saturating_sub(1);
         let now = worker.clock.now();
-        match well {
-            true => effort.opened = Some(now),
-            false => effort.failed(Cold::Refused, now),
+        if !well {
+            effort.failed(Cold::Refused, now);
         }
         effort.count(worker, now);
     }
@@ -102,26 +98,14 @@ async fn open_one(worker: Weak<Worker>, endpoint: Arc<Endpoint>, within: Duratio
 
 impl Effort {
     fn new(endpoint: &Arc<Endpoint>) -> Self {
-        Self {
-            endpoint: Arc::clone(endpoint),
-            opening: 0,
-            cold: Cold::NotYet,
-            in_vain: 0,
-            failed: None,
-            opened: None,
-            streams: false,
-            pause: None,
-        }
+        Self { endpoint: Arc::clone(endpoint), opening: 0, cold: Cold::NotYet, in_vain: 0, failed: None, pause: None }
     }
 
     /// Counts what is open, and tells the switch. What does not stay open does not count, and is not opened again and again.
     fn count(&mut self, worker: &Worker, now: Instant) -> u32 {
-        let Census { idle, streams, closed } = worker.upstream.census(&self.endpoint);
-        self.streams |= streams > 0;
-        // One of HTTP/2 is for all requests, and is there as long as it is open.
-        let open = if streams > 0 { u32::MAX } else { u32::try_from(idle).unwrap_or(u32::MAX) };
-        let gone = if self.streams && open == 0 { self.opened.take() } else { closed };
-        if gone.is_some_and(|since| now < since + AT_ONCE) {
+        let Census { open, closed } = worker.upstream.census(&self.endpoint);
+        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        if closed.is_some_and(|since| now < since + AT_ONCE) {
             self.failed(Cold::Closed, now);
         }
         let counts = if self.cold == Cold::Closed { 0 } else { open };

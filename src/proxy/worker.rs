@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    os::unix::net::UnixStream as Unregistered,
     rc::Rc,
     sync::{Arc, mpsc as std_mpsc},
     thread,
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    ListenerOptions,
+    Candidate, ListenerOptions,
     arrival::{Arrival, Arrivals},
     client::Client,
     clock::{Clock, TICK},
@@ -43,7 +44,7 @@ use crate::{
     telemetry::{connections::NotServed, request_log::Recorder},
 };
 
-/// How many ticks pass between two looks at the idle upstream connections.
+/// How many ticks pass between two looks at the idle upstream connections, and at the rates of clients.
 const SWEEP: u32 = 10;
 /// How many ticks pass between two looks at the connections of pools that are kept warm.
 const WARM: u32 = 2;
@@ -77,6 +78,8 @@ pub(super) enum Order {
     Change { key: u64, terms: Terms },
     /// Accept no more on it.
     Close { key: u64 },
+    /// Serve a connection of our own.
+    Serve { socket: Unregistered, terms: Terms },
     /// Accept no more at all, see out what there is, and end: what is left `within` so long is cut, and counted.
     Drain { within: Duration, cut: oneshot::Sender<usize> },
 }
@@ -87,9 +90,12 @@ pub(super) struct Terms {
     pub(super) options: Arc<ListenerOptions>,
     pub(super) tls: Option<Arc<Certificates>>,
     pub(super) crowd: Arc<Crowd>,
+    /// What its requests are for, whatever their host; only of connections of our own.
+    pub(super) inspects: Option<Arc<Candidate>>,
 }
 
 /// A running worker.
+#[derive(Clone)]
 pub(super) struct Running {
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -142,6 +148,7 @@ impl Worker {
         let mut listeners: HashMap<u64, Accepting> = HashMap::new();
         tokio::task::spawn_local(Rc::clone(&self).follow_snapshots());
         tokio::task::spawn_local(Rc::clone(&self).tick());
+        tokio::task::spawn_local(Rc::clone(&self).sweep());
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Open { key, socket, terms } => match Accepting::start(&self, socket, terms) {
@@ -158,6 +165,10 @@ impl Worker {
                         accepting.end().await;
                     }
                 }
+                Order::Serve { socket, terms } => match UnixStream::from_std(socket) {
+                    Ok(socket) => self.serve(Socket::Unix(socket), None, &terms, &Rc::default()),
+                    Err(error) => tracing::warn!(%error, "a connection of our own cannot be served"),
+                },
                 Order::Drain { within, cut } => {
                     for (_, accepting) in listeners {
                         accepting.end().await;
@@ -207,7 +218,7 @@ impl Worker {
     async fn follow_snapshots(self: Rc<Self>) {
         loop {
             let adopted = self.reader.adopt();
-            self.upstream.let_go().await;
+            self.upstream.let_go(&self.reader.departed()).await;
             self.reader.acknowledge(&adopted);
             drop(adopted);
             self.reader.changed().await;
@@ -224,15 +235,20 @@ impl Worker {
             for (_, client) in self.clients.borrow().iter() {
                 client.tick(now);
             }
-            if count.is_multiple_of(SWEEP) {
-                self.upstream.sweep();
-                if self.reader.worker() == 0 {
-                    self.rates.sweep();
-                }
+            if count.is_multiple_of(SWEEP) && self.reader.worker() == 0 {
+                self.rates.sweep();
             }
             if count.is_multiple_of(WARM) {
                 self.warming.look(&self);
             }
+        }
+    }
+
+    /// Looks at the idle upstream connections now and then. Apart from the ticks, which must not wait for that.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(TICK * SWEEP).await;
+            self.upstream.sweep().await;
         }
     }
 
@@ -269,7 +285,7 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, socket: Socket, peer: Option<SocketAddr>, terms: &Terms, others: &Rc<Arrivals>) {
-        let Terms { options, tls, crowd } = terms;
+        let Terms { options, tls, crowd, inspects } = terms;
         let not_served = |why| self.recorder.not_served(&options.name, why);
         if options.proxy_protocol.as_ref().is_some_and(|proxy| !proxy.trusts(peer.map(|peer| peer.ip()))) {
             return not_served(NotServed::Untrusted);
@@ -280,7 +296,7 @@ impl Worker {
         }
         let tls = tls.as_ref().map(|tls| TlsAcceptor::from(tls.settings()));
         let arrival = Box::new(Arrival { socket, peer, tls, admitted, room, others: Rc::clone(others) });
-        let client = Client::new(self, Arc::clone(options));
+        let client = Client::new(self, Arc::clone(options), inspects.clone());
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
         let place = Place { worker: Rc::clone(self), key };
         let task = tokio::task::spawn_local({
@@ -391,8 +407,6 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
-                // Fails only where the client has left already, which shows soon enough.
-                socket.set_nodelay(true).ok();
                 Ok((Socket::Tcp(socket), Some(peer)))
             }
             Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),

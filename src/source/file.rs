@@ -77,9 +77,10 @@ impl FileWatch {
         self.files.extend(files);
         self.watch_directories();
         // What was followed already keeps what was seen of it, lest a change since then be lost.
-        let mut seen = fingerprints(&self.files);
-        seen.extend(std::mem::take(&mut self.seen).into_iter().filter(|(file, _)| self.files.contains(file)));
-        self.seen = seen;
+        let before = std::mem::replace(&mut self.seen, fingerprints(&self.files));
+        for (file, print) in before {
+            self.seen.entry(file).and_modify(|seen| *seen = print);
+        }
     }
 
     /// Waits until some of the files have other contents than when they were last seen (or are gone, or back), and gives

@@ -18,7 +18,7 @@ use crate::switch::HostPort;
 /// The file's name in the state directory.
 const FILE: &str = "names.json";
 /// The most names that are kept; with more, some are forgotten.
-const MOST: usize = 4096;
+const MOST: usize = 65_536;
 
 /// What was found last. Its clones are one.
 #[derive(Clone)]

@@ -5,7 +5,7 @@
 //! The addresses found last are also kept in the state directory: a start while DNS is away goes on with them (G6).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     future::Future,
     io,
     net::SocketAddr,
@@ -25,10 +25,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::last_found::LastFound;
-use crate::switch::{AppName, Board, Family, Feed, HostPort, Lookup, Viewer};
+use crate::switch::{AppBoard, AppName, Family, Feed, Follower, HostPort, Lookup, Viewer};
 
 /// How many lookups may be under way at once: each holds a thread while the system's resolver waits.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 /// How long a lookup may take before it is said to fail. It goes on all the same, and its answer is taken when it comes.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest wait for another try after one that failed.
@@ -46,13 +46,14 @@ pub fn system_resolver() -> Resolver {
 }
 
 /// Looks up whatever names the board shows, until the switch stops. What was found last is kept in `state_dir`.
-pub async fn look_up(mut viewer: Viewer, feed: Feed, resolver: Resolver, state_dir: Option<PathBuf>) {
+pub async fn look_up(viewer: Viewer, feed: Feed, resolver: Resolver, state_dir: Option<PathBuf>) {
     let last_found = LastFound::read(state_dir).await;
     let slots = Arc::new(Semaphore::new(AT_ONCE));
-    let mut lookups = Lookups { running: HashMap::new(), slots, resolver, feed, last_found };
+    let mut lookups = Lookups { running: BTreeMap::new(), slots, resolver, feed, last_found };
+    let mut follower = viewer.follow();
     loop {
-        lookups.follow(&viewer.board());
-        if !viewer.changed().await {
+        lookups.follow(&mut follower);
+        if !follower.changed().await {
             return;
         }
     }
@@ -60,7 +61,7 @@ pub async fn look_up(mut viewer: Viewer, feed: Feed, resolver: Resolver, state_d
 
 /// The names that are looked up now and then.
 struct Lookups {
-    running: HashMap<(AppName, HostPort), Running>,
+    running: BTreeMap<AppName, HashMap<HostPort, Running>>,
     slots: Arc<Semaphore>,
     resolver: Resolver,
     feed: Feed,
@@ -77,26 +78,38 @@ struct Running {
 
 impl Lookups {
     /// Starts what is new on the board, ends what has left it, and tells the rest when their policy has changed.
-    fn follow(&mut self, board: &Board) {
-        let mut before = std::mem::take(&mut self.running);
-        for (app, state) in &board.apps {
-            for name in state.names.iter() {
-                let key = (app.clone(), name.clone());
-                // A name that left and came back between two looks at the board was forgotten, and is told anew at once.
-                let forgotten = |running: &Running| running.has_told.load(Relaxed) && state.names.is_unheard_of(name);
-                let running = before
-                    .remove(&key)
-                    .filter(|running| !forgotten(running))
-                    .unwrap_or_else(|| self.start(&key, state.policy.lookup));
-                running
-                    .policy
-                    .send_if_modified(|told| std::mem::replace(told, state.policy.lookup) != state.policy.lookup);
-                self.running.insert(key, running);
+    fn follow(&mut self, follower: &mut Follower) {
+        let (board, apps) = follower.news(|| self.running.keys().cloned().collect());
+        for app in apps {
+            let before = self.running.remove(&app).unwrap_or_default();
+            if let Some(state) = board.apps.get(&app).filter(|state| state.names.iter().next().is_some()) {
+                let running = self.of_app(&app, state, before);
+                self.running.insert(app, running);
             }
         }
     }
 
-    fn start(&self, (app, name): &(AppName, HostPort), policy: Lookup) -> Running {
+    /// The lookups of one app, given those of before.
+    fn of_app(
+        &self,
+        app: &AppName,
+        state: &AppBoard,
+        mut before: HashMap<HostPort, Running>,
+    ) -> HashMap<HostPort, Running> {
+        let running = state.names.iter().map(|name| {
+            // A name that left and came back between two looks at the board was forgotten, and is told anew at once.
+            let forgotten = |running: &Running| running.has_told.load(Relaxed) && state.names.is_unheard_of(name);
+            let running = before
+                .remove(name)
+                .filter(|running| !forgotten(running))
+                .unwrap_or_else(|| self.start(app, name, state.policy.lookup));
+            running.policy.send_if_modified(|told| std::mem::replace(told, state.policy.lookup) != state.policy.lookup);
+            (name.clone(), running)
+        });
+        running.collect()
+    }
+
+    fn start(&self, app: &AppName, name: &HostPort, policy: Lookup) -> Running {
         let (policy, told) = watch::channel(policy);
         let has_told = Arc::new(AtomicBool::new(false));
         let subject = Subject {
@@ -239,7 +252,7 @@ mod tests {
             preview: None,
             policy: Arc::new(Policy { lookup, ..Policy::default() }),
         };
-        Desired { apps: [("shop".parse().unwrap(), wanted)].into() }
+        Desired { apps: [("shop".parse().unwrap(), wanted)].into(), ..Desired::default() }
     }
 
     fn start(switch: &Switch, dns: &Dns, state_dir: Option<PathBuf>) -> AbortOnDropHandle<()> {

@@ -2,7 +2,7 @@
 //! renewed only where they differ, so that health, counts and idle connections live on.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -15,7 +15,7 @@ use super::{
     address::{Address, HostPort},
     capacity::Capacity,
     control::{AppBoard, Draining, Refusal, RefusalCode},
-    desired::Matching,
+    desired::{Authority, Matching},
     hold::{HeldOutcomes, Keeper},
     name::{Revision, Role},
     names::Names,
@@ -32,11 +32,20 @@ pub(super) type Reply = Option<oneshot::Sender<Result<Receipt, Refusal>>>;
 pub(super) struct App {
     pub(super) rollout: Rollout,
     pub(super) matching: Arc<Matching>,
-    pub(super) last_event: Timestamp,
+    /// When the source last spoke of it.
+    pub(super) last_event: Option<Timestamp>,
+    /// Why the app cannot be followed just now; what was sighted last is in force.
+    pub(super) out_of_sight: Option<String>,
     pools: BTreeMap<Revision, Arc<Pool>>,
     names: Names,
+    /// The revisions of whose endpoints something was heard that nobody knows yet who chooses among them.
+    unsettled: BTreeSet<Revision>,
+    /// Whether the active pool holds on to endpoints that were replaced.
+    holds_on: bool,
     /// What the last publication led to, and as what.
     routed: Vec<(Role, Arc<Pool>)>,
+    /// The endpoints, by id, that the next publication takes out of routing.
+    departed: Vec<u64>,
     /// The app as requests see it since then.
     published: Option<Arc<Route>>,
     draining: Vec<Draining>,
@@ -80,10 +89,14 @@ impl App {
         Self {
             rollout,
             matching: Arc::default(),
-            last_event: Timestamp::now(),
+            last_event: None,
+            out_of_sight: None,
             pools: BTreeMap::new(),
             names: Names::default(),
+            unsettled: BTreeSet::new(),
+            holds_on: false,
             routed: Vec::new(),
+            departed: Vec::new(),
             published: None,
             draining: Vec::new(),
             capacity: None,
@@ -94,11 +107,26 @@ impl App {
     /// Takes over which requests are its, if its source has just spoken. Whether that is news.
     pub(super) fn match_by(&mut self, matching: Option<Arc<Matching>>) -> bool {
         let Some(matching) = matching else { return false };
-        self.last_event = Timestamp::now();
+        if self.rollout.authority() == Authority::Tealgate {
+            self.seen_at(Timestamp::now());
+        }
         let news = self.matching != matching;
         if news {
             self.matching = matching;
         }
+        news
+    }
+
+    /// The source has spoken.
+    pub(super) fn seen_at(&mut self, now: Timestamp) {
+        self.last_event = Some(now);
+        self.out_of_sight = None;
+    }
+
+    /// The source cannot be heard. Whether that is news.
+    pub(super) fn lose_sight(&mut self, why: String) -> bool {
+        let news = self.out_of_sight.as_ref() != Some(&why);
+        self.out_of_sight = Some(why);
         news
     }
 
@@ -131,7 +159,11 @@ impl App {
         for (revision, specs) in self.rollout.revisions() {
             let old = before.remove(revision);
             let live = revision == self.rollout.active();
-            let endpoints = renew(old.as_deref(), live, &self.names.sites(specs, transport), workers);
+            let sites = self.names.sites(specs, transport);
+            let endpoints = renew(old.as_deref(), live, &sites, workers);
+            if live {
+                self.holds_on = endpoints.len() > sites.len();
+            }
             let same = |pool: &&Arc<Pool>| {
                 pool.balance == *balance
                     && pool.endpoints.len() == endpoints.len()
@@ -169,16 +201,18 @@ impl App {
         };
     }
 
-    /// Drops endpoints that were replaced, once one of those that replace them is healthy. Whether there were any.
-    pub(super) fn let_go_of_replaced(&mut self, workers: usize) -> bool {
-        let active = self.rollout.active();
-        let Some(pool) = self.pools.get(active).map(Arc::clone) else { return false };
-        let wanted = self.names.sites(self.rollout.endpoints(active), &self.rollout.policy().transport).len();
-        if pool.endpoints.len() == wanted {
+    /// Lets what was heard of endpoints take effect: on who chooses among them, and on those that were replaced and go once
+    /// one of those that replace them is healthy. Whether any did.
+    pub(super) fn settle(&mut self, workers: usize) -> bool {
+        let unsettled = std::mem::take(&mut self.unsettled);
+        unsettled.iter().filter_map(|revision| self.pools.get(revision)).for_each(|pool| pool.renew_lineup());
+        if !self.holds_on || unsettled.is_empty() {
             return false;
         }
+        let before = self.pools.get(self.rollout.active()).map(Arc::clone);
         self.sync_pools(workers);
-        self.pools.get(self.rollout.active()).is_some_and(|now| !Arc::ptr_eq(now, &pool))
+        let now = self.pools.get(self.rollout.active());
+        before.is_some_and(|before| now.is_some_and(|now| !Arc::ptr_eq(now, &before)))
     }
 
     /// A revision that changes its role begins a new tenure: what was live traffic drains by its own deadline, also where
@@ -272,20 +306,30 @@ impl App {
 
     /// Tells the endpoints whether they are in routing, before that is published: what is in routing no more keeps no
     /// connections from the moment a worker adopts the new snapshot.
-    fn mark_routed(&self) {
+    fn mark_routed(&mut self) {
         let now = self.in_roles();
         let routed: HashSet<_> = now.iter().flat_map(|(_, pool)| pool.endpoints()).map(|e| e.id()).collect();
-        for endpoint in self.routed.iter().flat_map(|(_, pool)| pool.endpoints()) {
-            endpoint.set_routed(routed.contains(&endpoint.id()));
-        }
+        self.unmark_routed(|endpoint| !routed.contains(&endpoint.id()));
         for endpoint in now.iter().flat_map(|(_, pool)| pool.endpoints()) {
             endpoint.set_routed(true);
         }
     }
 
     /// To be called before the publication that takes the app out of routing altogether.
-    pub(super) fn unmark_routed(&self) {
-        self.routed.iter().flat_map(|(_, pool)| pool.endpoints()).for_each(|endpoint| endpoint.set_routed(false));
+    pub(super) fn leave_routing(&mut self) {
+        self.unmark_routed(|_| true);
+    }
+
+    fn unmark_routed(&mut self, departs: impl Fn(&Endpoint) -> bool) {
+        for endpoint in self.routed.iter().flat_map(|(_, pool)| pool.endpoints()).filter(|endpoint| departs(endpoint)) {
+            endpoint.set_routed(false);
+            self.departed.push(endpoint.id());
+        }
+    }
+
+    /// The endpoints, by id, that the next publication takes out of routing; some may be back by then.
+    pub(super) fn departed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.departed)
     }
 
     /// The app as requests are to see it from now on, if they could tell it from how they have seen it.
@@ -358,7 +402,7 @@ impl App {
         Some(self.draining.remove(index).revision)
     }
 
-    /// Takes a probe's verdict. Whether it is news.
+    /// Takes a probe's verdict, to be settled. Whether it is news.
     pub(super) fn observe(&mut self, revision: &Revision, address: &Address, healthy: bool) -> bool {
         let health = if healthy { Health::Healthy } else { Health::Unhealthy };
         let Some(pool) = self.pools.get(revision) else { return false };
@@ -368,12 +412,12 @@ impl App {
             news = true;
         }
         if news {
-            pool.renew_lineup();
+            self.unsettled.insert(revision.clone());
         }
         news
     }
 
-    /// Takes an endpoint out of use, for a reason, or back into it. Whether it is news.
+    /// Takes an endpoint out of use, for a reason, or back into it, to be settled. Whether it is news.
     pub(super) fn eject(&mut self, revision: &Revision, endpoint: u64, reason: Option<EjectionReason>) -> bool {
         if reason.is_some() && self.rollout.policy().ejection.is_none() {
             return false;
@@ -384,7 +428,7 @@ impl App {
         if let Some(reason) = reason {
             pool.ejections.count(reason);
         }
-        pool.renew_lineup();
+        self.unsettled.insert(revision.clone());
         true
     }
 
@@ -415,19 +459,24 @@ impl App {
     }
 
     pub(super) fn board(&self, history: Arc<VecDeque<Receipt>>) -> AppBoard {
+        let authority = self.rollout.authority();
+        let followed = authority != Authority::Tealgate;
         AppBoard {
             rollout: Arc::new(self.rollout.clone()),
             policy: Arc::clone(self.rollout.policy()),
+            matching: Arc::clone(&self.matching),
             pools: self.pools.clone(),
             capacity: self.capacity.clone(),
             names: self.names.clone(),
             draining: self.draining.clone(),
             history,
             source: SourceStatus {
-                kind: "static".to_owned(),
-                authority: "tealgate".to_owned(),
-                stale: false,
-                last_event: Some(self.last_event),
+                kind: if followed { "kubernetes" } else { "static" }.to_owned(),
+                authority: authority.as_str().to_owned(),
+                // Also before the first sighting since the start: what is in force is only remembered.
+                stale: followed && (self.last_event.is_none() || self.out_of_sight.is_some()),
+                problem: self.out_of_sight.clone(),
+                last_event: self.last_event,
                 drift: self.rollout.drift(),
             },
             hold: self.hold.keeper.as_ref().map(|keeper| Arc::clone(keeper.hold())),

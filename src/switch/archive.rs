@@ -2,11 +2,15 @@
 //! promotion is then refused at once, and a rollback goes ahead (G5). What could not be written is written anew, whole,
 //! as soon as the disk is back, over whatever it made of the first try.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::oneshot::{self, error::TryRecvError},
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -23,6 +27,8 @@ const COMPACT_FROM: u64 = 1 << 20;
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the retry may hold up everything else.
 const RETRY_PATIENCE: Duration = Duration::from_millis(250);
+/// How many records may be written within the time that is given for one; many more are given more.
+const TOGETHER: usize = 1024;
 /// How long a stopping process waits for the last writes.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -62,19 +68,25 @@ impl Archive {
         self.retry_at
     }
 
-    /// Makes a state durable, with the receipts of what leads to it, and says why not where that fails. Nothing is to be
-    /// written where only health differs.
-    pub(super) async fn save(&mut self, kept: &Kept, receipts: &[Receipt], patience: Duration) -> Result<(), String> {
-        if self.memory.amounts_to(kept) {
-            return Ok(());
-        }
-        let record = Record::State { kept: Box::new(kept.clone()), receipts: receipts.to_vec() };
-        let written = self.write(&record, patience).await;
+    /// Makes the states of some apps durable, each with the receipts of what leads to it, and says why not where that fails.
+    /// Nothing is to be written where only health differs.
+    pub(super) async fn save<'a>(
+        &mut self,
+        states: impl IntoIterator<Item = (&'a Kept, &'a [Receipt])>,
+        patience: Duration,
+    ) -> Result<(), String> {
+        let news: Vec<_> = states.into_iter().filter(|(kept, _)| !self.memory.amounts_to(kept)).collect();
+        let record = |(kept, receipts): &(&Kept, &[Receipt])| Record::State {
+            kept: Box::new((*kept).clone()),
+            receipts: receipts.to_vec(),
+        };
+        let written = self.write(news.iter().map(record), patience).await;
+        let names = news.iter().map(|(kept, _)| kept.app());
         match &written {
-            Ok(()) => _ = self.unsaved.remove(kept.app()),
+            Ok(()) => names.for_each(|name| _ = self.unsaved.remove(name)),
             Err(problem) => {
-                tracing::error!(app = %kept.app(), %problem, "the journal cannot be written");
-                self.unsaved.insert(kept.app().clone());
+                tracing::error!(apps = %listed(names.clone()), %problem, "the journal cannot be written");
+                self.unsaved.extend(names.cloned());
                 self.retry_at = Some(Instant::now() + RETRY);
             }
         }
@@ -102,20 +114,17 @@ impl Archive {
     /// Writes what is not on disk yet, until that fails again.
     pub(super) async fn retry(&mut self) {
         self.retry_at = None;
-        while let Some(name) = self.unsaved.first().cloned() {
-            let Some(record) = self.memory.whole(&name) else {
-                self.unsaved.remove(&name);
-                continue;
-            };
-            match self.write(&record, RETRY_PATIENCE).await {
-                Ok(()) => tracing::info!(app = %name, "what could not be written to the journal is on disk now"),
-                Err(problem) => {
-                    tracing::error!(app = %name, %problem, "the journal still cannot be written");
-                    self.retry_at = Some(Instant::now() + RETRY);
-                    return;
-                }
+        while !self.unsaved.is_empty() {
+            let names: Vec<_> = self.unsaved.iter().take(TOGETHER).cloned().collect();
+            let records: Vec<_> = names.iter().filter_map(|name| self.memory.whole(name)).collect();
+            let apps = listed(names.iter());
+            if let Err(problem) = self.write(records, RETRY_PATIENCE).await {
+                tracing::error!(%apps, %problem, "the journal still cannot be written");
+                self.retry_at = Some(Instant::now() + RETRY);
+                return;
             }
-            self.unsaved.remove(&name);
+            tracing::info!(%apps, "what could not be written to the journal is on disk now");
+            names.iter().for_each(|name| _ = self.unsaved.remove(name));
         }
     }
 
@@ -127,20 +136,31 @@ impl Archive {
         }
     }
 
-    async fn write(&mut self, record: &Record, patience: Duration) -> Result<(), String> {
+    /// Writes records, and waits for the disk once: what makes the last of them durable makes them all.
+    async fn write(&mut self, records: impl IntoIterator<Item = Record>, patience: Duration) -> Result<(), String> {
         if !self.answered() {
             return Err("the disk has not answered the last write".to_owned());
         }
         let Some(journal) = &self.journal else { return Ok(()) };
-        let mut answer = journal.append(record.to_json(), true);
-        match timeout(patience, &mut answer).await {
-            Ok(Ok(written)) => written.map_err(|problem| problem.to_string()),
-            Ok(Err(_)) => Err("its writer has ended".to_owned()),
-            Err(_) => {
-                self.overdue = Some(answer);
-                Err(format!("the disk did not answer within {patience:?}"))
+        let mut records = records.into_iter().peekable();
+        let mut answers = VecDeque::new();
+        while let Some(record) = records.next() {
+            answers.push_back(journal.append(record.to_json(), records.peek().is_none()));
+        }
+        let patience = patience.saturating_mul(1 + (answers.len() / TOGETHER) as u32);
+        let deadline = Instant::now() + patience;
+        while let Some(answer) = answers.front_mut() {
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(Ok(()))) => _ = answers.pop_front(),
+                Ok(Ok(Err(problem))) => return Err(problem.to_string()),
+                Ok(Err(_)) => return Err("its writer has ended".to_owned()),
+                Err(_) => {
+                    self.overdue = answers.pop_back();
+                    return Err(format!("the disk did not answer within {patience:?}"));
+                }
             }
         }
+        Ok(())
     }
 
     /// Whether the disk owes us no answer.
@@ -164,4 +184,13 @@ impl Archive {
             }
         });
     }
+}
+
+/// The names as a log line has them: a few of many.
+fn listed<'a>(names: impl ExactSizeIterator<Item = &'a AppName>) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown: Vec<_> = names.take(SHOWN).map(AppName::as_str).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &more
 }

@@ -1,8 +1,12 @@
 //! Knowing that every worker has adopted a snapshot. Admission does not depend on it (see `admission`): it tells the
 //! operator, in the receipt, how long the flip took to be everywhere, and that no idle connection of the old pool is left.
+//! So that a worker need not look through all its connections for those, it is told whose they would be.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,16 +24,31 @@ pub(super) struct Barrier {
 struct Worker {
     adopted: AtomicU64,
     bell: Notify,
+    /// The endpoints, by id, that have left routing since it last asked.
+    departed: Mutex<Vec<u64>>,
 }
 
 impl Barrier {
     pub(super) fn new(workers: usize) -> Self {
-        let worker = |_| CachePadded::new(Worker { adopted: AtomicU64::new(ABSENT), bell: Notify::new() });
-        Self { workers: (0..workers).map(worker).collect(), progress: Notify::new() }
+        let worker = || Worker { adopted: AtomicU64::new(ABSENT), bell: Notify::new(), departed: Mutex::default() };
+        Self { workers: (0..workers).map(|_| CachePadded::new(worker())).collect(), progress: Notify::new() }
     }
 
     pub(super) fn workers(&self) -> usize {
         self.workers.len()
+    }
+
+    /// Leaves word for every worker that runs which endpoints leave routing with the next snapshot. To be called before that
+    /// is published: whoever adopts it then finds the word.
+    pub(super) fn leave_word(&self, departed: &[u64]) {
+        for worker in self.workers.iter().filter(|worker| worker.adopted.load(Ordering::Acquire) != ABSENT) {
+            worker.departed.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(departed);
+        }
+    }
+
+    /// Takes, as a worker, the word that was left.
+    pub(super) fn departed(&self, worker: usize) -> Vec<u64> {
+        std::mem::take(&mut *self.workers[worker].departed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tells every worker that there is something to adopt.

@@ -2,7 +2,7 @@
 //! may do is what it was given; all three only send to, or read from, the switchboard.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -15,15 +15,17 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     address::{Address, HostPort},
+    authority::Note,
     capacity::Capacity,
-    desired::{Desired, EndpointSpec},
+    desired::{Desired, EndpointSpec, Matching, Sighting},
     hold::{HeldOutcomes, Hold},
     name::{AppName, Revision, Subject},
     names::Names,
     policy::{HoldBounds, Policy},
     pool::{Pool, Tenure},
     record::EjectionReason,
-    rollout::{HoldEnd, Readiness, Rollout},
+    rollout::{Asked, HoldEnd, Readiness, Rollout, Smoked},
+    smoke::CheckReport,
     split::Weight,
     status::{Action, AppStatus, DrainingStatus, EndpointStatus, Event, HoldStatus, PoolStatus, Receipt, SourceStatus},
 };
@@ -76,6 +78,11 @@ pub enum Command {
     },
     /// Drop the candidate.
     Abort,
+    /// Send the checks of the candidate's smoke test again.
+    Smoke {
+        /// Only if the candidate is this revision.
+        revision: Option<Revision>,
+    },
     /// Send this share of live traffic to the candidate.
     Weigh {
         /// The share.
@@ -125,6 +132,7 @@ impl Command {
             Self::Promote { .. } | Self::PromoteHeld { .. } => Action::Promote,
             Self::Rollback { .. } => Action::Rollback,
             Self::Abort => Action::Abort,
+            Self::Smoke { .. } => Action::Smoke,
             Self::Weigh { .. } => Action::Weight,
             Self::Pin { .. } => Action::Pin,
             Self::Unpin => Action::Unpin,
@@ -196,6 +204,18 @@ pub enum RefusalCode {
     NotDrained,
     /// The app is not under maintenance.
     NotInMaintenance,
+    /// Another authority decides this, and it was not asked.
+    OtherAuthority,
+    /// The app's authority cannot be reached.
+    AuthorityAway,
+    /// The app's authority does not let us do this, or does not accept it.
+    AuthorityRefused,
+    /// The app's authority was asked, and the effect did not come in time.
+    TimedOut,
+    /// The rollout was given up; it has to be taken up again first.
+    Aborted,
+    /// The rollout was not given up.
+    NotAborted,
     /// The request contradicts itself or leaves something out.
     Invalid,
     /// The action could not be made durable; nothing has changed.
@@ -222,6 +242,12 @@ impl RefusalCode {
             Self::NotHeld => "not-held",
             Self::NotDrained => "not-drained",
             Self::NotInMaintenance => "not-in-maintenance",
+            Self::OtherAuthority => "other-authority",
+            Self::AuthorityAway => "authority-away",
+            Self::AuthorityRefused => "authority-refused",
+            Self::TimedOut => "timed-out",
+            Self::Aborted => "aborted",
+            Self::NotAborted => "not-aborted",
             Self::Invalid => "invalid",
             Self::NotDurable => "not-durable",
             Self::Stopping => "stopping",
@@ -257,9 +283,14 @@ pub(super) enum Message {
     Order { order: Order, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     Invite { invitation: Invitation, reply: oneshot::Sender<Result<Invited, Refusal>> },
     Observed { app: AppName, revision: Revision, address: Address, healthy: bool },
+    Sighted { app: AppName, sighting: Box<Sighting> },
+    OutOfSight { app: AppName, why: String },
+    Asked { app: AppName, asked: Option<Asked> },
+    Note { note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>> },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
+    Smoked { app: AppName, smoked: Smoked },
     Drained { app: AppName, tenure: u64, cut: u64, took: Duration },
     HoldOver { app: AppName, hold: u64, how: HoldEnd },
     Measured { receipt: Box<Receipt>, reply: Option<oneshot::Sender<Result<Receipt, Refusal>>> },
@@ -301,6 +332,24 @@ impl Control {
         answer.await.map_err(|_| Refusal::stopping())?
     }
 
+    /// Puts on record what an app's authority has done because somebody asked for it.
+    pub async fn note(&self, note: Note) -> Result<Receipt, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Note { note, reply }).await.map_err(|_| Refusal::stopping())?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Says that somebody has asked an app's authority to make this revision active, so that the flip is ascribed to him
+    /// when it comes.
+    pub async fn asked(&self, app: AppName, revision: Revision, by: String, reason: String) {
+        self.messages.send(Message::Asked { app, asked: Some(Asked { revision, by, reason }) }).await.ok();
+    }
+
+    /// Says that nobody waits any more for the flip that an app's authority was asked for.
+    pub async fn no_longer_asked(&self, app: AppName) {
+        self.messages.send(Message::Asked { app, asked: None }).await.ok();
+    }
+
     /// Ends the switchboard once all that was asked before is done and on disk.
     pub async fn stop(&self) {
         let (reply, answer) = oneshot::channel();
@@ -324,6 +373,17 @@ impl Feed {
         answer.await.ok()
     }
 
+    /// Says all that was found of an app that is followed. `false` when the switch is stopping.
+    pub async fn sighted(&self, app: AppName, sighting: Sighting) -> bool {
+        self.messages.send(Message::Sighted { app, sighting: Box::new(sighting) }).await.is_ok()
+    }
+
+    /// Says that an app cannot be followed just now, and why, in a sentence that says what to do. What was sighted last
+    /// stays in force until the next sighting.
+    pub async fn out_of_sight(&self, app: AppName, why: String) {
+        self.messages.send(Message::OutOfSight { app, why }).await.ok();
+    }
+
     /// Says what the lookup of an endpoint's name came to: all its addresses, or why there are none.
     pub async fn looked_up(&self, app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String>) {
         self.messages.send(Message::LookedUp { app, name, found }).await.ok();
@@ -338,6 +398,13 @@ impl Feed {
     /// Has an endpoint, by its id, taken out of use for this reason, or taken back into it.
     pub async fn ejected(&self, app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason>) {
         self.messages.send(Message::Ejected { app, revision, endpoint, reason }).await.ok();
+    }
+
+    /// Says what the checks of an app's smoke test were found to come to, all of them, in this run; and whether all have been
+    /// sent since the last time this was said.
+    pub async fn smoked(&self, app: AppName, run: u64, checks: Vec<CheckReport>, round_over: bool) {
+        let smoked = Smoked { run, checks, round_over };
+        self.messages.send(Message::Smoked { app, smoked }).await.ok();
     }
 
     /// Says that the workers hold more, or fewer, connections to an app's candidate than before.
@@ -364,9 +431,41 @@ impl Viewer {
         self.board.changed().await.is_ok()
     }
 
+    /// Follows the board, app by app, from nothing on.
+    pub fn follow(&self) -> Follower {
+        Follower { board: self.board.clone(), seen: 0 }
+    }
+
     /// What happens from now on. A receiver that lags loses the oldest events and is told so.
     pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
         self.events.subscribe()
+    }
+}
+
+/// Looks at what has changed on the board, so that a change among thousands of apps costs those who follow it no more than
+/// one among a few.
+pub struct Follower {
+    board: watch::Receiver<Arc<Board>>,
+    /// How many entries the board had had when it was last looked at.
+    seen: u64,
+}
+
+impl Follower {
+    /// Waits until the board is a newer one than the last this follower looked at. `false` when the switch has stopped.
+    pub async fn changed(&mut self) -> bool {
+        self.board.changed().await.is_ok()
+    }
+
+    /// The apps that may differ from when this was last asked, and the board they are on, or are not on any more. After too
+    /// much has happened it is all that are there, and all that the caller has `known`.
+    pub fn news(&mut self, known: impl FnOnce() -> BTreeSet<AppName>) -> (Arc<Board>, BTreeSet<AppName>) {
+        let board = Arc::clone(&self.board.borrow_and_update());
+        let names = match board.entries_since(self.seen) {
+            Some(names) => names.cloned().collect(),
+            None => board.apps.keys().cloned().chain(known()).collect(),
+        };
+        self.seen = board.entries;
+        (board, names)
     }
 }
 
@@ -375,6 +474,33 @@ impl Viewer {
 pub struct Board {
     /// The apps by name.
     pub apps: BTreeMap<AppName, Arc<AppBoard>>,
+    /// Which of them were put on it, anew or again, or taken off it, newest last: the last of so many entries.
+    lately: VecDeque<AppName>,
+    entries: u64,
+}
+
+/// How many entries on the board are remembered for those who follow it.
+const LATELY: usize = 1024;
+
+impl Board {
+    /// Puts an app on the board as it is now, or takes it off.
+    pub(super) fn enter(&mut self, name: AppName, state: Option<Arc<AppBoard>>) {
+        self.entries += 1;
+        if self.lately.len() == LATELY {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(name.clone());
+        match state {
+            Some(state) => self.apps.insert(name, state),
+            None => self.apps.remove(&name),
+        };
+    }
+
+    /// The names in the entries after the first so many, if all of these are remembered.
+    fn entries_since(&self, seen: u64) -> Option<impl Iterator<Item = &AppName>> {
+        let new = usize::try_from(self.entries - seen).ok().filter(|new| *new <= self.lately.len())?;
+        Some(self.lately.range(self.lately.len() - new..))
+    }
 }
 
 /// One app on the [`Board`].
@@ -384,6 +510,8 @@ pub struct AppBoard {
     pub rollout: Arc<Rollout>,
     /// How it is run.
     pub policy: Arc<Policy>,
+    /// Which requests are for it.
+    pub matching: Arc<Matching>,
     /// The live pool of each known revision.
     pub pools: BTreeMap<Revision, Arc<Pool>>,
     /// Its places for requests in flight, if its policy limits them.
@@ -434,7 +562,7 @@ impl AppBoard {
             generation: rollout.generation().0,
             phase: rollout.phase(),
             message: self.message(),
-            active: Some(self.pool_status(rollout.active(), rollout.active_since())),
+            active: rollout.is_seen().then(|| self.pool_status(rollout.active(), rollout.active_since())),
             preview: rollout.preview().map(|(revision, since)| self.pool_status(revision, since)),
             previous: rollout.previous().map(|previous| PoolStatus {
                 rollback_until: Some(previous.until),

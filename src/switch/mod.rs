@@ -22,6 +22,7 @@ mod admission;
 mod admission_model;
 mod app;
 mod archive;
+mod authority;
 mod balance;
 mod barrier;
 mod capacity;
@@ -31,6 +32,7 @@ mod drain;
 mod ejection;
 mod hold;
 mod journal;
+mod json_path;
 mod limits;
 mod memory;
 mod mirror;
@@ -45,6 +47,7 @@ mod ring;
 mod rollout;
 mod roster;
 mod set_cookie;
+mod smoke;
 mod snapshot;
 mod split;
 mod status;
@@ -57,17 +60,22 @@ mod warmth;
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
+    authority::{Answer, Ask, Authorities, Note, Petition},
     capacity::{Capacity, Slot},
     control::{
-        AppBoard, Applied, Board, Command, Control, Draining, Feed, Invitation, Invited, Order, Refusal, RefusalCode,
-        Viewer,
+        AppBoard, Applied, Board, Command, Control, Draining, Feed, Follower, Invitation, Invited, Order, Refusal,
+        RefusalCode, Viewer,
     },
-    desired::{Desired, EndpointSpec, HostPattern, Matching, Wanted},
+    desired::{
+        Authority, Desired, EndpointSpec, Followed, HostPattern, Matching, Returned, Sighted, Sighting, Standing,
+        Wanted,
+    },
     ejection::{Judge, Sentence},
     hold::{HeldOutcome, HeldOutcomes, Hold},
     journal::{Journal, JournalError},
+    json_path::{JsonPath, JsonStep, NotAJsonPath},
     limits::{ErrorPage, ErrorPages, InFlightLimit, Limits, Rate, RateBy},
-    mirror::{BodyComparison, Comparison, JsonPath, JsonStep, Mirror, NotAJsonPath, SafeMethod},
+    mirror::{BodyComparison, Comparison, Mirror, SafeMethod},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role, Subject},
     names::Names,
     policy::{
@@ -81,8 +89,9 @@ pub use self::{
     },
     reader::{Adopted, Door, NotAdmitted, Reader, RequestKey, Ticket, Whose},
     record::{Attempt, EjectionReason, Ejections, Record},
-    rollout::{Holding, Previous, Rollout},
+    rollout::{Holding, Previous, Rollout, SmokeRun},
     set_cookie::SetCookie,
+    smoke::{CheckReport, Expected, Smoke, SmokeCheck, SmokeReport},
     snapshot::{Closed, Route, Routes, Snapshot},
     split::{Mark, NotAWeight, Share, Split, SplitPolicy, SplitRule, Sticky, Weight},
     status::{

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::{
     address::{Address, HostPort, Whereabouts},
-    desired::EndpointSpec,
+    desired::{EndpointSpec, Standing},
     policy::Transport,
     pool::{Destination, Site},
     status::NameStatus,
@@ -58,11 +58,14 @@ impl Names {
         }
     }
 
-    /// Where these endpoints are, each address once: in the order of the source, a name's addresses in their own.
+    /// Where requests may go of these endpoints, each address once: in the order of the source, a name's addresses in
+    /// their own. One on its way out counts only where none is ready.
     pub(super) fn sites(&self, specs: &[EndpointSpec], transport: &Arc<Transport>) -> Vec<Site> {
         let mut sites: Vec<Site> = Vec::with_capacity(specs.len());
         let mut taken = HashSet::with_capacity(specs.len());
-        for EndpointSpec { address, weight } in specs {
+        let ready = specs.iter().any(|spec| spec.standing == Standing::Ready);
+        let serving = if ready { Standing::Ready } else { Standing::Leaving };
+        for EndpointSpec { address, weight, .. } in specs.iter().filter(|spec| spec.standing == serving) {
             let (name, addresses): (_, Vec<Address>) = match address {
                 Whereabouts::At(address) => (None, vec![address.clone()]),
                 Whereabouts::Named(name) => (Some(name), self.addresses(name).map(Address::from).collect()),
@@ -81,11 +84,13 @@ impl Names {
         self.0.get(name).into_iter().flat_map(|known| &known.addresses).copied()
     }
 
-    /// How many of these endpoints are names that no address is known of, and how many of those cannot be looked up.
+    /// How many of these endpoints cannot be in a pool: those that their source calls unready, and names that no address is
+    /// known of; and how many of the names cannot be looked up.
     pub(super) fn missing(&self, specs: &[EndpointSpec]) -> (usize, usize) {
+        let unready = specs.iter().filter(|spec| spec.standing == Standing::Unready).count();
         let named = specs.iter().filter_map(|spec| self.0.get(spec.address.name()?));
         let missing: Vec<_> = named.filter(|known| known.addresses.is_empty()).collect();
-        (missing.len(), missing.iter().filter(|known| known.problem.is_some()).count())
+        (unready + missing.len(), missing.iter().filter(|known| known.problem.is_some()).count())
     }
 
     /// The names, to be looked up.
@@ -132,8 +137,8 @@ mod tests {
 
     fn specs(addresses: &[&str]) -> Vec<EndpointSpec> {
         let spec = |(index, text): (usize, &&str)| {
-            let address = text.parse().expect("an address");
-            EndpointSpec { address, weight: 1 + index as u32 }
+            let address: Whereabouts = text.parse().expect("an address");
+            EndpointSpec { weight: 1 + index as u32, ..address.into() }
         };
         addresses.iter().enumerate().map(spec).collect()
     }

@@ -7,6 +7,7 @@ use super::{
     address::Whereabouts,
     limits::{ErrorPages, Limits},
     mirror::Mirror,
+    smoke::Smoke,
     split::SplitPolicy,
 };
 
@@ -52,6 +53,8 @@ pub struct Promotion {
     pub min_ready: MinReady,
     /// How many connections each worker must hold open to each ready endpoint of the candidate; 0 for none.
     pub warm: u32,
+    /// What the candidate must be found to answer; `None` for nothing.
+    pub smoke: Option<Arc<Smoke>>,
 }
 
 /// Whether, and when, a ready candidate is promoted by itself.
@@ -106,7 +109,7 @@ impl Default for KeepPrevious {
 pub struct Drain {
     /// How long ordinary requests may go on before they are cut.
     pub timeout: Duration,
-    /// What long-lived streams do: tunnels, and answers that are event streams.
+    /// What long-lived streams do: tunnels, and answers that may go on for ever.
     pub streams: Streams,
     /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
     /// back at once; one or more.

@@ -232,6 +232,11 @@ impl Secret {
         Self { octets: octets.into(), key: hmac::Key::new(hmac::HMAC_SHA256, octets) }
     }
 
+    /// The secret itself, for whoever has to send it.
+    pub fn octets(&self) -> &[u8] {
+        &self.octets
+    }
+
     fn is(&self, given: &[u8]) -> bool {
         verify_slices_are_equal(&self.octets, given).is_ok()
     }

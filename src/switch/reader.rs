@@ -52,6 +52,8 @@ pub trait RequestKey {
 pub enum Whose {
     /// A tester's, for the candidate.
     Tester,
+    /// The proxy's own, to find out whether the candidate is good.
+    Inspector,
     /// Live traffic, and where it falls among that.
     Live(Share),
 }
@@ -199,27 +201,35 @@ impl Reader {
         Ok(ticket)
     }
 
-    /// Admits a copy of a live request of this app to its candidate, if that is still this revision. It enters as any
-    /// other, so that a drain knows of it.
-    pub fn admit_copy(&self, app: &AppName, candidate: &Revision, key: &impl RequestKey) -> Option<Ticket> {
+    /// Admits a request to the candidate of this app, whatever leads there, if that is still this revision: a copy of a
+    /// live request, or one of our own. It enters as any other, so that a drain knows of it.
+    pub fn admit_to(
+        &self,
+        (app, candidate): (&AppName, &Revision),
+        whose: Whose,
+        key: &impl RequestKey,
+        tried: &[u64],
+    ) -> Result<Ticket, NotAdmitted> {
         let mut view = self.view.borrow_mut();
         let mut rng = self.rng.borrow_mut();
         let choose = |snapshot: &Snapshot| {
-            let route = snapshot.routes().position(app).ok_or(())?;
-            let pool =
-                snapshot.routes()[route].preview.as_ref().filter(|pool| pool.revision() == candidate).ok_or(())?;
+            let role = Role::Preview;
+            let none = || NotAdmitted::NoPool { app: app.clone(), role };
+            let route = snapshot.routes().position(app).ok_or_else(none)?;
+            let preview = snapshot.routes()[route].preview.as_ref();
+            let pool = preview.filter(|pool| pool.revision() == candidate).ok_or_else(none)?;
             let roster = self.rosters.of(&pool.lineup);
-            let chosen = balance::choose(pool, &roster.value, key, self.worker, &[], &mut rng);
-            let Chosen { endpoint, lines } = chosen.ok_or(())?;
-            let whose = Whose::Live(Share::Outside);
-            Ok::<_, ()>(Choice { route, role: Role::Preview, endpoint, whose, lines })
+            let chosen = balance::choose(pool, &roster.value, key, self.worker, tried, &mut rng);
+            let empty = || NotAdmitted::NoEndpoint { app: app.clone(), role, revision: candidate.clone() };
+            let Chosen { endpoint, lines } = chosen.ok_or_else(empty)?;
+            Ok(Choice { route, role, endpoint, whose, lines })
         };
         let choice = admission::enter(&self.shared.current, &mut view, self.worker, choose, |s, c| {
             c.pool(s).tenure().occupancy()
-        });
-        let ticket = Ticket { view: Rc::clone(&view), choice: choice.ok()?, worker: self.worker };
+        })?;
+        let ticket = Ticket { view: Rc::clone(&view), choice, worker: self.worker };
         ticket.endpoint().in_flight().add(self.worker);
-        Some(ticket)
+        Ok(ticket)
     }
 
     fn choose(
@@ -237,11 +247,11 @@ impl Reader {
             None => stand(route, matched, key, rng)?,
         };
         let (role, mut lines) = match whose {
-            Whose::Tester => (preview_role(route)?, None),
+            Whose::Tester | Whose::Inspector => (preview_role(route)?, None),
             Whose::Live(share) => live_role(route, share, key, tried),
         };
         // A hold waits for the active pool to be empty, whoever is in it.
-        let enters_by_the_closed_door = whose != Whose::Tester || role == Role::Active;
+        let enters_by_the_closed_door = matches!(whose, Whose::Live(_)) || role == Role::Active;
         if let Some(by) = route.closed.as_ref().filter(|_| enters_by_the_closed_door) {
             return Err(NotAdmitted::Closed { app: app(), by: by.clone() });
         }
@@ -276,6 +286,12 @@ impl Reader {
         *self.view.borrow_mut() = Rc::clone(&view);
         self.rosters.tidy(&view.value);
         Adopted(view)
+    }
+
+    /// The endpoints, by id, that have left routing since this was last asked, up to the snapshot adopted last. Some may be
+    /// back.
+    pub fn departed(&self) -> Vec<u64> {
+        self.shared.barrier.departed(self.worker)
     }
 
     /// This worker's view as it is.
@@ -398,9 +414,10 @@ impl Ticket {
         self.choice.whose
     }
 
-    /// Whether the client is told which revision answers: testers are, others where the app's owner wants it.
+    /// Whether the client is told which revision answers: whoever asks for the candidate is, others where the app's owner
+    /// wants it.
     pub fn tells_revision(&self) -> bool {
-        self.choice.whose == Whose::Tester || self.policy().traffic.expose_revision
+        !matches!(self.choice.whose, Whose::Live(_)) || self.policy().traffic.expose_revision
     }
 
     /// Whether `Authorization` was meant for us, and is not the upstream's to see.

@@ -1,10 +1,12 @@
 //! One app's state machine, pure: [`Rollout::handle`] takes the state, an input and the time, and gives the next state
 //! with the deeds to carry out, or a reasoned no. It touches no clock, no pool and no file; `switchboard` does what it
 //! says. Here are the state, the flip, and what follows from time alone; `orders` has what people ask for, `source` what the
-//! source wants, `words` how it is said.
+//! source wants, `sight` what is found where another authority decides, `words` how it is said.
 
 mod hold;
 mod orders;
+mod sight;
+mod smoke;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -15,11 +17,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::hold::HoldEnd;
-pub use self::hold::Holding;
+pub(super) use self::{hold::HoldEnd, smoke::Smoked};
+pub use self::{hold::Holding, smoke::SmokeRun};
 use super::{
+    authority::Note,
     control::{Command, Refusal, RefusalCode},
-    desired::EndpointSpec,
+    desired::{Authority, EndpointSpec, Returned},
     name::{AppName, Generation, Revision},
     policy::{AutoPromotion, Policy},
     split::{Split, Weight},
@@ -32,12 +35,23 @@ use super::{
 pub struct Rollout {
     kept: Kept,
     policy: Arc<Policy>,
+    /// Who decides its flips.
+    authority: Authority,
+    /// Who asked that authority for a flip, until it comes.
+    asked: Option<Asked>,
+    /// What is wrong where the app is followed, in sentences.
+    alarms: Vec<String>,
+    /// A rollback that was ordered at another replica.
+    returned: Option<Returned>,
     /// Ready and total endpoints of each revision, as last reported.
     readiness: BTreeMap<Revision, Readiness>,
     /// Since when the candidate's gates have held without a break.
     gates_since: Option<Timestamp>,
     /// New live requests wait.
     holding: Option<Holding>,
+    /// The last run of the candidate's smoke test, and how many there were of the app's.
+    smoke: Option<SmokeRun>,
+    smoke_runs: u64,
 }
 
 /// What must survive a restart.
@@ -61,6 +75,17 @@ pub(super) struct Kept {
     /// Live requests get the maintenance page.
     #[serde(default)]
     maintenance: Option<Maintenance>,
+    /// When the last rollback was ordered that came from another replica: none is obeyed twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    returned_at: Option<Timestamp>,
+}
+
+/// A flip that somebody has asked another authority for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Asked {
+    pub(super) revision: Revision,
+    pub(super) by: String,
+    pub(super) reason: String,
 }
 
 /// A revision in a role, and since when.
@@ -84,7 +109,7 @@ pub struct Previous {
 /// A revision we know the endpoints of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Known {
-    endpoints: Vec<EndpointSpec>,
+    endpoints: Arc<Vec<EndpointSpec>>,
     labels: BTreeMap<String, String>,
     origin: Origin,
 }
@@ -125,8 +150,14 @@ pub(super) enum Input {
     Order { command: Command, by: String, reason: String, if_generation: Option<u64> },
     /// How many endpoints of a revision are ready.
     Readiness { revision: Revision, readiness: Readiness },
+    /// Somebody has asked the app's authority to make a revision active.
+    Asked(Option<Asked>),
+    /// The app's authority has done what somebody asked for.
+    Noted(Note),
     /// The hold has come to its end.
     HoldOver(HoldEnd),
+    /// Checks of the smoke test were sent.
+    Smoked(Smoked),
     /// Time has passed.
     Clock,
 }
@@ -159,6 +190,8 @@ pub(super) struct Deed {
     pub(super) reason: String,
     /// The candidate's share from then on, if that is what was done.
     pub(super) weight: Option<Weight>,
+    /// Whether it only follows the source, which says it again after a restart.
+    pub(super) of_source: bool,
 }
 
 impl Deed {
@@ -188,7 +221,7 @@ impl Deed {
     pub(super) fn must_not_wait(&self) -> bool {
         use Action::{Hold, Maintenance, Reopen, Resume, Rollback};
         let returns = self.action == Rollback || self.weight == Some(Weight::ZERO);
-        returns || matches!(self.action, Hold | Resume | Maintenance | Reopen) || self.by == source::SOURCE
+        returns || matches!(self.action, Hold | Resume | Maintenance | Reopen) || self.of_source
     }
 }
 
@@ -214,6 +247,7 @@ impl Rollout {
         match input {
             Input::Order { command, by, reason, if_generation } => {
                 self.expect_generation(if_generation)?;
+                self.refuse_if_not_ours(&command)?;
                 let action = match command {
                     // What it is asked for comes when the pool is empty.
                     Command::PromoteHeld { .. } => Action::Hold,
@@ -226,7 +260,14 @@ impl Rollout {
             Input::Readiness { revision, readiness } => {
                 step.next.readiness.insert(revision, readiness);
             }
+            Input::Asked(asked) => step.next.asked = asked,
+            Input::Noted(Note { action, from, to, by, reason, .. }) => {
+                // It is done, whether it can be written down or not.
+                let deed = Deed { of_source: true, ..step.next.deed(action, from, to, by, reason) };
+                step.deeds.push(deed);
+            }
             Input::HoldOver(how) => step.next.end_hold(how, now, &mut step.deeds),
+            Input::Smoked(smoked) => step.next.take_smoked(smoked, now),
             Input::Clock => {}
         }
         step.next.settle(now, &mut step.deeds);
@@ -247,7 +288,7 @@ impl Rollout {
 
     fn deed(&self, action: Action, from: Option<Revision>, to: Option<Revision>, by: String, reason: String) -> Deed {
         let weight = (action == Action::Weight).then(|| self.weight());
-        Deed { action, generation: self.kept.generation, from, to, by, reason, weight }
+        Deed { action, generation: self.kept.generation, from, to, by, reason, weight, of_source: false }
     }
 
     fn know(
@@ -260,7 +301,10 @@ impl Rollout {
         let before = self.kept.revisions.get(&revision);
         // What the source names stays the source's, whoever deploys it again.
         let origin = before.map_or(origin, |known| if known.origin == Origin::Source { known.origin } else { origin });
-        if before.is_none_or(|known| known.endpoints != endpoints) {
+        // The same again stays the same object: states are compared often, and there may be thousands of endpoints.
+        let same = before.map(|known| &known.endpoints).filter(|known| ***known == endpoints);
+        let endpoints = same.map_or_else(|| Arc::new(endpoints), Arc::clone);
+        if before.is_none_or(|known| !Arc::ptr_eq(&known.endpoints, &endpoints)) {
             // What was seen of the old endpoints says nothing of the new.
             self.readiness.remove(&revision);
         }
@@ -277,6 +321,7 @@ impl Rollout {
         }
         self.kept.phase = Phase::Starting;
         self.gates_since = None;
+        self.smoke = None;
     }
 
     fn drop_candidate(&mut self, phase: Phase) {
@@ -312,6 +357,8 @@ impl Rollout {
         self.kept.previous.take_if(|previous| previous.until <= now);
         self.drop_stale_hold(deeds);
         self.fulfil_wish(now, deeds);
+        self.return_if_told(now, deeds);
+        self.tend_smoke(now);
         self.judge_candidate(now);
         self.promote_if_due(now, deeds);
         if self.kept.phase == Phase::Promoted && self.kept.previous.is_none() {
@@ -327,7 +374,7 @@ impl Rollout {
         }
         if self.readiness(&candidate).ready >= self.min_ready(&candidate) {
             self.kept.phase = Phase::Previewing;
-            match self.is_warm(&candidate) {
+            match self.is_warm(&candidate) && self.is_smoked(&candidate) {
                 true => _ = self.gates_since.get_or_insert(now),
                 false => self.gates_since = None,
             }
@@ -353,7 +400,8 @@ impl Rollout {
     }
 
     fn auto_promotion_at(&self) -> Option<Timestamp> {
-        let since = self.gates_since.filter(|_| self.kept.phase == Phase::Previewing && self.kept.pin.is_none())?;
+        let ours = self.authority == Authority::Tealgate && self.kept.pin.is_none();
+        let since = self.gates_since.filter(|_| self.kept.phase == Phase::Previewing && ours)?;
         match self.policy.promotion.auto {
             AutoPromotion::Never => None,
             AutoPromotion::WhenReady => Some(since),
@@ -388,6 +436,11 @@ impl Rollout {
         &self.kept
     }
 
+    /// Who decides its flips.
+    pub fn authority(&self) -> Authority {
+        self.authority
+    }
+
     pub(super) fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
@@ -398,12 +451,16 @@ impl Rollout {
         Arc::ptr_eq(&self.policy, &other.policy)
             && self.active() == other.active()
             && role(self) == role(other)
-            && self.revisions().eq(other.revisions())
+            && self.lists().eq(other.lists())
+    }
+
+    fn lists(&self) -> impl Iterator<Item = (&Revision, &Arc<Vec<EndpointSpec>>)> {
+        self.kept.revisions.iter().map(|(revision, known)| (revision, &known.endpoints))
     }
 
     /// All known revisions with their endpoints.
     pub(super) fn revisions(&self) -> impl Iterator<Item = (&Revision, &[EndpointSpec])> {
-        self.kept.revisions.iter().map(|(revision, known)| (revision, known.endpoints.as_slice()))
+        self.lists().map(|(revision, endpoints)| (revision, endpoints.as_slice()))
     }
 
     /// The endpoints of one revision, as its source gave them.

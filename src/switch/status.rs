@@ -242,10 +242,13 @@ pub struct Pin {
 pub struct SourceStatus {
     /// `static`, `kubernetes` or `etcd`.
     pub kind: String,
-    /// Who decides flips: `tealgate` or `argo-rollouts`.
+    /// Who decides flips: `tealgate`, `argo-rollouts`, or `services` where only two Services are followed.
     pub authority: String,
     /// Whether the source is out of reach, so that the last known state serves.
     pub stale: bool,
+    /// Why it is out of reach, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// When it last spoke.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_event: Option<Timestamp>,
@@ -268,6 +271,8 @@ pub enum Action {
     Rollback,
     /// The candidate was dropped.
     Abort,
+    /// The candidate is tested again.
+    Smoke,
     /// Another share of live traffic goes to the candidate.
     Weight,
     /// A revision was pinned.
@@ -282,6 +287,16 @@ pub enum Action {
     Maintenance,
     /// Live requests are served again.
     Reopen,
+    /// A rollout that was given up was taken up again.
+    Retry,
+    /// The candidate was given up for good.
+    Reject,
+    /// The rollout stands where it is.
+    Pause,
+    /// The rollout goes on.
+    Unpause,
+    /// The previous revision is kept longer.
+    Keep,
     /// A change of the source was applied.
     Source,
 }
@@ -295,6 +310,7 @@ impl Action {
             Self::Promote => "promote",
             Self::Rollback => "rollback",
             Self::Abort => "abort",
+            Self::Smoke => "smoke",
             Self::Weight => "weight",
             Self::Pin => "pin",
             Self::Unpin => "unpin",
@@ -302,6 +318,11 @@ impl Action {
             Self::Resume => "resume",
             Self::Maintenance => "maintenance",
             Self::Reopen => "reopen",
+            Self::Retry => "retry",
+            Self::Reject => "reject",
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
+            Self::Keep => "keep",
             Self::Source => "source",
         }
     }
@@ -339,6 +360,9 @@ pub struct Receipt {
     pub weight: Option<u32>,
     /// Each replica's view of it.
     pub replicas: Vec<ReplicaReceipt>,
+    /// What was sent to the app's authority, call by call; of a `dryRun`, what would be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
     /// What the asker should know besides, e.g. that the action could not be written to disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -20,15 +20,16 @@ use tokio::{
 };
 
 use super::{
-    address::{Address, HostPort},
+    address::HostPort,
     admission::Current,
     app::{App, Asker, Begun, Reply},
     archive::Archive,
+    authority::Note,
     barrier::Barrier,
     control::{
         Applied, Board, Command, Control, Feed, Invitation, Invited, Message, Order, Refusal, RefusalCode, Viewer,
     },
-    desired::{Desired, Matching, Wanted},
+    desired::{Authority, Desired, Followed, Matching, Sighting, Wanted},
     drain::drain,
     journal::{Journal, Recovered},
     memory::Memory,
@@ -123,6 +124,8 @@ impl Switch {
             replica: options.replica,
             shared: Arc::clone(&shared),
             board,
+            noted: BTreeSet::new(),
+            departed: Vec::new(),
             unshown: BTreeSet::new(),
             events: events.clone(),
             untold: Vec::new(),
@@ -149,6 +152,10 @@ struct Switchboard {
     replica: String,
     shared: Arc<Shared>,
     board: watch::Sender<Arc<Board>>,
+    /// The apps of whose endpoints something was heard that was not followed yet.
+    noted: BTreeSet<AppName>,
+    /// The endpoints, by id, that the next publication takes out of routing.
+    departed: Vec<u64>,
     /// The apps that are not on the board as they are.
     unshown: BTreeSet<AppName>,
     events: broadcast::Sender<Arc<Event>>,
@@ -162,8 +169,9 @@ impl Switchboard {
     async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         let (mut taken, mut deadline) = (0, None);
         loop {
-            // Messages that come in numbers are shown together, and no deadline waits for the last of them.
+            // Messages that come in numbers are followed and shown together, and no deadline waits for the last of them.
             if inbox.is_empty() || taken == TOGETHER {
+                self.catch_up().await;
                 self.flush();
                 (taken, deadline) = (0, self.next_deadline());
             }
@@ -181,13 +189,20 @@ impl Switchboard {
             };
             match message {
                 Some(Message::Stop { reply }) => {
+                    self.catch_up().await;
                     self.wind_up(&mut inbox).await;
                     self.flush();
                     self.archive.close().await;
                     reply.send(()).ok();
                     return;
                 }
-                Some(message) => self.take(message).await,
+                Some(message) => {
+                    if let Some(message) = self.overhear(message) {
+                        // Whatever it is, it is decided on all that was heard before.
+                        self.catch_up().await;
+                        self.take(message).await;
+                    }
+                }
                 None => return,
             }
         }
@@ -205,6 +220,39 @@ impl Switchboard {
         }
     }
 
+    /// Takes note of what is heard of endpoints, which comes in numbers; anything else is given back.
+    fn overhear(&mut self, message: Message) -> Option<Message> {
+        let (name, news) = match message {
+            Message::Observed { app: name, revision, address, healthy } => {
+                let app = self.apps.get_mut(&name);
+                let news = app.is_some_and(|app| app.observe(&revision, &address, healthy));
+                (name, news)
+            }
+            Message::Ejected { app: name, revision, endpoint, reason } => {
+                let app = self.apps.get_mut(&name);
+                let news = app.is_some_and(|app| app.eject(&revision, endpoint, reason));
+                (name, news)
+            }
+            Message::Warmed { app } => (app, true),
+            other => return Some(other),
+        };
+        if news {
+            self.noted.insert(name);
+        }
+        None
+    }
+
+    /// Follows what was noted.
+    async fn catch_up(&mut self) {
+        let workers = self.shared.barrier.workers();
+        for name in std::mem::take(&mut self.noted) {
+            if self.apps.get_mut(&name).is_some_and(|app| app.settle(workers)) {
+                self.publish_of(&name);
+            }
+            self.refresh(&name).await;
+        }
+    }
+
     async fn take(&mut self, message: Message) {
         match message {
             Message::Desired { desired, reply } => {
@@ -218,20 +266,21 @@ impl Switchboard {
                 self.refresh(&name).await;
             }
             Message::Invite { invitation, reply } => drop(reply.send(self.invite(invitation))),
-            Message::Observed { app, revision, address, healthy } => {
-                self.observe(&app, &revision, &address, healthy).await;
-            }
             Message::HoldOver { app, hold, how } => self.hold_over(&app, hold, how).await,
-            Message::Ejected { app: name, revision, endpoint, reason } => {
-                if self.apps.get_mut(&name).is_some_and(|app| app.eject(&revision, endpoint, reason)) {
-                    self.refresh(&name).await;
-                }
+            Message::Smoked { app, smoked } => {
+                self.advance(&app, Input::Smoked(smoked)).await;
+                self.refresh(&app).await;
             }
-            Message::Warmed { app } => self.refresh(&app).await,
+            Message::Sighted { app, sighting } => self.sighted(&app, *sighting).await,
+            Message::OutOfSight { app, why } => self.out_of_sight(&app, why),
+            Message::Note { note, reply } => self.note(note, reply).await,
+            Message::Asked { app, asked } => _ = self.advance(&app, Input::Asked(asked)).await,
             Message::LookedUp { app, name, found } => self.look_up(&app, &name, found).await,
             Message::Drained { app, tenure, cut, took } => self.drained(&app, tenure, cut, took),
             Message::Measured { receipt, reply } => self.measured(*receipt, reply),
-            Message::Stop { .. } => unreachable!("the loop ends on it"),
+            Message::Observed { .. } | Message::Ejected { .. } | Message::Warmed { .. } | Message::Stop { .. } => {
+                unreachable!("noted, or the end of the loop")
+            }
         }
     }
 
@@ -265,19 +314,26 @@ impl Switchboard {
     /// which moves from one app to another is never without either.
     async fn desire(&mut self, desired: Desired) -> Applied {
         let mut applied = Applied::default();
-        let gone: Vec<_> = self.apps.keys().filter(|name| !desired.apps.contains_key(*name)).cloned().collect();
-        let mut changes = Vec::with_capacity(desired.apps.len());
-        for (name, wanted) in desired.apps {
-            let matching = Arc::new(wanted.matching.clone());
-            let step = self.follow(&name, wanted, &mut applied);
-            let mut receipts = self.receipts(&name, &step);
-            // Written or not, it goes on: the source will say the same after a restart.
-            self.make_durable(&step, &mut receipts, true).await.ok();
+        let Desired { apps, followed } = desired;
+        let stays = |name: &AppName| apps.contains_key(name) || followed.contains_key(name);
+        let gone: Vec<_> = self.apps.keys().filter(|name| !stays(name)).cloned().collect();
+        let stated = apps.into_iter().map(|(name, wanted)| (name, Said::Stated(wanted)));
+        let said: Vec<_> =
+            stated.chain(followed.into_iter().map(|(name, followed)| (name, Said::Followed(followed)))).collect();
+        let mut changes = Vec::with_capacity(said.len());
+        for (name, said) in said {
+            let matching = Arc::new(said.matching().clone());
+            let step = self.follow(&name, said, &mut applied);
+            let receipts = self.receipts(&name, &step);
             changes.push(Change { name, matching: Some(matching), step, receipts, reply: None });
         }
-        let removed: Vec<_> = gone.iter().filter_map(|name| self.apps.remove(name).map(|app| (name, app))).collect();
-        for (name, app) in &removed {
-            app.unmark_routed();
+        // Written or not, it goes on: the source will say the same after a restart.
+        self.make_durable(&mut changes, true).await.ok();
+        let mut removed: Vec<_> =
+            gone.iter().filter_map(|name| self.apps.remove(name).map(|app| (name, app))).collect();
+        for (name, app) in &mut removed {
+            app.leave_routing();
+            self.departed.append(&mut app.departed());
             app.rollout.deadline().into_iter().for_each(|at| _ = self.due.remove(&(at, (*name).clone())));
         }
         self.commit(changes, !removed.is_empty());
@@ -296,14 +352,18 @@ impl Switchboard {
     }
 
     /// Where an app goes by what its source wants: on from where it is, from where it once was, or from the start.
-    fn follow(&self, name: &AppName, wanted: Wanted, applied: &mut Applied) -> Step {
+    fn follow(&self, name: &AppName, said: Said, applied: &mut Applied) -> Step {
         let now = Timestamp::now();
         let running = self.apps.get(name);
         let before = running.map(|app| app.rollout.clone()).or_else(|| self.archive.rollout(name));
-        let rematched = running.is_some_and(|app| *app.matching != wanted.matching);
-        let step = match &before {
-            Some(before) => before.follow(wanted, now),
-            None => Rollout::first(name.clone(), wanted, now).into(),
+        let rematched = running.is_some_and(|app| *app.matching != *said.matching());
+        let step = match (&before, said) {
+            (Some(before), Said::Stated(wanted)) => before.follow(wanted, now),
+            (None, Said::Stated(wanted)) => Rollout::first(name.clone(), wanted, now).into(),
+            (Some(before), Said::Followed(followed)) => before.treat(followed.authority, followed.policy, now),
+            (None, Said::Followed(Followed { authority, policy, .. })) => {
+                Rollout::unseen(name.clone(), authority, policy, now).into()
+            }
         };
         match running {
             None => applied.added.push(name.to_string()),
@@ -345,6 +405,22 @@ impl Switchboard {
         }
         let code = refusal.code.as_str().to_owned();
         self.tell(&name, Happening::Refused { action, by, code, detail: refusal.detail });
+    }
+
+    async fn note(&mut self, note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>>) {
+        let name = note.app.clone();
+        let step = match self.apps.get(&name) {
+            Some(app) => app.rollout.handle(Input::Noted(note), Timestamp::now()),
+            None => Err(self.unknown_app(&name)),
+        };
+        let refused = match step {
+            Ok(step) => self.carry_out(&name, step, Some(reply)).await,
+            Err(refusal) => Err((refusal, Some(reply))),
+        };
+        if let Err((refusal, Some(reply))) = refused {
+            reply.send(Err(refusal)).ok();
+        }
+        self.refresh(&name).await;
     }
 
     fn decide(&self, order: Order) -> Result<Step, Refusal> {
@@ -412,17 +488,29 @@ impl Switchboard {
         Refusal::new(RefusalCode::UnknownApp, format!("there is no app {name}"), hint)
     }
 
-    async fn observe(&mut self, name: &AppName, revision: &Revision, address: &Address, healthy: bool) {
-        let workers = self.shared.barrier.workers();
-        let Some(app) = self.apps.get_mut(name) else { return };
-        if !app.observe(revision, address, healthy) {
+    /// Takes what was found of an app that is followed.
+    async fn sighted(&mut self, name: &AppName, sighting: Sighting) {
+        let Some(app) = self.apps.get_mut(name).filter(|app| app.rollout.authority() != Authority::Tealgate) else {
             return;
+        };
+        app.seen_at(Timestamp::now());
+        let step = app.rollout.sight(sighting, Timestamp::now());
+        for held_back in &step.held_back {
+            tracing::warn!(app = %name, "{held_back}");
         }
-        if app.let_go_of_replaced(workers) {
-            let changed = app.changed_route();
-            self.publish(changed.into_iter().collect());
+        if step.next != app.rollout && self.carry_out(name, step, None).await.is_err() {
+            tracing::error!(app = %name, "what was sighted could not be followed; the next sighting tries again");
         }
         self.refresh(name).await;
+    }
+
+    fn out_of_sight(&mut self, name: &AppName, why: String) {
+        let Some(app) = self.apps.get_mut(name).filter(|app| app.rollout.authority() != Authority::Tealgate) else {
+            return;
+        };
+        if app.lose_sight(why) {
+            self.show(name);
+        }
     }
 
     /// Takes what the lookup of a name came to. It changes which endpoints a revision has, and no role.
@@ -431,8 +519,7 @@ impl Switchboard {
         let Some(known) = self.apps.get_mut(app) else { return };
         let Some(moved) = known.learn(name, found, workers) else { return };
         if moved {
-            let changed = known.changed_route();
-            self.publish(changed.into_iter().collect());
+            self.publish_of(app);
         }
         self.refresh(app).await;
     }
@@ -460,32 +547,29 @@ impl Switchboard {
     /// Durable first, then published, then confirmed: the one road of every change. Without `reply` nobody waits for the
     /// receipt.
     async fn carry_out(&mut self, name: &AppName, step: Step, reply: Reply) -> Result<(), (Refusal, Reply)> {
-        let mut receipts = self.receipts(name, &step);
+        let receipts = self.receipts(name, &step);
         let must_not_wait = step.deeds.is_empty() || step.deeds.iter().any(Deed::must_not_wait);
-        match self.make_durable(&step, &mut receipts, must_not_wait).await {
+        let mut change = Change { name: name.clone(), matching: None, step, receipts, reply };
+        match self.make_durable(std::slice::from_mut(&mut change), must_not_wait).await {
             Ok(()) => {
-                self.commit(vec![Change { name: name.clone(), matching: None, step, receipts, reply }], false);
+                self.commit(vec![change], false);
                 Ok(())
             }
-            Err(refusal) => Err((refusal, reply)),
+            Err(refusal) => Err((refusal, change.reply)),
         }
     }
 
-    /// Writes the next state down. Where it cannot be written, only what must not wait goes on, and says so.
-    async fn make_durable(
-        &mut self,
-        step: &Step,
-        receipts: &mut [Receipt],
-        must_not_wait: bool,
-    ) -> Result<(), Refusal> {
+    /// Writes the next states down. Where they cannot be written, only what must not wait goes on, and says so.
+    async fn make_durable(&mut self, changes: &mut [Change], must_not_wait: bool) -> Result<(), Refusal> {
         let patience = if must_not_wait { ROLLBACK_DISK_PATIENCE } else { DISK_PATIENCE };
-        let Err(problem) = self.archive.save(step.next.kept(), receipts, patience).await else { return Ok(()) };
+        let states = changes.iter().map(|change| (change.step.next.kept(), &change.receipts[..]));
+        let Err(problem) = self.archive.save(states, patience).await else { return Ok(()) };
         if !must_not_wait {
             let detail = format!("the change could not be written to disk: {problem}");
             let hint = "traffic has not changed; see to the disk of state.dir, and look again before you repeat it";
             return Err(Refusal::new(RefusalCode::NotDurable, detail, hint));
         }
-        for receipt in receipts {
+        for receipt in changes.iter_mut().flat_map(|change| &mut change.receipts) {
             receipt.warnings.push(format!("not on disk yet: {problem}; it is tried again every second"));
         }
         Ok(())
@@ -506,6 +590,7 @@ impl Switchboard {
             }
             let news = if known { app.adopt(step.next, workers) } else { app.begin(workers) };
             changed.extend(app.changed_route());
+            self.departed.append(&mut app.departed());
             self.due.extend(app.rollout.deadline().map(|at| (at, name.clone())));
             let mut reply = reply;
             let broken = app.keep_promise(&step.deeds, &mut reply);
@@ -583,18 +668,28 @@ impl Switchboard {
     }
 
     /// Publishes the view of all apps.
-    fn publish_all(&self) -> u64 {
+    fn publish_all(&mut self) -> u64 {
         let routes: Vec<_> = self.apps.values().filter_map(App::published).cloned().collect();
         self.put(Snapshot::build(&routes))
     }
 
+    /// Publishes the view as it is, but for this app, if a request could tell.
+    fn publish_of(&mut self, name: &AppName) {
+        let Some(app) = self.apps.get_mut(name) else { return };
+        self.departed.append(&mut app.departed());
+        if let Some(changed) = app.changed_route() {
+            self.publish(vec![changed]);
+        }
+    }
+
     /// Publishes the view as it is, but for these apps.
-    fn publish(&self, changed: Vec<Arc<Route>>) -> u64 {
+    fn publish(&mut self, changed: Vec<Arc<Route>>) -> u64 {
         self.put(self.shared.current.view().value.with(changed))
     }
 
     /// Puts a snapshot before the readers: the only place that does.
-    fn put(&self, snapshot: Snapshot) -> u64 {
+    fn put(&mut self, snapshot: Snapshot) -> u64 {
+        self.shared.barrier.leave_word(&std::mem::take(&mut self.departed));
         let version = self.shared.current.swap(Arc::new(snapshot));
         self.shared.barrier.ring();
         version
@@ -682,6 +777,7 @@ impl Switchboard {
             gates: before.unwrap_or(&step.next).gates(),
             weight: deed.weight.map(|weight| weight.percent().into()),
             replicas: Vec::new(),
+            calls: Vec::new(),
             warnings: Vec::new(),
             dry_run: false,
         }
@@ -707,16 +803,28 @@ impl Switchboard {
                 // A copy is made only while somebody looks at the board as it was.
                 let board = Arc::make_mut(board);
                 for (name, state) in unshown.into_iter().zip(states) {
-                    match state {
-                        Some(state) => board.apps.insert(name, state),
-                        None => board.apps.remove(&name),
-                    };
+                    board.enter(name, state);
                 }
             });
         }
         for event in self.untold.drain(..) {
             // Nobody listening is no failure.
             self.events.send(event).ok();
+        }
+    }
+}
+
+/// What the configuration says of one app.
+enum Said {
+    Stated(Wanted),
+    Followed(Followed),
+}
+
+impl Said {
+    fn matching(&self) -> &Matching {
+        match self {
+            Self::Stated(wanted) => &wanted.matching,
+            Self::Followed(followed) => &followed.matching,
         }
     }
 }

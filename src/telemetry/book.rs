@@ -2,7 +2,7 @@
 //! the board decides what stays.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -35,6 +35,8 @@ struct Open {
     series: BTreeMap<Place, Listed>,
     /// An app's ledger stays when the app goes: what was counted has happened.
     ledgers: BTreeMap<AppName, Arc<Ledger>>,
+    /// The apps that may have series which are on their way out.
+    leaving: BTreeSet<AppName>,
 }
 
 struct Listed {
@@ -68,6 +70,11 @@ impl Book {
         self.open().series(place, self.workers)
     }
 
+    /// How many series there are.
+    pub(super) fn size(&self) -> usize {
+        self.open().series.len()
+    }
+
     /// All series, that of unrouted requests first.
     pub(super) fn all_series(&self) -> Vec<Arc<Series>> {
         let open = self.open();
@@ -77,38 +84,38 @@ impl Book {
     /// All ledgers by app, `None` being that of unrouted requests.
     pub(super) fn visit_ledgers(&self, mut visit: impl FnMut(Option<&AppName>, &Ledger)) {
         visit(None, self.unrouted.ledger());
-        for (app, ledger) in &self.open().ledgers {
+        // No worker waits until all have been visited.
+        let ledgers: Vec<_> =
+            self.open().ledgers.iter().map(|(app, ledger)| (app.clone(), Arc::clone(ledger))).collect();
+        for (app, ledger) in &ledgers {
             visit(Some(app), ledger);
         }
     }
 
-    /// Brings the series in line with the board: those of its pools exist, so that they start at zero before the first
-    /// request, and those of revisions gone for a while, with nothing in flight, go.
-    pub(super) fn follow(&self, board: &Board, now: Instant) {
-        let mut open = self.open();
-        for (app, state) in &board.apps {
-            if state.policy.mirror.is_some() {
-                self.mirrors.of(app);
+    /// Brings the series of these apps in line with the board: those of their pools exist, so that they start at zero before
+    /// the first request, and those of revisions gone for a while, with nothing in flight, go.
+    pub(super) fn follow(&self, board: &Board, apps: impl IntoIterator<Item = AppName>, now: Instant) {
+        let leaving = std::mem::take(&mut self.open().leaving);
+        for app in apps.into_iter().chain(leaving) {
+            let state = board.apps.get(&app).map(|state| &**state);
+            if state.is_some_and(|state| state.policy.mirror.is_some()) {
+                self.mirrors.of(&app);
             }
-            let place = |role, revision: &Revision| Place { app: app.clone(), pool: Some((role, revision.clone())) };
-            // Any known revision may become active: its series then does not begin with the flip.
-            for revision in state.pools.keys() {
-                open.series(place(Role::Active, revision), self.workers);
-            }
-            if let Some((preview, _)) = state.rollout.preview() {
-                open.series(place(Role::Preview, preview), self.workers);
-            }
+            // The lock is taken for one app at a time: a worker may be waiting for it.
+            self.open().follow(app, state, self.workers, now);
         }
-        open.series.retain(|place, listed| {
-            let known = |app: &AppBoard| match &place.pool {
-                Some((_, revision)) => {
-                    app.pools.contains_key(revision) || app.draining.iter().any(|d| d.revision == *revision)
-                }
-                None => true,
-            };
-            let wanted = board.apps.get(&place.app).is_some_and(|app| known(app)) || listed.series.in_flight() > 0;
-            listed.stays(wanted, now)
-        });
+    }
+
+    /// Brings all series in line with the board.
+    pub(super) fn follow_all(&self, board: &Board, now: Instant) {
+        let mut apps = self.apps();
+        apps.extend(board.apps.keys().cloned());
+        self.follow(board, apps, now);
+    }
+
+    /// The apps that have series.
+    pub(super) fn apps(&self) -> BTreeSet<AppName> {
+        self.open().series.keys().map(|place| place.app.clone()).collect()
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -117,6 +124,38 @@ impl Book {
 }
 
 impl Open {
+    fn follow(&mut self, app: AppName, state: Option<&AppBoard>, workers: usize, now: Instant) {
+        let place = |role, revision: &Revision| Place { app: app.clone(), pool: Some((role, revision.clone())) };
+        if let Some(state) = state {
+            // Any known revision may become active: its series then does not begin with the flip.
+            for revision in state.pools.keys() {
+                self.series(place(Role::Active, revision), workers);
+            }
+            if let Some((preview, _)) = state.rollout.preview() {
+                self.series(place(Role::Preview, preview), workers);
+            }
+        }
+        let is_on_board = |place: &Place, state: &AppBoard| match &place.pool {
+            Some((_, revision)) => {
+                state.pools.contains_key(revision) || state.draining.iter().any(|d| d.revision == *revision)
+            }
+            None => true,
+        };
+        let (mut gone, mut is_leaving) = (Vec::new(), false);
+        let first = Place { app: app.clone(), pool: None };
+        for (place, listed) in self.series.range_mut(first..).take_while(|(place, _)| place.app == app) {
+            let wanted = state.is_some_and(|state| is_on_board(place, state)) || listed.series.in_flight() > 0;
+            if !listed.stays(wanted, now) {
+                gone.push(place.clone());
+            }
+            is_leaving |= !wanted;
+        }
+        gone.iter().for_each(|place| _ = self.series.remove(place));
+        if is_leaving {
+            self.leaving.insert(app);
+        }
+    }
+
     fn series(&mut self, place: Place, workers: usize) -> Arc<Series> {
         if let Some(listed) = self.series.get(&place) {
             return Arc::clone(&listed.series);

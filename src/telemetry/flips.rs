@@ -108,13 +108,19 @@ fn is_flip(receipt: &Receipt) -> bool {
         Action::Deploy
         | Action::Discard
         | Action::Abort
+        | Action::Smoke
         | Action::Weight
         | Action::Pin
         | Action::Unpin
         | Action::Hold
         | Action::Resume
         | Action::Maintenance
-        | Action::Reopen => false,
+        | Action::Reopen
+        | Action::Retry
+        | Action::Reject
+        | Action::Pause
+        | Action::Unpause
+        | Action::Keep => false,
     }
 }
 

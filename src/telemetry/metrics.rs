@@ -48,7 +48,7 @@ macro_rules! families {
         };)*
 
         /// All of them.
-        const FAMILIES: &[&Family] = &[$(&$id),*];
+        pub(super) const FAMILIES: &[&Family] = &[$(&$id),*];
     };
 }
 
@@ -191,22 +191,23 @@ impl Metrics {
     /// called before the source first speaks, so that nothing is missed.
     pub fn follow(self: Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         let mut events = self.viewer.events();
-        let mut viewer = self.viewer.clone();
+        let mut follower = self.viewer.follow();
         async move {
             loop {
-                self.facts.book.follow(&viewer.board(), Instant::now());
+                let (board, apps) = follower.news(|| self.facts.book.apps());
+                self.facts.book.follow(&board, apps, Instant::now());
                 tokio::select! {
                     // What was told before the switch stopped is counted before we stop.
                     biased;
                     event = events.recv() => match event {
                         Ok(event) => self.facts.flips.count(&event),
                         Err(RecvError::Lagged(missed)) => {
-                            tracing::warn!(missed, "metrics of flips lag: events were missed");
-                            self.facts.flips.begin_all(&viewer.board());
+                            tracing::info!(missed, "more happened at once than the metrics of flips could count");
+                            self.facts.flips.begin_all(&board);
                         }
                         Err(RecvError::Closed) => return,
                     },
-                    running = viewer.changed() => if !running { return },
+                    running = follower.changed() => if !running { return },
                 }
             }
         }
@@ -242,7 +243,7 @@ impl Metrics {
 impl Facts {
     fn families(&self) -> Vec<MetricFamily> {
         let board = self.viewer.board();
-        self.book.follow(&board, Instant::now());
+        self.book.follow_all(&board, Instant::now());
         let mut sheet = Sheet::default();
         self.book.all_series().iter().for_each(|series| put_series(series, &mut sheet));
         self.book.visit_ledgers(|app, ledger| put_ledger(app, ledger, &mut sheet));
@@ -394,7 +395,7 @@ mod tests {
             preview: Some(name("green")),
             policy: Arc::new(Policy::default()),
         };
-        Desired { apps: [("shop".parse().unwrap(), wanted)].into() }
+        Desired { apps: [("shop".parse().unwrap(), wanted)].into(), ..Desired::default() }
     }
 
     fn promote() -> Order {

@@ -5,6 +5,8 @@ mod access_line;
 pub mod access_log;
 mod book;
 pub mod connections;
+#[cfg(test)]
+mod deployed;
 mod flips;
 mod gauges;
 pub mod metrics;
@@ -106,12 +108,13 @@ pub enum Level {
 }
 
 impl Level {
-    /// Our own lines from this level on; those of the libraries only where they matter to an operator.
+    /// Our own lines from this level on; those of the libraries only where they matter to an operator. Every failure that
+    /// the Kubernetes client reports comes back to us, and is told once, in our own words.
     fn filter(self) -> EnvFilter {
         EnvFilter::new(match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
+            Self::Error => "error,kube_client=off",
+            Self::Warn => "warn,kube_client=off,kube_runtime=off",
+            Self::Info => "info,kube_client=off,kube_runtime=off",
             Self::Debug => "info,tealgate=debug",
         })
     }

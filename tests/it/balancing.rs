@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 
 use crate::support::{
     backend::Backend,
+    certs::Authority,
     client::{Answer, Client, Protocol},
     eventually, full,
+    outlet::Outlet,
     proxy::Proxy,
     raw_backend::{RawBackend, Then},
     setup::{APP, Setup},
@@ -210,15 +212,42 @@ async fn warm_gate(proxy: &Proxy) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_requests_after_a_flip_find_their_connections_open() {
-    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
-    let mut setup = Setup::between(&blue, &green);
+    let authority = Authority::new();
+    let tls = json!({ "roots": authority.roots(), "server_name": "app.test" });
+    // Of what the endpoints speak by configuration, and of what they choose by ALPN.
+    for (upstream, alpn) in [
+        (json!({ "protocol": "http1" }), None),
+        (json!({ "protocol": "h2" }), None),
+        (json!({ "protocol": "auto", "tls": tls }), Some(["h2", "http/1.1"])),
+        (json!({ "protocol": "auto", "tls": tls }), Some(["http/1.1", "http/1.0"])),
+    ] {
+        let backends = ["blue", "green"].map(Backend::spawn);
+        let secured = alpn.map(|alpn| {
+            let mut settings = authority.sign("app", &["app.test"]).server();
+            settings.alpn_protocols = alpn.map(Into::into).to_vec();
+            backends.each_ref().map(|backend| Outlet::tls(settings.clone(), backend.address()))
+        });
+        let endpoints = match &secured {
+            Some(outlets) => outlets.each_ref().map(Outlet::address),
+            None => backends.each_ref().map(Backend::address),
+        };
+        flip_to_what_is_warm(&backends, endpoints, &upstream).await;
+    }
+}
+
+async fn flip_to_what_is_warm([blue, green]: &[Backend; 2], endpoints: [SocketAddr; 2], upstream: &Value) {
+    let mut setup = Setup::between(blue, green);
+    for (colour, endpoint) in ["blue", "green"].into_iter().zip(endpoints) {
+        setup.app()["source"]["static"]["revisions"][colour] = json!({ "endpoints": [endpoint] });
+    }
+    setup.app()["upstream"] = upstream.clone();
     // One probe each, so that connections can be counted.
     setup.app()["health"] = json!({ "path": "/healthz", "interval": "1h" });
     setup.app()["promotion"] = json!({ "warm": 2 });
     let proxy = Proxy::start(setup).await;
     eventually("the candidate to be warm", async || warm_gate(&proxy).await.0 == "passed").await;
     let (probe, ahead) = (1, 2 * 2);
-    assert_eq!(green.connections(), probe + ahead, "two from each of two workers");
+    assert_eq!(green.connections(), probe + ahead, "two from each of two workers: {upstream}");
 
     let mut clients = Vec::new();
     for n in 0..8 {
@@ -233,7 +262,7 @@ async fn the_first_requests_after_a_flip_find_their_connections_open() {
             assert_eq!(client.get("/").await.expect("an answer").colour(), "green");
         }
     }
-    assert_eq!(green.connections(), probe + ahead, "none was opened for these");
+    assert_eq!(green.connections(), probe + ahead, "none was opened for these: {upstream}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -120,3 +120,24 @@ async fn a_trusted_proxy_is_not_limited_as_one_client() {
         clients.push(client);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cookies_of_ours_are_for_https_alone_where_the_client_came_by_it() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    for (trusted, proto, secure) in
+        [("127.0.0.1", "https", true), ("127.0.0.1", "http", false), ("10.0.0.0/8", "https", false)]
+    {
+        let mut setup = Setup::between(&blue, &green);
+        setup.listener("live")["trusted_proxies"] = json!([trusted]);
+        setup.app()["balance"] = json!({ "policy": "consistent_hash", "hash": { "cookie": "lb" } });
+        let proxy = Proxy::start(setup).await;
+        for protocol in Protocol::ALL {
+            let mut live = proxy.client(protocol).await;
+            let request = live.request("GET", "/").header("x-forwarded-proto", proto);
+            let request = request.header("x-forwarded-for", "192.0.2.7").body(full("")).expect("a request");
+            let answer = live.fetch(request).await.expect("an answer");
+            let cookie = answer.header("set-cookie");
+            assert_eq!(cookie.contains("; Secure"), secure, "{cookie}: {proto} by {trusted} over {protocol:?}");
+        }
+    }
+}

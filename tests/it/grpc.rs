@@ -1,6 +1,6 @@
 //! gRPC calls of every kind, through an HTTP/2 client connection to an HTTP/2 upstream: by the tonic library, and by hand.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future;
@@ -9,11 +9,14 @@ use h2::{
     client::{self, ResponseFuture, SendRequest},
     server::{self, SendResponse},
 };
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
 use tokio_util::task::AbortOnDropHandle;
 use tonic_health::{
     ServingStatus,
@@ -288,4 +291,130 @@ async fn a_call_that_is_cancelled_or_cut_is_so_on_the_other_side() {
         (gone as u32, after as u32) == (1, 1)
     })
     .await;
+}
+
+/// Answers every call with one message after another; one that asks for a single one has the second half of it, and its
+/// trailers, when `rest` is called.
+async fn streams(rest: &Arc<Notify>) -> H2Backend {
+    let rest = Arc::clone(rest);
+    H2Backend::spawn(server::Builder::new(), move |_, request, mut respond| {
+        let rest = Arc::clone(&rest);
+        async move {
+            let head = Response::builder().header("content-type", "application/grpc").body(()).expect("a head");
+            if request.headers().contains_key("x-no-answer") {
+                future::pending::<()>().await;
+            }
+            let Ok(mut out) = respond.send_response(head, false) else { return };
+            if request.headers().contains_key("x-single") {
+                let message = message(100);
+                out.send_data(message.slice(..50), false).expect("a stream");
+                rest.notified().await;
+                out.send_data(message.slice(50..), false).expect("a stream");
+                let status = [(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))];
+                out.send_trailers(status.into_iter().collect()).expect("a stream");
+                return;
+            }
+            while out.send_data(message(10), false).is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    })
+    .await
+}
+
+/// Two revisions, the second ready to be promoted.
+async fn between(blue: &H2Backend, green: &H2Backend, drain: Value) -> Proxy {
+    let mut setup = setup(&[blue.address()]);
+    setup.app()["source"]["static"]["revisions"]["green"] = json!({ "endpoints": [green.address()] });
+    setup.app()["source"]["static"]["preview"] = json!("green");
+    setup.app()["drain"] = drain;
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready_to_promote().await;
+    proxy
+}
+
+/// What is left of an answer, in octets, and the status it ends with.
+async fn ending(body: &mut RecvStream) -> (usize, HeaderValue) {
+    within("the end", async {
+        let mut octets = 0;
+        while let Some(data) = body.data().await {
+            let data = data.expect("no reset");
+            body.flow_control().release_capacity(data.len()).expect("a window");
+            octets += data.len();
+        }
+        (octets, body.trailers().await.expect("no error").expect("trailers")["grpc-status"].clone())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_goes_on_leaves_as_its_apps_policy_says_and_may_call_again() {
+    let rest = Arc::default();
+    let (blue, green) = (streams(&rest).await, streams(&rest).await);
+    for (policy, timeout, lost) in [("cut", "30s", 0), ("drain", "200ms", 2), ("keep", "200ms", 1)] {
+        let proxy = between(&blue, &green, json!({ "timeout": timeout, "streams": policy })).await;
+        let mut sender = connect(&proxy).await;
+        let (response, request) = call(&mut sender, &[]);
+        let mut body = within("a head", response).await.expect("an answer").into_body();
+        assert_eq!(next(&mut body, 15).await.len() % 15, 0, "whole messages");
+        let (unanswered, asking) = call(&mut sender, &[("x-no-answer", "1")]);
+        eventually("both to be in flight", async || proxy.status().await["active"]["inFlight"] == 2).await;
+        proxy.promote().await;
+        match policy {
+            "keep" => {
+                assert_eq!(told(unanswered).await.0, 14, "the deadline is past");
+                next(&mut body, 20 * 15).await;
+                drop((request, body));
+            }
+            "drain" => {
+                assert_eq!(told(unanswered).await.0, 14, "the deadline is past");
+                let (octets, status) = ending(&mut body).await;
+                assert_eq!((octets % 15, status.as_bytes()), (0, &b"14"[..]), "{policy}");
+            }
+            _ => {
+                let (octets, status) = ending(&mut body).await;
+                assert_eq!((octets % 15, status.as_bytes()), (0, &b"14"[..]), "{policy}");
+                assert_eq!(proxy.status().await["draining"][0]["inFlight"], 1, "what has no answer is no stream");
+                drop((asking, unanswered));
+            }
+        }
+        eventually("the drain to end", async || proxy.status().await["draining"] == json!([])).await;
+        eventually("the ledger to have both", async || {
+            proxy.metric("tealgate_requests_ended_total", &[r#"app="shop""#]).await >= 2.0
+        })
+        .await;
+        assert_eq!(proxy.metric("tealgate_requests_lost_total", &[]).await as u32, lost, "{policy}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_of_one_message_is_not_cut_as_a_stream_is() {
+    let rest = Arc::default();
+    let (blue, green) = (streams(&rest).await, streams(&rest).await);
+    let proxy = between(&blue, &green, json!({ "timeout": "30s", "streams": "cut" })).await;
+    let mut sender = connect(&proxy).await;
+    let (single, _request) = call(&mut sender, &[("x-single", "1")]);
+    let mut single = within("a head", single).await.expect("an answer").into_body();
+    next(&mut single, 50).await;
+    let (stream, _request) = call(&mut sender, &[]);
+    let mut stream = within("a head", stream).await.expect("an answer").into_body();
+    next(&mut stream, 15).await;
+    proxy.promote().await;
+    assert_eq!(ending(&mut stream).await.1, "14", "the one that goes on");
+    rest.notify_one();
+    assert_eq!(ending(&mut single).await, (55, HeaderValue::from_static("0")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_does_not_end_is_cut_so_that_it_shows() {
+    let rest = Arc::default();
+    let (blue, green) = (streams(&rest).await, streams(&rest).await);
+    let proxy = between(&blue, &green, json!({ "timeout": "30s", "streams": "cut" })).await;
+    let mut sender = connect(&proxy).await;
+    let (single, _request) = call(&mut sender, &[("x-single", "1")]);
+    let mut single = within("a head", single).await.expect("an answer").into_body();
+    next(&mut single, 50).await;
+    proxy.promote().await;
+    let cut = within("the cut", single.data()).await.expect("more").expect_err("a reset");
+    assert!(cut.is_reset(), "{cut:?}");
 }

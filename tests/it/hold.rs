@@ -250,6 +250,42 @@ async fn previews_are_neither_held_nor_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_of_the_candidate_are_held_as_well_and_testers_of_it_are_not() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    proxy.is_ready_to_promote().await;
+    done(&proxy, "weight", json!({ "weight": "100%" })).await;
+    let load = Load::of(&Lane::REQUESTS, proxy.live);
+    load.reached("green").await;
+    done(&proxy, "hold", json!({ "maxAge": "60s" })).await;
+    let answered = Instant::now();
+    // Whoever was in flight finishes, on either side of the split.
+    eventually("both pools to be empty", async || {
+        let state = proxy.status().await;
+        state["active"]["inFlight"] == 0 && state["preview"]["inFlight"] == 0
+    })
+    .await;
+    let before = proxy.status().await["hold"]["waiting"].as_u64().expect("a count");
+    let pending = Protocol::ALL.map(|protocol| asked(protocol, &proxy, "/"));
+    held(&proxy, before + pending.len() as u64).await;
+    for protocol in Protocol::ALL {
+        let mut tester = Client::connect(protocol, proxy.preview).await.expect("it accepts");
+        assert_eq!(within("green", tester.get("/")).await.expect("an answer").colour(), "green");
+    }
+    assert!(pending.iter().all(|user| !user.is_finished()));
+    let resumed = Instant::now();
+    done(&proxy, "resume", json!({})).await;
+    for user in pending {
+        assert_eq!(within("an answer", user).await.expect("it ends well").colour(), "green");
+    }
+    for backend in [&blue, &green] {
+        let early = load.report().started_between(&backend.seen(), answered, resumed);
+        assert!(early.is_empty(), "these started on {} while all were held: {early:?}", backend.colour());
+    }
+    load.stop().await.assert_no_request_failed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_waits_outside_of_the_pool_that_is_being_emptied() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let by_hand = ByHand::listen().await;

@@ -138,10 +138,20 @@ async fn an_http_1_0_client_is_answered_in_its_own_way() {
 async fn a_client_that_asks_to_close_is_closed_on_when_it_has_its_answer() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let proxy = Proxy::between(&blue, &green).await;
-    let answer =
-        Raw::exchange(proxy.live, "GET /bytes/300000 HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n").await;
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-    assert!(head.to_lowercase().contains("connection: close") && body.len() == 300_000, "{head}");
+    // What follows its last request is not read, and costs it nothing of its answer.
+    for surplus in ["", "\r\n", "GET /never HTTP/1.1\r\n"] {
+        for octets in [0, 1, 4_000, 5_000, 300_000] {
+            for asks in ["1.1\r\nConnection: close", "1.0"] {
+                let mut raw = Raw::connect(proxy.live).await;
+                raw.send(format!("GET /bytes/{octets} HTTP/{asks}\r\nHost: shop.test\r\n\r\n{surplus}")).await;
+                let answer = raw.read_to_end().await.expect("no reset");
+                let answer = String::from_utf8_lossy(&answer);
+                let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+                assert!(head.to_lowercase().contains("connection: close") && body.len() == octets, "{asks}: {head}");
+            }
+        }
+    }
+    assert!(blue.seen().iter().all(|seen| seen.target != "/never"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,27 +7,33 @@ use std::{
 };
 
 /// A part of the program, and those it may use of `crate::`.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("switch", &[]),
     ("telemetry", &["switch"]),
     ("connector", &["switch"]),
     ("health", &["connector", "switch"]),
     ("lookout", &["switch"]),
+    ("smoke", &["switch"]),
     ("proxy", &["connector", "switch", "telemetry"]),
     ("admin", &["switch", "telemetry"]),
     ("source", &["switch"]),
-    ("config", &["admin", "proxy", "switch", "telemetry"]),
-    ("server", &["admin", "config", "connector", "health", "lookout", "proxy", "source", "switch", "telemetry"]),
+    ("config", &["admin", "proxy", "source", "switch", "telemetry"]),
+    (
+        "server",
+        &["admin", "config", "connector", "health", "lookout", "proxy", "smoke", "source", "switch", "telemetry"],
+    ),
 ];
 
 /// An outside library, and the parts that may speak to it.
-const SPOKEN_TO_BY: [(&str, &[&str]); 7] = [
-    ("hyper", &["proxy", "admin", "health", "cli", "demo"]),
+const SPOKEN_TO_BY: [(&str, &[&str]); 9] = [
+    ("hyper", &["proxy", "admin", "health", "smoke", "cli", "demo"]),
     ("httparse", &["proxy"]),
     ("rustls", &["connector", "proxy", "config", "cli", "main"]),
     ("axum", &["admin"]),
     ("prometheus", &["telemetry"]),
     ("notify", &["source"]),
+    ("kube", &["source"]),
+    ("k8s_openapi", &["source"]),
     ("clap", &["cli", "demo", "main"]),
 ];
 

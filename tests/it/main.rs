@@ -18,11 +18,23 @@ mod mirror;
 // What outlives kills, signals, dead endpoints and bad files.
 mod survival;
 
+// Against a real Kubernetes control plane and the real Argo Rollouts controller.
+#[cfg(feature = "kubernetes")]
+mod cluster;
+
 // Who sees the candidate: every way in, every restriction, and the proxy's own path.
 mod preview;
 
 // Live traffic told apart: weight, rules, and users who stay where they are.
 mod ab;
+
+// Following a cluster: Rollouts and Services, an API server with faults, and traffic meanwhile.
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
+// What following a cluster costs, and how soon it is followed.
+#[cfg(feature = "kubernetes")]
+mod kubernetes_figures;
 
 // HTTP/1 in good and bad days: bodies, connections, and who learns what when the other leaves.
 mod http1;
@@ -78,6 +90,12 @@ mod cli;
 
 // The admin API over TCP: who gets in, what is guarded, what is told.
 mod admin;
+
+// What a candidate must pass before it is promoted.
+mod smoke;
+
+// The files in `deploy/pipelines`, step by step.
+mod pipelines;
 
 // What is counted and logged, against what clients did.
 mod metrics;

@@ -19,6 +19,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     backend::Backend,
@@ -97,6 +98,23 @@ impl ServerCertVerifier for Gullible {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_asks_to_close_is_told_that_its_session_ends() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let leaf = authority.sign("shop", &["shop.test"]);
+    let proxy = secure(&blue, &green, json!({ "certificates": [files(&leaf)] })).await;
+    for octets in [0, 1, 300_000] {
+        let mut stream = within("a handshake", tls(proxy.live, "shop.test", authority.trusted())).await.expect("TLS");
+        let request = format!("GET /bytes/{octets} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("octets taken");
+        let mut answer = Vec::new();
+        // An end without that word would be an error.
+        within("the end", stream.read_to_end(&mut answer)).await.expect("an end, and no cut");
+        assert!(answer.starts_with(b"HTTP/1.1 200") && answer.len() > octets);
     }
 }
 

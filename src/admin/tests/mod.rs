@@ -14,6 +14,8 @@ mod doors;
 mod events;
 /// Sockets: whose they are, how they start and end.
 mod listeners;
+/// Rollouts that another authority runs.
+mod rollouts;
 
 use std::{
     collections::BTreeSet,
@@ -87,9 +89,11 @@ impl Fixture {
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer.clone(),
+            authorities: None,
             mirrors: Arc::default(),
             reload,
             tokens: Some(Arc::new(Tokens::fixed(entries))),
+            review: None,
             version: Version::of_this_build(),
         };
         let options = Options { bind: Some(address(0)), ..Options::default() };
@@ -128,7 +132,7 @@ pub(super) fn two_apps() -> Desired {
         };
         (name.parse().unwrap(), wanted)
     };
-    Desired { apps: [app("shop", "shop.test"), app("blog", "blog.test")].into() }
+    Desired { apps: [app("shop", "shop.test"), app("blog", "blog.test")].into(), ..Desired::default() }
 }
 
 pub(super) fn address(port: u16) -> SocketAddr {

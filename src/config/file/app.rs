@@ -5,17 +5,19 @@ use std::{borrow::Cow, path::PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::{Ab, ErrorBlock, Limits, Mirror, Preview};
+use super::{Ab, ErrorBlock, Limits, Mirror, Preview, SmokeCheck};
 use crate::{
     config::{
         address::{EndpointAddress, SentHost},
         balancing::{Balancing, BoundedLoad, CheckHost, Percent, Token},
         duration::Time,
+        kubernetes::{NamespaceName, ObjectName},
         node::{Given, LongForm, Named, Placed, ShortOr, Text},
         not_yet::NotYet,
         notation::{CheckPath, ServerName, Share, UrlPath, Whole},
         size::Octets,
     },
+    source::PortName,
     switch::{
         AutoPromotion, Family, HoldBounds, HostPattern, MinReady, Protocol, ProxyVersion, Revision, Roots, Statuses,
         Streams, TlsVersion, Weight,
@@ -98,17 +100,27 @@ pub(in crate::config) struct App {
 pub(in crate::config) struct Source {
     /// From this file, changed at run time by `deploy`, `promote` and `rollback`.
     pub(in crate::config) r#static: Given<Static>,
-    #[schemars(skip)]
-    pub(in crate::config) kubernetes: NotYet,
+    /// From a cluster: either a `rollout`, or an `active_service` with a `preview_service`. Their flips are followed.
+    pub(in crate::config) kubernetes: Given<Kubernetes>,
     #[schemars(skip)]
     pub(in crate::config) etcd: NotYet,
 }
 
-impl Source {
-    /// Whether it names a source that is not in force.
-    pub(in crate::config) fn names_another(&self) -> bool {
-        self.kubernetes.is_given() || self.etcd.is_given()
-    }
+/// The objects of a cluster that say what is active: a Rollout of Argo Rollouts, or two Services.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct Kubernetes {
+    /// Their namespace; left out: our own, in a cluster the pod's, outside that of the kubeconfig's context.
+    pub(in crate::config) namespace: Given<Text<NamespaceName>>,
+    /// The Rollout's name. Blue-green or canary, as it says itself.
+    pub(in crate::config) rollout: Given<Text<ObjectName>>,
+    /// Without a Rollout: the Service whose selector says which pods carry live traffic.
+    pub(in crate::config) active_service: Given<Text<ObjectName>>,
+    /// And the Service whose selector says which pods are the candidate's.
+    pub(in crate::config) preview_service: Given<Text<ObjectName>>,
+    /// Which port of the Service, by name or number; left out: its only one.
+    #[schemars(extend("examples" = ["http"]))]
+    pub(in crate::config) port: Given<Text<PortName>>,
 }
 
 /// Revisions and roles to start with. What is changed at run time is kept in `state.dir`, never in this file.
@@ -281,12 +293,15 @@ pub(in crate::config) struct Promotion {
     pub(in crate::config) min_ready: Given<Text<MinReady>>,
     #[schemars(skip)]
     pub(in crate::config) approval: NotYet,
-    #[schemars(skip)]
-    pub(in crate::config) smoke: NotYet,
+    /// Requests that the candidate must answer as expected before it may be promoted, sent by the proxy itself, in this
+    /// order; left out: none.
+    pub(in crate::config) smoke: Given<Vec<SmokeCheck>>,
+    /// For how long a smoke test that fails is tried again before it has failed; 0s: once is enough.
+    pub(in crate::config) smoke_within: Given<Text<Time<0>>>,
     #[schemars(skip)]
     pub(in crate::config) bake: NotYet,
     /// How many connections each worker opens to each ready endpoint of the candidate before it may be promoted, up to
-    /// 100; 0 for none.
+    /// 100; 0 for none. They are of the version that requests will use.
     pub(in crate::config) warm: Given<Text<Whole<0, 100>>>,
 }
 
@@ -331,8 +346,8 @@ pub(in crate::config) struct Retries {
 pub(in crate::config) struct DrainBlock {
     /// How long ordinary requests may go on before they are cut.
     pub(in crate::config) timeout: Given<Text<Time<0>>>,
-    /// What long-lived streams (tunnels, event streams) do: `keep` until one side ends them, `drain` until the timeout,
-    /// `cut` at once.
+    /// What long-lived streams (tunnels, event streams, gRPC calls whose answer goes on) do: `keep` until one side ends
+    /// them, `drain` until the timeout, `cut` at once.
     pub(in crate::config) streams: Given<Text<Streams>>,
     /// How many of those are closed in a second at most when their time has come, so that their clients do not all come
     /// back at once.

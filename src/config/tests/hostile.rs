@@ -22,11 +22,11 @@ fn files_that_are_no_configuration_get_a_clear_error() {
         (b"just text", "1:1: a mapping of keys to values is expected here"),
         (b"null", "1:1: a mapping of keys to values is expected here"),
         (b"version: 1\n\xff\xfe", "line 2 is not UTF-8 text; save the file as UTF-8"),
-        (&[b' '; 10 << 20], "the file is larger than 1MiB; is it the right one?"),
+        (&vec![b' '; 17 << 20], "the file is larger than 16MiB; is it the right one?"),
         (deep.as_bytes(), "1:256: recursion limit exceeded"),
         (
             bomb.as_bytes(),
-            "1:1: unknown key `a0`; use one of version, workers, log, listeners, admin, health, state, apps",
+            "1:1: unknown key `a0`; use one of version, workers, log, listeners, admin, health, state, kubernetes, apps",
         ),
         (
             format!("{SHOP}    hosts: [{hosts}]").as_bytes(),
@@ -58,7 +58,7 @@ fn an_alias_bomb_is_refused_soon() {
         writeln!(bomb, "      a{n}: &a{n} [{aliases}]").unwrap();
     }
     let told = told(parsed(&bomb));
-    assert_eq!(told, ["7:34: the aliases in this file stand for too much"]);
+    assert_eq!(told, ["7:41: the aliases in this file stand for too much"]);
 }
 
 /// One edit of a text.

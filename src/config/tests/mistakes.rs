@@ -41,6 +41,35 @@ const MISTAKES: &[(&str, &[&str])] = &[
             "7:24: \"least_requests\" is not a balancing policy; did you mean `least_request`?",
         ],
     ),
+    // Of smoke tests.
+    ("    promotion: { smoke: [] }", &["6:25: this list is empty; leave the key out, or name at least one"]),
+    (
+        "    promotion: { smoke: { path: / } }",
+        &["6:25: a list is expected here; write `[a, b]`, or one item a line, each after `- `"],
+    ),
+    ("    promotion: { smoke: [{ paht: / }] }", &["6:28: unknown key `paht`; did you mean `path`?"]),
+    (
+        "    promotion: { smoke: [{ path: x, method: get, status: [2xx, 700], timeout: 0s, body: \"\" }] }",
+        &[
+            "6:34: \"x\" is not a path; a path starts with `/`",
+            "6:45: \"get\" is not a method of a check; use one of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+            "6:64: \"700\" is not a list of statuses; such as 200-399, 2xx, or 200,204",
+            "6:79: \"0s\" is too short; use 1ms or more; this one cannot be turned off",
+            "6:89: this text is empty; leave the key out",
+        ],
+    ),
+    (
+        "    promotion: { smoke: [{ path: /, headers: { Content-Length: 3, \"a b\": c, X-A: \"\\n\" } }, { path: /, json: { \"$x\": 1, y: \"${PORT}\" }, body_contains: [] }] }",
+        &[
+            "6:64: `content-length` is not yours to say: it is about the connection; leave it out",
+            "6:67: \"a b\" is not the name of a header; write it like X-Preview",
+            "6:82: this cannot be the value of x-a",
+            "6:100: two checks are called \"/\"; give each a `name` of its own",
+            "6:111: \"$x\": it is not a place in a JSON document; write $.a.b, $.items[*].id, $.list[0] or $..id",
+            "6:123: the environment variable `PORT` is not set",
+            "6:151: this list is empty; leave the key out, or name at least one",
+        ],
+    ),
     // Of endpoints.
     (
         "    balance: { policy: consistent_hash }",
@@ -149,21 +178,21 @@ const MISTAKES: &[(&str, &[&str])] = &[
     // What is not in force.
     ("    guard: { window: 30s }", &["6:12: `guard` is not enforced by this version; remove it"]),
     (
-        "    hosts: [a.test]\n    promotion: { approval: { required: 1 }, smoke: [] }",
+        "    hosts: [a.test]\n    promotion: { approval: { required: 1 }, bake: 0s }",
         &[
             "7:28: `promotion.approval` is not enforced by this version; remove it, or turn it off with {\"required\":0}",
         ],
     ),
     // Apps among each other, and within.
     (
-        "  other: { source: { kubernetes: { namespace: shop, rollout: shop } } }",
+        "  other: { source: { etcd: {} } }",
         &[
             "6:3: app `other` names no host, and neither does app `shop` in line 3; one app only can take the hosts that \
              nobody names; give one `hosts`, or each its own `paths`",
-            "6:34: `source.kubernetes` is not enforced by this version; remove it",
+            "6:28: `source.etcd` is not enforced by this version; remove it",
         ],
     ),
-    ("  other: { hosts: [o.test], source: {} }", &["6:37: the app has no source; name one: `static`"]),
+    ("  other: { hosts: [o.test], source: {} }", &["6:37: the app has no source; name one: `static` or `kubernetes`"]),
     (
         "    hosts: [a.test, A.test]\n    preview: { hosts: [a.test] }",
         &[
@@ -195,6 +224,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
              and its entry for a token file; name that file as `tokens`, or leave `bind` out and use the Unix socket",
             "7:17: 127.0.0.1:8080 is taken; another listener has it, in line 1",
         ],
+    ),
+    (
+        "admin: { hosts: [admin.shop] }",
+        &["6:17: `hosts` without `bind` has no effect; name the TCP address as `bind`; the Unix socket takes any name"],
     ),
     // YAML.
     ("\tworkers: 1", &["6:2: tabs disallowed within this context (block indentation)"]),

@@ -101,7 +101,7 @@ fn length(octets: &[u8], special: impl Fn(u64) -> u64, good: impl Fn(u8) -> bool
     loop {
         let mut skip = 0;
         if let Some((word, behind)) = rest.split_first_chunk() {
-            let marks = special(u64::from_le_bytes(*word)) & EACH * 0x80;
+            let marks = special(u64::from_le_bytes(*word)) & (EACH * 0x80);
             if marks == 0 {
                 rest = behind;
                 continue;

@@ -134,9 +134,14 @@ impl Connection {
         self.0.limit.get().min(MOST_STREAMS)
     }
 
+    /// Since when it has carried nothing; `None` while it does.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        Some(self.0.quiet_since.get()).filter(|_| self.0.streams.get() == 0)
+    }
+
     /// Whether it has carried nothing since then.
-    pub(super) fn is_idle_since(&self, since: Instant) -> bool {
-        self.0.streams.get() == 0 && self.0.quiet_since.get() <= since
+    pub(super) fn is_idle_since(&self, then: Instant) -> bool {
+        self.idle_since().is_some_and(|since| since <= then)
     }
 
     /// A place for one stream, if there is one.

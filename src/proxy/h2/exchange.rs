@@ -330,7 +330,11 @@ fn poll_final(
 }
 
 /// How much may be sent just now, of so many octets; `None` if the stream takes no more.
-pub(super) fn poll_window(sender: &mut SendStream<Bytes>, octets: usize, cx: &mut Context<'_>) -> Poll<Option<usize>> {
+pub(in super::super) fn poll_window(
+    sender: &mut SendStream<Bytes>,
+    octets: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Option<usize>> {
     sender.reserve_capacity(octets.min(MOST_AT_ONCE));
     loop {
         match sender.capacity() {

@@ -1,11 +1,16 @@
 //! A request's head, as HTTP/2 wants it (RFC 9113 §8.3). Pure.
 
+use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header,
+    HeaderValue, Method, Request, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::super::{h1::Framing, outgoing::Message};
+use super::super::{
+    h1::Framing,
+    headers::{add_lines, keep_out_of_tables},
+    outgoing::Message,
+};
 
 /// The head of this request, for a connection that TLS carries or does not.
 pub(super) fn request<B>(message: &Message<B>, secure: bool) -> Request<()> {
@@ -18,9 +23,11 @@ pub(super) fn request<B>(message: &Message<B>, secure: bool) -> Request<()> {
     for name in [header::CONNECTION, header::UPGRADE, header::HOST] {
         fields.remove(name);
     }
-    for lines in message.lines.each() {
-        append(fields, lines);
+    add_lines(fields, &message.lines.forwarded);
+    if let Some(id) = &message.lines.request_id {
+        add_lines(fields, &Bytes::copy_from_slice(id.line()));
     }
+    keep_out_of_tables(fields);
     match message.framing {
         Framing::Length(length) => drop(fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
         Framing::Empty | Framing::Chunked => drop(fields.remove(header::CONTENT_LENGTH)),
@@ -50,20 +57,10 @@ fn target<B>(message: &Message<B>, secure: bool) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Adds whole field lines of our own making.
-fn append(fields: &mut HeaderMap, lines: &[u8]) {
-    for line in lines.split(|octet| *octet == b'\n') {
-        let Some(colon) = memchr::memchr(b':', line) else { continue };
-        let name = HeaderName::from_bytes(&line[..colon]);
-        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
-        if let (Ok(name), Ok(value)) = (name, value) {
-            fields.append(name, value);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderName};
+
     use super::{
         super::super::{outgoing::Lines, websocket::Ask},
         *,
@@ -75,7 +72,7 @@ mod tests {
         {
             fields.append(name, HeaderValue::from_static(value));
         }
-        let forwarded = (*b"x-forwarded-for: ::1\r\nforwarded: for=\"[::1]\"\r\n").into();
+        let forwarded = Bytes::from_static(b"x-forwarded-for: ::1\r\nforwarded: for=\"[::1]\"\r\n");
         Message {
             method: method.parse().expect("a method"),
             uri: uri.parse().expect("a target"),

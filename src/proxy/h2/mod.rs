@@ -20,7 +20,7 @@ mod tunnel;
 
 pub(super) use self::{
     connection::{Connection, Place},
-    exchange::{Exchange, Failure},
+    exchange::{Exchange, Failure, poll_window},
     set::{Found, Opened, Set},
     tunnel::Tunnel,
 };

@@ -28,6 +28,8 @@ pub(in super::super) struct Set {
     capacity: Cell<usize>,
     /// The endpoint, when it was last asked, chose HTTP/1.
     speaks_h1: Cell<bool>,
+    /// Since when the last one had been idle that was let go of because its peer had closed it.
+    closed: Cell<Option<Instant>>,
 }
 
 /// What came of opening a connection.
@@ -108,23 +110,35 @@ impl Set {
         self.add(connection);
     }
 
-    /// How many are open, those left out that have been idle since `long_ago`.
-    pub(in super::super) fn lasting(&self, long_ago: Option<Instant>) -> usize {
-        let is_idle = |connection: &Connection| long_ago.is_some_and(|then| connection.is_idle_since(then));
-        self.connections.borrow().iter().filter(|connection| connection.is_open() && !is_idle(connection)).count()
+    /// How many are open, those left out that have been idle since `long_ago`; and since when the last one had been idle
+    /// that was found closed since this was last asked.
+    pub(in super::super) fn lasting(&self, long_ago: Option<Instant>) -> (usize, Option<Instant>) {
+        self.let_go_of_closed();
+        let lasts = |connection: &&Connection| !long_ago.is_some_and(|then| connection.is_idle_since(then));
+        (self.connections.borrow().iter().filter(lasts).count(), self.closed.take())
     }
 
     fn add(&self, connection: Connection) {
-        let mut connections = self.connections.borrow_mut();
-        connections.retain(Connection::is_open);
-        connections.push(connection);
+        self.let_go_of_closed();
+        self.connections.borrow_mut().push(connection);
     }
 
     /// Lets go of what is closed or takes no more streams, which ends with the last of those it has, and of what has been
     /// idle since `long_ago`.
     pub(in super::super) fn sweep(&self, long_ago: Option<Instant>) {
-        let is_idle = |connection: &Connection| long_ago.is_some_and(|then| connection.is_idle_since(then));
-        self.connections.borrow_mut().retain(|connection| connection.is_open() && !is_idle(connection));
+        self.let_go_of_closed();
+        if let Some(then) = long_ago {
+            self.connections.borrow_mut().retain(|connection| !connection.is_idle_since(then));
+        }
+    }
+
+    fn let_go_of_closed(&self) {
+        self.connections.borrow_mut().retain(|connection| {
+            if !connection.is_open() {
+                self.closed.set(self.closed.get().max(connection.idle_since()));
+            }
+            connection.is_open()
+        });
     }
 }
 

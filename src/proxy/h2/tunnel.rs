@@ -12,19 +12,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{connection::Place, exchange::poll_window};
 
-/// A stream that an upstream has taken as a tunnel. Dropped before its end, it is reset.
+/// A stream that was taken as a tunnel, by an upstream or by us. Dropped before its end, it is reset.
 pub(in super::super) struct Tunnel {
     sender: SendStream<Bytes>,
     receiver: RecvStream,
     received: Bytes,
     ended: bool,
-    /// Given up last, with the stream.
-    _place: Place,
+    /// At an upstream; given up last, with the stream.
+    _place: Option<Place>,
 }
 
 impl Tunnel {
     pub(super) fn new(place: Place, sender: SendStream<Bytes>, receiver: RecvStream) -> Self {
-        Self { sender, receiver, received: Bytes::new(), ended: false, _place: place }
+        Self { sender, receiver, received: Bytes::new(), ended: false, _place: Some(place) }
+    }
+
+    /// One that a client has asked for.
+    pub(in super::super) fn of_client(sender: SendStream<Bytes>, receiver: RecvStream) -> Self {
+        Self { sender, receiver, received: Bytes::new(), ended: false, _place: None }
     }
 }
 

@@ -127,9 +127,14 @@ impl Answering {
         log.ended(Outcome::Answered, "");
         self.download.whole();
         relay.put_back_tray();
+        let parting = relay.parting;
         if clean {
             client.worker.upstream.keep(ticket.endpoint(), h1::Connection::new(relay.upstream));
         }
-        Forwarded::Answered(if self.closes || !whole_upload { Next::Close } else { Next::Again })
+        Forwarded::Answered(match self.closes || !whole_upload {
+            true if parting => Next::CloseAtOnce,
+            true => Next::Close,
+            false => Next::Again,
+        })
     }
 }

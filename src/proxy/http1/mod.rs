@@ -27,6 +27,7 @@ use self::{target::Last, transaction::Next};
 use super::{
     client::Client,
     clock::Timer,
+    connection::Close,
     h1::{self, RequestHead, Violation},
     half_close::HalfClose,
     stream::Stream,
@@ -49,28 +50,25 @@ enum Brought {
     Request(RequestHead),
     /// What is no request.
     Refused(Violation),
-    /// Nothing more.
+    /// Nothing more: it is to end.
     End,
+    /// Nothing more: the client has closed it.
+    Left,
 }
 
-/// Serves a connection to its end. What has come of it is on the desk; the timer is its own. Returns the stream if it is to be
-/// closed so that the client can read all that was sent.
-pub(super) async fn serve(
-    client: &Rc<Client>,
-    stream: Stream,
-    mut desk: Option<Box<Desk>>,
-    timer: Timer,
-) -> Option<Stream> {
+/// Serves a connection to its end. What has come of it is on the desk; the timer is its own.
+pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<Box<Desk>>, timer: Timer) -> Close {
     let client = Rc::clone(client);
     let mut http1 = Http1 { client, stream, last: Last::default(), timer: Some(timer), half_close: None };
     loop {
         let brought = http1.next(&mut desk).await;
-        let Some(lent) = &mut desk else { return Some(http1.stream) };
+        let Some(lent) = &mut desk else { return Close::Lingering(http1.stream) };
         let next = match &brought {
             // Boxed: a connection at rest is what this future is.
             Brought::Request(request) => Box::pin(http1.transact(lent, request)).await,
             Brought::Refused(violation) => Box::pin(http1.turn_away(lent, *violation)).await,
             Brought::End => Next::Close,
+            Brought::Left => Next::CloseAtOnce,
         };
         http1.half_close = None;
         lent.incoming.drop_head();
@@ -78,18 +76,22 @@ pub(super) async fn serve(
             Next::Again => {}
             Next::Close => {
                 http1.client.worker.put_back(desk.take());
-                return Some(http1.stream);
+                return Close::Lingering(http1.stream);
+            }
+            Next::CloseAtOnce => {
+                http1.client.worker.put_back(desk.take());
+                return Close::AtOnce(http1.stream);
             }
             Next::Reset => {
                 http1.client.worker.put_back(desk.take());
                 http1.stream.reset_when_closed();
-                return None;
+                return Close::Done;
             }
             Next::Switched(opening) => {
                 let early = Bytes::copy_from_slice(lent.incoming.rest());
                 http1.client.worker.put_back(desk.take());
                 Box::pin(tunnel::run(*opening, http1.stream, early)).await;
-                return None;
+                return Close::Done;
             }
         }
     }
@@ -131,7 +133,7 @@ impl Http1 {
                 }
                 match incoming.poll_fill(&mut self.stream, cx) {
                     Poll::Ready(Ok(octets)) if octets > 0 => {}
-                    Poll::Ready(_) => return Poll::Ready(Brought::End),
+                    Poll::Ready(_) => return Poll::Ready(Brought::Left),
                     Poll::Pending => {
                         if incoming.is_empty() {
                             self.client.worker.put_back(desk.take());

@@ -50,6 +50,8 @@ pub(super) struct Relay<'a> {
     /// The upstream takes no more; it may yet say why.
     pub(super) refused: bool,
     pub(super) before: Before,
+    /// The client has said that it sends nothing more, and has all of its answer with the close.
+    pub(super) parting: bool,
 }
 
 /// What came before the final answer.
@@ -229,11 +231,21 @@ impl Relay<'_> {
         }
         loop {
             let Tray { answer, lines, reply } = &mut **self.tray.get_or_insert_with(|| self.client.worker.tray());
+            let Desk { incoming, outgoing, .. } = &mut *self.desk;
             if !download.has_ended() {
                 download.stage(answer, reply, lines)?;
             }
             if download.has_unwritten(reply) {
-                let written = download.poll_write(answer, reply, self.stream, cx);
+                let has_sent_all = incoming.is_empty() && self.upload.is_done(outgoing) && !self.refused;
+                self.parting = !self.request.keep_alive
+                    && download.has_ended()
+                    && has_sent_all
+                    && self.half_close.is_none()
+                    && self.stream.is_quiet(cx);
+                let written = match self.parting {
+                    true => download.poll_write(answer, reply, &mut self.stream.last(), cx),
+                    false => download.poll_write(answer, reply, self.stream, cx),
+                };
                 self.client.wrote(written.is_ready());
                 match written {
                     Poll::Ready(Ok(())) => continue,

@@ -1,8 +1,9 @@
 //! What an HTTP/1 request is for. A client's connection mostly names one host, so what was made of the last one is kept,
 //! and used again for as long as the octets are the same.
 
-use std::{net::IpAddr, rc::Rc};
+use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method};
 
 use super::super::{
@@ -23,7 +24,7 @@ pub(super) struct Last {
     /// In lower case, without port.
     host: String,
     /// What upstreams are told of the client: whole lines.
-    forwarded: Option<Rc<[u8]>>,
+    forwarded: Option<Bytes>,
 }
 
 /// What a request is for, and whose it is.
@@ -32,8 +33,9 @@ pub(super) struct Target {
     pub(super) is_absolute: bool,
     /// Whether the host is what the request's own `Host` says.
     pub(super) is_from_host: bool,
-    /// The client's address (see [`Asker`]).
+    /// The client's address, and whether it asked over TLS (see [`Asker`]).
     pub(super) client: Option<IpAddr>,
+    pub(super) secure: bool,
 }
 
 impl Last {
@@ -53,9 +55,9 @@ impl Last {
     pub(super) fn general(&self, target: &Target) -> target::Target {
         // It was checked when it became the last.
         let authority = HeaderValue::from_bytes(&self.authority).unwrap_or(HeaderValue::from_static(""));
-        let Target { is_from_host, client, .. } = *target;
+        let Target { is_from_host, client, secure, .. } = *target;
         let forwarded = self.forwarded.clone().unwrap_or_default();
-        target::Target { host: self.host.clone(), authority, is_from_host, client, forwarded }
+        target::Target { host: self.host.clone(), authority, is_from_host, client, secure, forwarded }
     }
 
     pub(super) fn forwarded(&self) -> &[u8] {
@@ -94,18 +96,19 @@ impl Last {
             (None, None) if !request.is_http_10 => return Err(ProxyError::BadRequest("missing Host")),
             (host, None) => host,
         };
+        let &Asker { address: client, secure, .. } = asker;
         let target = &head.octets[request.target.clone()];
         match target {
             [b'/', ..] => {
                 self.is(host.unwrap_or_default(), forwarding, asker)?;
                 self.is_at(target);
                 // HTTP/1.0 knows no Host; RFC 9112 §3.2 has it sent on, empty.
-                Ok(Target { is_absolute: false, is_from_host: host.is_some(), client: asker.address })
+                Ok(Target { is_absolute: false, is_from_host: host.is_some(), client, secure })
             }
             b"*" if request.method == Method::OPTIONS => {
                 self.is(host.unwrap_or_default(), forwarding, asker)?;
                 self.is_at(target);
-                Ok(Target { is_absolute: false, is_from_host: host.is_some(), client: asker.address })
+                Ok(Target { is_absolute: false, is_from_host: host.is_some(), client, secure })
             }
             b"*" => Err(ProxyError::BadRequest("the target * is for OPTIONS")),
             _ => {
@@ -119,7 +122,7 @@ impl Last {
                 self.path.clear();
                 self.path.push_str(if path.starts_with(b"/") { "" } else { "/" });
                 self.path.push_str(text(path));
-                Ok(Target { is_absolute: true, is_from_host: false, client: asker.address })
+                Ok(Target { is_absolute: true, is_from_host: false, client, secure })
             }
         }
     }

@@ -49,6 +49,8 @@ pub(super) enum Next {
     Again,
     /// It is closed so that the client can read all that was sent.
     Close,
+    /// It is closed at once: the client sends nothing more, and has all its answer with the close.
+    CloseAtOnce,
     /// It is reset: the client has left, or what it has must not pass for whole.
     Reset,
     /// It has another protocol from now on.
@@ -210,6 +212,7 @@ impl Http1 {
                     trailers: passage.trailers,
                     refused: false,
                     before: Before::default(),
+                    parting: false,
                 };
                 let patience = &passage.patience;
                 let cause = match patience.head(within, |cx| relay.poll_head(cx)).await {
@@ -437,7 +440,7 @@ fn visitor<'a>(
     log: &RequestLog,
 ) -> Visitor<'a> {
     let (host, path, arrived) = (last.host(), last.path(), log.began());
-    Visitor { client, address: target.client, host, path, fields: head, arrived, whose: None }
+    Visitor { client, address: target.client, secure: target.secure, host, path, fields: head, arrived, whose: None }
 }
 
 fn speaks_http1(ticket: &Ticket) -> bool {

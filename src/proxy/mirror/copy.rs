@@ -20,7 +20,7 @@ use super::{
     compare::{self, Answer},
 };
 use crate::{
-    switch::{AppName, Mirror, Policy, Revision, Stage, Ticket},
+    switch::{AppName, Mirror, Policy, Revision, Share, Stage, Ticket, Whose},
     telemetry::mirror::{AnswerHead, Compared, Difference, Place},
 };
 
@@ -63,7 +63,8 @@ impl Order {
 pub(super) async fn run(worker: Rc<Worker>, order: Order) {
     let Order { app, live_revision, candidate, policy, copied, live, place } = order;
     let Some(mirror) = &policy.mirror else { return };
-    let Some(ticket) = worker.reader.admit_copy(&app, &candidate, &copied) else {
+    let whose = Whose::Live(Share::Outside);
+    let Ok(ticket) = worker.reader.admit_to((&app, &candidate), whose, &copied, &[]) else {
         return place.compared(Compared::Dropped, None);
     };
     let (method, path) = (copied.method.to_string(), path(&copied.uri));
@@ -140,7 +141,7 @@ impl Copied {
             uri: self.uri.clone(),
             authority: self.authority.clone(),
             fields,
-            lines: Lines { forwarded: Rc::clone(&self.lines), request_id: None },
+            lines: Lines { forwarded: self.lines.clone(), request_id: None },
             framing: Framing::Empty,
             body: Replay::new(UploadBody::Empty),
             ask: None,

@@ -17,6 +17,7 @@ mod copy;
 
 use std::{net::IpAddr, rc::Rc};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::sync::oneshot;
 
@@ -31,7 +32,7 @@ pub(super) struct Copied {
     authority: HeaderValue,
     fields: HeaderMap,
     /// Whole lines that go with the fields.
-    lines: Rc<[u8]>,
+    lines: Bytes,
 }
 
 impl Copied {
@@ -61,7 +62,7 @@ impl Copied {
             fields.append(name, HeaderValue::from_bytes(line.value).ok()?);
         }
         let authority = fields.get(header::HOST).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
-        Some(Self { method, uri: parsed.path?.parse().ok()?, authority, fields, lines: Rc::default() })
+        Some(Self { method, uri: parsed.path?.parse().ok()?, authority, fields, lines: Bytes::new() })
     }
 }
 

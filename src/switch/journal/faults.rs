@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -35,6 +35,7 @@ struct FaultyDisk {
     /// The file of that name after a power loss, while a rename is not on the platter.
     named: Option<Inode>,
     faults: Faults,
+    syncs: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -51,7 +52,15 @@ enum Faults {
 
 /// A journal for the switchboard's tests, whose disk can be told to fail and to work again.
 pub(in crate::switch) fn journal_that_works_while(works: Arc<AtomicBool>) -> Journal {
-    let disk = FaultyDisk { faults: Faults::Unless(works), ..FaultyDisk::default() };
+    journal_on(FaultyDisk { faults: Faults::Unless(works), ..FaultyDisk::default() })
+}
+
+/// One whose disk counts how often it is waited for.
+pub(in crate::switch) fn journal_that_counts(syncs: Arc<AtomicUsize>) -> Journal {
+    journal_on(FaultyDisk { syncs, ..FaultyDisk::default() })
+}
+
+fn journal_on(disk: FaultyDisk) -> Journal {
     let lock = tempfile::tempfile().expect("a temporary file");
     Journal::on(disk, PathBuf::from("journal.jsonl"), lock).expect("the disk works at first").0
 }
@@ -103,6 +112,7 @@ impl Medium for FaultyDisk {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
         let outcome = self.fate(1).1;
         let Inode { cached, durable, dirty } = &mut self.inode;
         durable.resize(cached.len(), 0);

@@ -33,6 +33,7 @@ impl Rollout {
             Command::Promote { revision, skip_gates } => self.promote(revision, skip_gates, now),
             Command::Rollback { to } => self.rollback(to, now),
             Command::Abort => self.abort(),
+            Command::Smoke { revision } => self.smoke_again(revision, now),
             Command::Weigh { weight } => self.weigh(weight),
             Command::Pin { revision, expires } => self.pin_to(revision, expires, by, reason, now),
             Command::Unpin => self.unpin(),
@@ -100,6 +101,7 @@ impl Rollout {
         self.expect_ready(&target, least)?;
         if !skip_gates {
             self.expect_warm(&target)?;
+            self.expect_smoked(&target)?;
         }
         let from = self.flip(target.clone(), now);
         self.keep_as_previous(from.clone(), now);
@@ -236,7 +238,7 @@ impl Rollout {
     }
 
     /// G4: no flip goes to a pool with fewer ready endpoints than this.
-    fn expect_ready(&self, revision: &Revision, least: usize) -> Result<(), Refusal> {
+    pub(super) fn expect_ready(&self, revision: &Revision, least: usize) -> Result<(), Refusal> {
         let Readiness { ready, total, .. } = self.readiness(revision);
         if ready >= least {
             return Ok(());
@@ -245,7 +247,7 @@ impl Rollout {
         Err(Refusal::new(RefusalCode::NotReady, detail, "see why its endpoints fail their probes, then ask again"))
     }
 
-    fn expect_warm(&self, revision: &Revision) -> Result<(), Refusal> {
+    pub(super) fn expect_warm(&self, revision: &Revision) -> Result<(), Refusal> {
         let Some(gate) = self.warm_gate(revision).filter(|_| !self.is_warm(revision)) else { return Ok(()) };
         let detail = format!("{revision} is not warm yet: {}", gate.message);
         Err(Refusal::new(RefusalCode::GateFailed, detail, "ask again in a second, or skip the gates with a reason"))

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{
     super::{
-        desired::Wanted,
+        desired::{Authority, EndpointSpec, Standing, Wanted},
         name::{AppName, Generation, Revision},
         policy::Policy,
         status::{Action, Phase},
@@ -15,16 +15,21 @@ use super::{
     Deed, Held, Kept, Known, Origin, Rollout, Said, Step,
 };
 
+/// The revisions a source knows: their endpoints, and their labels if it gives any.
+pub(super) type Revisions = BTreeMap<Revision, (Vec<EndpointSpec>, Option<BTreeMap<String, String>>)>;
+
 /// Who a deed is ascribed to when the source asked for it.
-pub(super) const SOURCE: &str = "source";
+const SOURCE: &str = "source";
 
 impl Rollout {
     /// An app seen for the first time: it starts where the source says.
     pub(in super::super) fn first(app: AppName, wanted: Wanted, now: Timestamp) -> Self {
         let held = |revision: &Revision| Held { revision: revision.clone(), since: now };
         let preview = wanted.preview.clone().filter(|preview| *preview != wanted.active);
-        let known =
-            |(revision, endpoints)| (revision, Known { endpoints, labels: BTreeMap::new(), origin: Origin::Source });
+        let known = |(revision, endpoints)| {
+            let (endpoints, labels) = (Arc::new(endpoints), BTreeMap::new());
+            (revision, Known { endpoints, labels, origin: Origin::Source })
+        };
         let kept = Kept {
             app,
             generation: Generation(1),
@@ -38,14 +43,30 @@ impl Rollout {
             said: Said { active: wanted.active, preview: wanted.preview, weight: wanted.policy.split.weight },
             wish: None,
             maintenance: None,
+            returned_at: None,
         };
-        Self { kept, policy: wanted.policy, readiness: BTreeMap::new(), gates_since: None, holding: None }
+        Self::of(kept, wanted.policy)
     }
 
     /// An app as it was kept. Nothing is known of its endpoints' health yet.
     pub(in super::super) fn restored(kept: Kept) -> Self {
-        let policy = Arc::new(Policy::default());
-        Self { kept, policy, readiness: BTreeMap::new(), gates_since: None, holding: None }
+        Self::of(kept, Arc::default())
+    }
+
+    pub(super) fn of(kept: Kept, policy: Arc<Policy>) -> Self {
+        Self {
+            kept,
+            policy,
+            authority: Authority::Tealgate,
+            asked: None,
+            alarms: Vec::new(),
+            returned: None,
+            readiness: BTreeMap::new(),
+            gates_since: None,
+            holding: None,
+            smoke: None,
+            smoke_runs: 0,
+        }
     }
 
     /// The state after its source has spoken. A source is never refused: what cannot be done yet is held back.
@@ -63,7 +84,9 @@ impl Rollout {
         if self.policy != wanted.policy {
             self.policy = Arc::clone(&wanted.policy);
         }
-        self.follow_revisions(wanted, held_back);
+        self.authority = Authority::Tealgate;
+        let revisions = wanted.revisions.into_iter().map(|(revision, endpoints)| (revision, (endpoints, None)));
+        self.follow_revisions(revisions.collect(), held_back);
         let before = std::mem::replace(&mut self.kept.said, said.clone());
         if said.weight != before.weight {
             self.kept.weight = None;
@@ -79,17 +102,17 @@ impl Rollout {
         held_back.extend(self.wish_in_words());
     }
 
-    /// Takes over the source's revisions. The active revision never loses its last endpoint to a file (G4).
-    fn follow_revisions(&mut self, mut wanted: Wanted, held_back: &mut Vec<String>) {
+    /// Takes over the source's revisions. The active revision never loses its last endpoint to a source (G4).
+    pub(super) fn follow_revisions(&mut self, mut revisions: Revisions, held_back: &mut Vec<String>) {
         let app = &self.kept.app;
         for (revision, known) in &mut self.kept.revisions {
-            let in_use = *revision == self.kept.active.revision;
-            match wanted.revisions.get(revision) {
-                Some(endpoints) if endpoints.is_empty() && in_use => {
-                    held_back.push(format!(
-                        "{app}: {revision} is active and keeps its last endpoints; the new set is empty"
-                    ));
-                    wanted.revisions.remove(revision);
+            let in_use = *revision == self.kept.active.revision && known.endpoints.iter().any(can_serve);
+            match revisions.get(revision) {
+                Some((endpoints, _)) if in_use && !endpoints.iter().any(can_serve) => {
+                    let what =
+                        if endpoints.is_empty() { "the new set is empty" } else { "none of the new set is ready" };
+                    held_back.push(format!("{app}: {revision} is active and keeps its last endpoints; {what}"));
+                    revisions.remove(revision);
                 }
                 Some(_) => {}
                 None if known.origin == Origin::Source => {
@@ -103,8 +126,8 @@ impl Rollout {
                 None => {}
             }
         }
-        for (revision, endpoints) in wanted.revisions {
-            self.know(revision.clone(), endpoints, None, Origin::Source);
+        for (revision, (endpoints, labels)) in revisions {
+            self.know(revision.clone(), endpoints, labels, Origin::Source);
             self.kept.revisions.entry(revision).and_modify(|known| known.origin = Origin::Source);
         }
     }
@@ -122,7 +145,11 @@ impl Rollout {
                 self.set_candidate(after.clone(), now);
                 deeds.push(self.by_source(Action::Deploy, Some(from), Some(after)));
             }
-            None if before.as_ref().is_some_and(|before| self.is_candidate(before)) => {
+            // What it wants active instead stays the candidate until that can be done.
+            None if before
+                .as_ref()
+                .is_some_and(|before| self.is_candidate(before) && self.kept.wish != Some(before.clone())) =>
+            {
                 self.drop_candidate(Phase::Aborted);
                 deeds.push(self.by_source(Action::Abort, before, Some(self.kept.active.revision.clone())));
             }
@@ -133,17 +160,35 @@ impl Rollout {
     /// Flips to the revision the source wants active, once it may.
     pub(super) fn fulfil_wish(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
         let Some(wish) = self.kept.wish.clone() else { return };
-        let ready = self.readiness(&wish).ready >= self.min_ready(&wish) && self.is_warm(&wish);
+        // Where another authority has moved on already, waiting for a gate would only split the fleet.
+        let gates = self.authority != Authority::Tealgate || self.is_warm(&wish) && self.is_smoked(&wish);
+        let ready = self.readiness(&wish).ready >= self.min_ready(&wish) && gates;
         let may = ready && self.kept.pin.is_none() && self.refuse_if_emptying().is_ok();
         if !may || !self.kept.revisions.contains_key(&wish) {
             return;
         }
         let from = self.flip(wish.clone(), now);
         self.keep_as_previous(from.clone(), now);
-        deeds.push(self.by_source(Action::Source, Some(from), Some(wish)));
+        let deed = match self.asked.take_if(|asked| asked.revision == wish) {
+            Some(asked) => {
+                Deed { of_source: true, ..self.deed(Action::Promote, Some(from), Some(wish), asked.by, asked.reason) }
+            }
+            None => self.by_source(Action::Source, Some(from), Some(wish)),
+        };
+        deeds.push(deed);
     }
 
-    fn by_source(&self, action: Action, from: Option<Revision>, to: Option<Revision>) -> Deed {
-        self.deed(action, from, to, SOURCE.to_owned(), "the configuration changed".to_owned())
+    pub(super) fn by_source(&self, action: Action, from: Option<Revision>, to: Option<Revision>) -> Deed {
+        let (by, reason) = match self.authority {
+            Authority::Tealgate => (SOURCE, "the configuration changed"),
+            Authority::ArgoRollouts => ("argo-rollouts", "the Rollout or its Services changed"),
+            Authority::Services => ("services", "the Services' selectors changed"),
+        };
+        Deed { of_source: true, ..self.deed(action, from, to, by.to_owned(), reason.to_owned()) }
     }
+}
+
+/// Whether requests may go there.
+fn can_serve(endpoint: &EndpointSpec) -> bool {
+    endpoint.standing != Standing::Unready
 }

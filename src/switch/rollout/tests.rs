@@ -1,7 +1,9 @@
 //! The state machine by table, and under a seeded random walk that checks the invariants after each step. Holds and
-//! maintenance have a table of their own.
+//! maintenance have a table of their own, and so has following another authority.
 
 mod hold;
+mod sight;
+mod smoke;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,7 +30,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn policy(auto: AutoPromotion, min_ready: MinReady) -> Arc<Policy> {
-    Arc::new(Policy { promotion: Promotion { auto, min_ready, warm: 0 }, ..Policy::default() })
+    Arc::new(Policy { promotion: Promotion { auto, min_ready, ..Promotion::default() }, ..Policy::default() })
 }
 
 fn wanted(active: &str, preview: Option<&str>, revisions: &[&str]) -> Wanted {
@@ -510,7 +512,7 @@ fn random_policy(rng: &mut fastrand::Rng) -> Arc<Policy> {
     let auto = [AutoPromotion::Never, AutoPromotion::WhenReady, AutoPromotion::After(Duration::from_secs(300))];
     let min_ready = [MinReady::Count(1), MinReady::Count(2), MinReady::Percent(50), MinReady::Percent(100)];
     let (auto, min_ready) = (auto[rng.usize(0..3)], min_ready[rng.usize(0..4)]);
-    let promotion = Promotion { auto, min_ready, ..Promotion::default() };
+    let promotion = Promotion { auto, min_ready, smoke: rng.bool().then(smoke::smoke), ..Promotion::default() };
     let split = SplitPolicy { weight: percent([0, 0, 5, 50][rng.usize(0..4)]), ..SplitPolicy::default() };
     Arc::new(Policy { promotion, split, ..Policy::default() })
 }
@@ -527,7 +529,7 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
     let one = |rng: &mut fastrand::Rng| names[rng.usize(0..4)];
     let maybe = |rng: &mut fastrand::Rng| rng.bool().then(|| rev(names[rng.usize(0..4)]));
     let endpoints = |n: usize| (0..n).map(|i| std::net::SocketAddr::from(([127, 0, 0, 1], 9000 + i as u16)).into());
-    let command = match rng.u8(0..17) {
+    let command = match rng.u8(0..20) {
         0 | 1 => {
             let total = rng.usize(0..4);
             let ready = rng.usize(0..=total);
@@ -559,6 +561,8 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
             _ => Command::Reopen,
         },
         14 => Command::PromoteHeld { revision: maybe(rng), skip_gates: rng.bool(), bounds: BOUNDS },
+        17 | 18 => return Random::Input(Input::Smoked(smoke::smoked(rng))),
+        19 => Command::Smoke { revision: maybe(rng) },
         15 | 16 => Command::Weigh { weight: percent(rng.u8(0..=100)) },
         _ if rng.bool() => Command::Unpin,
         _ => Command::Pin { revision: rev(one(rng)), expires: rng.bool().then(|| at(rng.i64(0..20_000))) },

@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        desired::Authority,
         name::Revision,
         policy::AutoPromotion,
         split::Weight,
@@ -15,6 +16,7 @@ impl Rollout {
     /// Where the app stands, in a sentence, with what it waits for. What endangers live traffic comes first.
     pub fn message(&self) -> String {
         let mut message = self.closed_in_words();
+        message.push_str(&self.sight_in_words());
         message.push_str(&self.alarm_in_words().unwrap_or_default());
         message.push_str(&self.phase_in_words());
         if let Some(share) = self.share_in_words() {
@@ -57,6 +59,9 @@ impl Rollout {
 
     fn phase_in_words(&self) -> String {
         let active = self.active();
+        if !self.is_seen() {
+            return "nothing has been seen of it yet, so it serves nobody".to_owned();
+        }
         match (self.kept.phase, self.preview().map(|(revision, _)| revision)) {
             (Phase::Starting, Some(candidate)) => {
                 let Readiness { ready, total, .. } = self.readiness(candidate);
@@ -92,7 +97,13 @@ impl Rollout {
         if let Some(gate) = waits.and_then(|(candidate, _)| self.warm_gate(candidate)) {
             return format!("waiting for warm connections: {}", gate.message);
         }
+        if let Some(waits) = self.preview().and_then(|(candidate, _)| self.smoke_in_words(candidate)) {
+            return waits;
+        }
         match (self.policy.promotion.auto, self.auto_promotion_at()) {
+            _ if self.authority != Authority::Tealgate => {
+                format!("waiting for {} to make it active", self.authority.as_str())
+            }
             (AutoPromotion::Never, _) => "waiting for promote".to_owned(),
             (_, Some(due)) => format!("to be promoted at {}", due.strftime("%H:%M:%SZ")),
             (_, None) => "not promoted by itself while the pin holds".to_owned(),
@@ -102,13 +113,19 @@ impl Rollout {
     pub(super) fn wish_in_words(&self) -> Option<String> {
         let wish = self.kept.wish.as_ref()?;
         let Readiness { ready, total, .. } = self.readiness(wish);
-        let app = &self.kept.app;
+        let (app, ours) = (&self.kept.app, self.authority == Authority::Tealgate);
         Some(match &self.kept.pin {
             Some(_) => format!("{app}: the source wants {wish} active, which the pin forbids"),
-            None if self.is_warm(wish) => {
-                format!("{app}: the source wants {wish} active; it waits with {ready} of {total} endpoints ready")
+            None if ours && !self.is_warm(wish) => {
+                format!("{app}: the source wants {wish} active; it waits until its connections are warm")
             }
-            None => format!("{app}: the source wants {wish} active; it waits until its connections are warm"),
+            None if ours && !self.is_smoked(wish) && !self.is_candidate(wish) => {
+                format!("{app}: the source wants {wish} active; it has to pass the smoke test first, as `preview`")
+            }
+            None if ours && ready >= self.min_ready(wish) && !self.is_smoked(wish) => {
+                format!("{app}: the source wants {wish} active; it waits until its smoke test is passed")
+            }
+            None => format!("{app}: the source wants {wish} active; it waits with {ready} of {total} endpoints ready"),
         })
     }
 
@@ -120,7 +137,7 @@ impl Rollout {
         let state = if ready >= least { GateState::Passed } else { GateState::Pending };
         let message = format!("{ready} of {total} endpoints ready, {least} wanted");
         let min_ready = Gate { name: "min_ready".to_owned(), state, message };
-        [Some(min_ready), self.warm_gate(candidate)].into_iter().flatten().collect()
+        [Some(min_ready), self.warm_gate(candidate), self.smoke_gate()].into_iter().flatten().collect()
     }
 
     /// Whether the workers hold connections to each ready endpoint, where that is asked for.

@@ -2,6 +2,8 @@
 //! requests, whatever else goes on.
 
 mod hold;
+mod many;
+mod sight;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -64,7 +66,7 @@ fn shop(policy: Policy) -> Desired {
         preview: Some("green".parse().expect("a name")),
         policy: Arc::new(policy),
     };
-    Desired { apps: [("shop".parse().expect("a name"), wanted)].into() }
+    Desired { apps: [("shop".parse().expect("a name"), wanted)].into(), ..Desired::default() }
 }
 
 fn switch(journal: Option<Journal>) -> Switch {

@@ -54,6 +54,7 @@ pub struct Seen {
 
 struct State {
     colour: &'static str,
+    marks: HeaderMap,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     unhealthy: AtomicBool,
@@ -62,22 +63,28 @@ struct State {
 
 impl Backend {
     pub fn spawn(colour: &'static str) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), colour, HeaderMap::new())
+    }
+
+    /// Listens at this address, and says more of itself in every answer.
+    pub fn at(address: SocketAddr, colour: &'static str, marks: HeaderMap) -> Self {
         let state = State {
             colour,
+            marks,
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             unhealthy: AtomicBool::new(false),
             hang: watch::Sender::new(false),
         };
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut backend = Self { state: Arc::new(state), address: any, running: None };
+        let mut backend = Self { state: Arc::new(state), address, running: None };
         backend.start();
         backend
     }
 
     /// Listens: for the first time, or again at the same address after [`Self::stop`].
     pub fn start(&mut self) {
-        let listener = TcpListener::bind(self.address).expect("a loopback port");
+        self.stop();
+        let listener = TcpListener::bind(self.address).expect("an address of this machine");
         listener.set_nonblocking(true).expect("a socket option");
         self.address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
@@ -92,6 +99,11 @@ impl Backend {
             stop.send(()).ok();
             thread.join().ok();
         }
+    }
+
+    /// Whether it listens.
+    pub fn runs(&self) -> bool {
+        self.running.is_some()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -182,6 +194,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
 
     let mut response = route(&state, request).await;
     response.headers_mut().insert(COLOUR, HeaderValue::from_static(state.colour));
+    response.headers_mut().extend(state.marks.clone());
     Ok(response)
 }
 

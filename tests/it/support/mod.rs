@@ -8,6 +8,7 @@ pub mod admin;
 pub mod backend;
 pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod frames;
 pub mod h2_backend;
 pub mod lanes;
@@ -16,6 +17,7 @@ pub mod outlet;
 pub mod process;
 pub mod proxy;
 pub mod raw_backend;
+pub mod rollouts;
 pub mod setup;
 pub mod shell;
 

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -76,6 +77,14 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running process");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
         peak.and_then(|kib| kib.parse::<usize>().ok()).expect("VmHWM in kB") * 1024
+    }
+
+    /// The processor time it has used so far, in ticks of 10 ms.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a running process");
+        // After the name, which may hold anything: fields 14 and 15 are user and system time.
+        let fields = stat.rsplit(") ").next().expect("fields").split(' ').skip(11).take(2);
+        Duration::from_millis(fields.map(|ticks| ticks.parse::<u64>().expect("ticks") * 10).sum())
     }
 
     /// Waits for its own end.

@@ -4,7 +4,7 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         LazyLock,
         atomic::{AtomicU16, Ordering::Relaxed},
@@ -34,14 +34,22 @@ impl Setup {
             "preview": green.colour(),
             "revisions": { blue.colour(): endpoints(blue), green.colour(): endpoints(green) },
         }));
-        setup.app()["health"] =
-            json!({ "path": "/healthz", "interval": "50ms", "timeout": "2s", "rise": 1, "fall": 2 });
+        setup.app()["health"] = quick();
         setup
     }
 
     /// One active revision, `blue`, with these endpoints, of which a probe wants no more than that they accept.
     pub fn before(endpoints: &[SocketAddr]) -> Self {
         Self::of(json!({ "active": "blue", "revisions": { "blue": { "endpoints": endpoints } } }))
+    }
+
+    /// An app that follows these objects of the cluster that this kubeconfig leads to; quick probes.
+    pub fn following(objects: Value, kubeconfig: &Path) -> Self {
+        let mut setup = Self::of(Value::Null);
+        setup.app()["source"] = json!({ "kubernetes": objects });
+        setup.app()["health"] = quick();
+        setup.config["kubernetes"] = json!({ "kubeconfig": kubeconfig });
+        setup
     }
 
     fn of(source: Value) -> Self {
@@ -114,9 +122,14 @@ impl Setup {
     }
 }
 
+/// Probes that see a change at once.
+fn quick() -> Value {
+    json!({ "path": "/healthz", "interval": "50ms", "timeout": "2s", "rise": 1, "fall": 2 })
+}
+
 /// An address that nobody listens on, given out once. Its port lies below those that the system gives to connections: one
 /// of those could be in use by the time a process comes to listen on it.
-fn free() -> SocketAddr {
+pub fn free() -> SocketAddr {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
     loop {
         let address = SocketAddr::from(([127, 0, 0, 1], 10_000 + NEXT.fetch_add(1, Relaxed) % 20_000));

@@ -1,7 +1,8 @@
 //! A person or a pipeline at a shell: the real binary with a line of arguments, what it printed and what it ended with.
 
 use std::{
-    fmt,
+    env, fmt,
+    path::Path,
     process::{ExitStatus, Stdio},
 };
 
@@ -17,7 +18,7 @@ use super::{process::BINARY, within};
 /// A shell with the variables that say where the server is, and who asks.
 #[derive(Clone, Debug, Default)]
 pub struct Shell {
-    variables: Vec<(&'static str, String)>,
+    variables: Vec<(String, String)>,
 }
 
 /// A command that has ended.
@@ -45,19 +46,41 @@ pub struct Running {
 impl Shell {
     /// Where `TEALGATE_SERVER` says this.
     pub fn at(server: impl fmt::Display) -> Self {
-        Self { variables: vec![("TEALGATE_SERVER", server.to_string())] }
+        Self::default().with("TEALGATE_SERVER", server)
+    }
+
+    /// The same with one more variable.
+    pub fn with(&self, name: &str, value: impl fmt::Display) -> Self {
+        let mut shell = self.clone();
+        shell.variables.push((name.to_owned(), value.to_string()));
+        shell
     }
 
     /// The same with `TEALGATE_TOKEN`.
     pub fn with_token(&self, token: &str) -> Self {
-        let mut shell = self.clone();
-        shell.variables.push(("TEALGATE_TOKEN", token.to_owned()));
-        shell
+        self.with("TEALGATE_TOKEN", token)
     }
 
     /// Runs `tealgate` with these arguments, split at blanks, to its end.
     pub async fn run(&self, line: &str) -> Done {
-        let output = within(line, self.command(line).output()).await.expect("the binary runs");
+        self.run_words(line.split_whitespace()).await
+    }
+
+    /// Runs it with these arguments, whatever is in them.
+    pub async fn run_words<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Done {
+        let words: Vec<_> = words.into_iter().collect();
+        self.end(self.command(BINARY).args(&words), &words.join(" ")).await
+    }
+
+    /// Has a real shell run a script, in which `tealgate` is the binary.
+    pub async fn script(&self, script: &str) -> Done {
+        let here = Path::new(BINARY).parent().expect("a directory").display();
+        let path = format!("{here}:{}", env::var("PATH").unwrap_or_default());
+        self.end(self.command("sh").args(["-euc", script]).env("PATH", path), script).await
+    }
+
+    async fn end(&self, command: &mut Command, line: &str) -> Done {
+        let output = within(line, command.output()).await.expect("it runs");
         let text = |octets| String::from_utf8(octets).expect("UTF-8");
         let code = output.status.code().expect("not killed by a signal");
         Done { code, out: text(output.stdout), err: text(output.stderr), line: line.to_owned() }
@@ -70,14 +93,15 @@ impl Shell {
 
     /// Runs it, and lets it go on.
     pub fn start(&self, line: &str) -> Running {
-        let mut child = self.command(line).stdout(Stdio::piped()).spawn().expect("the binary runs");
+        let words = line.split_whitespace();
+        let mut child = self.command(BINARY).args(words).stdout(Stdio::piped()).spawn().expect("the binary runs");
         let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         Running { lines, child }
     }
 
-    fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(BINARY);
-        command.args(line.split_whitespace()).stdin(Stdio::null()).kill_on_drop(true);
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).kill_on_drop(true);
         for variable in ["TEALGATE_SERVER", "TEALGATE_TOKEN"] {
             command.env_remove(variable);
         }
@@ -87,6 +111,11 @@ impl Shell {
 }
 
 impl Done {
+    /// What was run.
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
     /// It ended with this code.
     #[track_caller]
     pub fn ends_with(self, code: i32) -> Self {

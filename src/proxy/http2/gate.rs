@@ -1,4 +1,4 @@
-//! What hyper reads and writes for a client on HTTP/2: it lets all through, and counts, so that a client that lives by
+//! What h2 reads and writes for a client: it lets all through, and counts, so that a client that lives by
 //! frames that cost us work and bring nothing is cut off (see `flood`).
 
 use std::{
@@ -15,15 +15,18 @@ use tokio::{
     time::Instant,
 };
 
-use super::{client::Client, flood::Meter, stream::Stream};
+use super::{
+    super::{client::Client, stream::Stream},
+    flood::Meter,
+};
 
-/// The stream as hyper sees it.
+/// The stream as h2 sees it.
 pub(super) struct Gate {
     stream: Rc<RefCell<Stream>>,
     client: Rc<Client>,
     meter: Meter,
     since: Instant,
-    /// What came before hyper was there to read it.
+    /// What came before h2 was there to read it.
     early: Bytes,
 }
 
