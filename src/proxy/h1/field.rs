@@ -88,6 +88,10 @@ impl Lines {
                 // A blank: a folded line, or a name that one parser would trim and another would not.
                 _ => return Err(Stop::Name),
             };
+            // Mostly it is one blank.
+            if let [b' ', behind @ ..] = value {
+                value = behind;
+            }
             while let [b' ' | b'\t', behind @ ..] = value {
                 value = behind;
             }
