@@ -279,4 +279,16 @@ mod tests {
         timer.set_within(Duration::from_millis(250));
         assert_eq!(timer.guard(async { 7 }).await, Ok(7));
     }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_renewed_timer_knows_nothing_of_its_deadline() {
+        let clock = Clock::new();
+        let timer = clock.timer();
+        timer.set_within(Duration::from_millis(250));
+        timer.renew();
+        tokio::select! {
+            () = ticking(Rc::clone(&clock)) => {}
+            done = timer.guard(tokio::time::sleep(Duration::from_secs(1))) => assert_eq!(done, Ok(())),
+        }
+    }
 }

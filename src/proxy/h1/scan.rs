@@ -31,6 +31,7 @@ pub(super) fn skip_empty_lines(mut octets: &[u8]) -> Result<&[u8], Stop> {
 }
 
 /// Passes by the CRLF that is due, or says that it is missing: bluntly, or as `otherwise`.
+#[inline]
 pub(super) fn line_end(octets: &[u8], otherwise: Stop) -> Result<&[u8], Stop> {
     match octets {
         [b'\r', b'\n', behind @ ..] => Ok(behind),
@@ -68,12 +69,14 @@ pub(super) fn word(octets: &[u8], length: usize, otherwise: Stop) -> Result<&[u8
 }
 
 /// How long the token is that octets begin with (RFC 9110 §5.6.2).
+#[inline]
 pub(super) fn token(octets: &[u8]) -> usize {
     length(octets, other_than_letter_or_dash, |octet| IS_TOKEN[usize::from(octet)])
 }
 
 /// How long the target is that octets begin with: RFC 9112 §3.2 has no fragment in it, and RFC 3986 §2 only these characters
 /// in a URI.
+#[inline]
 pub(super) fn target(octets: &[u8]) -> usize {
     let special = |word: u64| odd_or_below(word, b'!') | equal(word, b'#');
     length(octets, special, |octet| octet.is_ascii_graphic() && octet != b'#')
@@ -81,6 +84,7 @@ pub(super) fn target(octets: &[u8]) -> usize {
 
 /// How long the text is that octets begin with, of a value or a reason (RFC 9110 §5.5): it goes to the first control character
 /// but a tab.
+#[inline]
 pub(super) fn text(octets: &[u8]) -> usize {
     let mut rest = octets;
     while let Some((piece, behind)) = rest.split_first_chunk::<16>() {
