@@ -47,7 +47,7 @@ async fn requests_follow_the_authority_from_its_first_word_on() {
     let switch = switch(None);
     let reader = switch.readers.reader(0);
     switch.feed.desired(follow()).await.expect("it runs");
-    assert!(reader.admit(&Key, &[]).is_err(), "nothing has been seen of it");
+    assert!(reader.admit(&KEY, &[]).is_err(), "nothing has been seen of it");
     let before = status(&switch);
     assert!(before.active.is_none() && before.source.stale, "{before:?}");
     sight(&switch, sighting("blue", "green")).await;
