@@ -163,7 +163,6 @@ mod tests {
     fn a_connection_at_rest_is_small() {
         type Serve = (&'static Rc<Client>, Stream, Option<Box<Desk>>, Timer);
         let serves = size(|(client, stream, desk, timer): Serve| serve(client, stream, desk, timer));
-        // The C library keeps what was up to some thousand octets large at hand.
         type Transact = (&'static mut Http1, &'static mut Desk, &'static RequestHead);
         let transacts = size(|(http1, desk, request): Transact| http1.transact(desk, request));
         assert!(serves <= 512 && transacts <= 1024, "{serves} {transacts}");
