@@ -28,6 +28,8 @@ use crate::support::backend::{Backend, Seen};
 
 /// What upstreams say of themselves beside [`COLOUR`](crate::support::COLOUR), which here is the hash.
 pub const POD: &str = "x-pod";
+/// The node's own address.
+const NODE: &str = "10.77.0.1";
 /// The image of the first container.
 pub const IMAGE: &str = "x-image";
 
@@ -100,6 +102,11 @@ impl Node {
         *lock(&self.shared.grace) = grace;
     }
 
+    /// Whether Pods have addresses of IPv6 here.
+    pub fn speaks_v6(&self) -> bool {
+        self.shared.addresses().iter().any(IpAddr::is_ipv6)
+    }
+
     /// The process in this Pod dies and stays dead, and the API is told nothing.
     pub fn kill(&self, pod: &str) {
         self.each(|tenant| {
@@ -107,6 +114,33 @@ impl Node {
                 tenant.end();
             }
         });
+    }
+
+    /// Its address leads nowhere from now on: what is sent there is gone without a word, as if the machine below it had lost
+    /// its power.
+    pub fn cut_off(&self, pod: &str) {
+        let mut addresses = Vec::new();
+        self.each(|tenant| {
+            if tenant.name == pod {
+                addresses.extend(tenant.addresses.iter().filter(|address| address.is_ipv4()).copied());
+            }
+        });
+        for address in addresses {
+            let route = format!("route add {address}/32 dev hole src {NODE} table local");
+            let done = std::process::Command::new("ip").args(route.split(' ')).status().expect("ip runs");
+            assert!(done.success(), "ip {route}: {done}");
+        }
+    }
+
+    /// All requests that have started on this Pod, in order.
+    pub fn seen_by(&self, pod: &str) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        self.each(|tenant| {
+            if tenant.name == pod {
+                seen.extend(tenant.upstreams.iter().flat_map(Backend::seen));
+            }
+        });
+        seen
     }
 
     /// All requests that have started on Pods of this hash, dead ones too, in order.
@@ -205,7 +239,7 @@ impl Shared {
         let tenant = tenants.entry(pod.uid().unwrap_or_default()).or_insert_with(|| Tenant {
             name: pod.name_any(),
             // There are few of them, and upstreams want theirs for as long as they like.
-            hash: pod.labels().get(HASH).cloned().unwrap_or_default().leak(),
+            hash: revision(pod).to_owned().leak(),
             addresses: self.addresses(),
             upstreams: Vec::new(),
             dead: false,
@@ -308,7 +342,7 @@ fn status(pod: &Pod, addresses: &[IpAddr], conduct: Conduct) -> Value {
     json!({
         "phase": "Running",
         "startTime": since,
-        "hostIP": "10.77.0.1",
+        "hostIP": NODE,
         "podIP": addresses[0].to_string(),
         "podIPs": addresses.iter().map(|address| json!({ "ip": address.to_string() })).collect::<Vec<_>>(),
         "conditions": [
@@ -333,6 +367,11 @@ fn holds(now: &Value, wanted: &Value) -> bool {
         }),
         _ => now == wanted,
     }
+}
+
+/// The hash, or what else tells revisions apart where there are no Rollouts.
+fn revision(pod: &Pod) -> &str {
+    [HASH, "version"].iter().find_map(|label| pod.labels().get(*label)).map_or("", String::as_str)
 }
 
 /// The image of the first container.

@@ -5,7 +5,6 @@
 # To follow: who is active, which pods serve which revision.
 - { apiGroups: [""], resources: [services, pods], verbs: [get, list, watch] }
 - { apiGroups: [apps], resources: [replicasets], verbs: [get, list, watch] }
-- { apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch] }
 {{- if .rollouts }}
 - { apiGroups: [argoproj.io], resources: [rollouts], verbs: [get, list, watch] }
 {{- end }}
@@ -17,7 +16,7 @@
   resourceNames: {{ toJson .rollouts }}
   {{- end }}
   verbs: [patch]
-- { apiGroups: ["", events.k8s.io], resources: [events], verbs: [create, patch] }
+- { apiGroups: [events.k8s.io], resources: [events], verbs: [create] }
 {{- if .values.extendDeadlines }}
 - { apiGroups: [apps], resources: [replicasets], verbs: [patch] }
 {{- end }}
