@@ -32,12 +32,12 @@ impl Bed {
     pub async fn installs(&self, file: &str) -> PathBuf {
         let mut account = String::new();
         for mut object in objects(file) {
-            let kind = object["kind"].as_str().expect("a kind").to_owned();
+            let kind = object["kind"].as_str().unwrap_or_default().to_owned();
             if !STANDING.contains(&&*kind) {
                 continue;
             }
             object["metadata"]["namespace"] = json!(NAMESPACE);
-            for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+            for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
                 subject["namespace"] = json!(NAMESPACE);
             }
             if kind == "ServiceAccount" {
