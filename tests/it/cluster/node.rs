@@ -58,6 +58,8 @@ struct Shared {
     conduct: Mutex<BTreeMap<String, Conduct>>,
     grace: Mutex<Duration>,
     given: AtomicU32,
+    /// Addresses that lead nowhere.
+    cut_off: Mutex<Vec<IpAddr>>,
 }
 
 /// A Pod that has been here, under its UID.
@@ -82,6 +84,7 @@ impl Node {
             conduct: Mutex::default(),
             grace: Mutex::new(Duration::from_secs(2)),
             given: AtomicU32::new(0),
+            cut_off: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Arc::clone(&shared)));
@@ -125,11 +128,8 @@ impl Node {
                 addresses.extend(tenant.addresses.iter().filter(|address| address.is_ipv4()).copied());
             }
         });
-        for address in addresses {
-            let route = format!("route add {address}/32 dev hole src {NODE} table local");
-            let done = std::process::Command::new("ip").args(route.split(' ')).status().expect("ip runs");
-            assert!(done.success(), "ip {route}: {done}");
-        }
+        addresses.iter().for_each(|address| lead(*address, "add"));
+        lock(&self.shared.cut_off).append(&mut addresses);
     }
 
     /// All requests that have started on this Pod, in order.
@@ -169,6 +169,20 @@ impl Node {
     fn each(&self, see: impl FnMut(&mut Tenant)) {
         lock(&self.shared.tenants).values_mut().for_each(see);
     }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The next node gives out the same ones.
+        lock(&self.shared.cut_off).drain(..).for_each(|address| lead(address, "del"));
+    }
+}
+
+/// Leads an address into the hole that tests/cluster/run has dug, or back.
+fn lead(address: IpAddr, change: &str) {
+    let route = format!("route {change} {address}/32 dev hole src {NODE} table local");
+    let done = std::process::Command::new("ip").args(route.split(' ')).status().expect("ip runs");
+    assert!(done.success(), "ip {route}: {done}");
 }
 
 async fn follow(shared: Arc<Shared>) {
