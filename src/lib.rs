@@ -20,6 +20,7 @@
 //! | [`connector`] | how an endpoint is reached, by requests and by probes alike |
 //! | [`telemetry`] | metrics, the access log, the program's own log |
 //! | [`config`] | the one YAML file: parsed, checked, explained |
+//! | `readiness` | whether a server that has just started may take traffic yet |
 //! | [`server`] | the composition root: start order, reload, stop order |
 //! | [`cli`], [`demo`] | the command line, and the demonstration that needs nothing |
 //!
@@ -49,6 +50,7 @@ pub mod demo;
 pub mod health;
 pub mod lookout;
 pub mod proxy;
+mod readiness;
 pub mod server;
 pub mod smoke;
 pub mod source;

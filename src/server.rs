@@ -18,14 +18,15 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, AdminServer, Api, HealthServer, Readiness, ReloadError, Tokens},
+    admin::{self, AdminServer, Api, HealthServer, ReloadError, Tokens},
     config::{Config, ConfigErrors},
     connector::{Connector, TrustError},
     health, lookout,
     proxy::{Candidate, DataPlane, ListenError},
+    readiness::Gate,
     smoke,
     source::{self, FileWatch, Targets},
-    switch::{Applied, Authorities, Control, Feed, Journal, Switch, SwitchOptions},
+    switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
 
@@ -37,7 +38,7 @@ pub struct Server {
     running: Arc<Running>,
     addresses: Addresses,
     control: Control,
-    readiness: watch::Sender<Readiness>,
+    readiness: Gate,
     admin: AdminServer,
     health: HealthServer,
     access: Option<AccessLog>,
@@ -161,6 +162,8 @@ impl Server {
             config: Mutex::new(config),
         });
         tasks.spawn(follow_certificates(Arc::clone(&running)));
+        let readiness = Gate::new(&switch.viewer.board());
+        tasks.spawn(readiness.open(switch.viewer.clone()));
         let api = Api {
             control: switch.control.clone(),
             viewer: switch.viewer,
@@ -172,7 +175,6 @@ impl Server {
             version: admin::api::Version::of_this_build(),
         };
         let admin = AdminServer::start(&admin_options, api).await?;
-        let readiness = watch::Sender::new(Readiness::Ready);
         let health = HealthServer::start(health, readiness.subscribe(), Arc::new(move || metrics.render())).await?;
         if let Some(file) = file {
             tasks.spawn(follow_file(Arc::clone(&running), file));
@@ -205,7 +207,7 @@ impl Server {
     /// Stops: from now on not ready, no new connection, and what is in flight has `within` to finish. Returns how many
     /// connections were cut then.
     pub async fn shutdown(mut self, within: Duration) -> usize {
-        self.readiness.send_replace(Readiness::NotReady("draining".to_owned()));
+        self.readiness.drain();
         let cut = self.running.data_plane.drain(within).await;
         self.admin.stop().await;
         self.tasks.abort_all();
@@ -225,7 +227,7 @@ fn follow_clusters(
     tasks: &mut JoinSet<()>,
     targets: &watch::Sender<Targets>,
     switch: &Switch,
-) -> (Option<Arc<dyn Authorities>>, Option<admin::Review>) {
+) -> (Option<Arc<dyn crate::switch::Authorities>>, Option<admin::Review>) {
     use source::kubernetes::{Alarms, Commander, follow};
 
     let alarms = watch::Sender::new(Alarms::new());

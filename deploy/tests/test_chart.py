@@ -63,7 +63,7 @@ class Rights(Test):
         self.assertEqual(rights(things, "edge")["argoproj.io", "rollouts", "patch"], ["shop"])
         self.assertEqual(rights(things, "back")["argoproj.io", "rollouts", "patch"], ["cart", "tax"])
         # Who follows Services has no business with Rollouts.
-        self.assertFalse([right for right in rights(things, "blog") if right[0] == "argoproj.io" or right[2] not in READ])
+        self.assertEqual(set(rights(things, "blog")), {("", kind, verb) for kind in ("services", "pods") for verb in READ})
         bindings = [thing for thing in things.values() if thing["kind"] == "RoleBinding"]
         self.assertEqual({binding["metadata"]["namespace"] for binding in bindings}, {"edge", "back", "blog"})
         for binding in bindings:
@@ -76,13 +76,23 @@ class Rights(Test):
         self.assertIn(("argoproj.io", "rollouts/status", "patch"), rights(things))
         self.assertEqual(only(things, "ClusterRoleBinding")["subjects"][0]["namespace"], "shop")
 
-    def test_tokens_are_reviewed_only_where_somebody_asks_for_it(self):
-        tokens = {"admin": {"enabled": True, "existingSecret": "tokens"}}
-        self.assertFalse([thing for thing in objects(SHOP, tokens).values() if thing["kind"] == "ClusterRole"])
-        given = rights({"it": only(objects(SHOP, tokens, {"rbac": {"tokenReview": True}}), "ClusterRole")})
-        self.assertEqual(set(given), {("authentication.k8s.io", "tokenreviews", "create"), ("authorization.k8s.io", "subjectaccessreviews", "create")})
-        observing = objects(SHOP, tokens, {"mode": "observe", "rbac": {"tokenReview": True}})
-        self.assertFalse([thing for thing in observing.values() if thing["kind"] == "ClusterRole"])
+    def test_the_cluster_is_asked_about_callers_only_where_somebody_wants_it(self):
+        enabled = {"enabled": True, "existingSecret": "tokens"}
+        self.assertFalse([thing for thing in objects(SHOP, {"admin": enabled}).values() if thing["kind"] == "ClusterRole"])
+        asking = {"admin": {"enabled": True, "kubernetesAuth": True}}
+        things = objects(SHOP, asking)
+        review = rights({"it": things["ClusterRole", "shop-tealgate-token-review"]})
+        self.assertEqual(set(review), {("authentication.k8s.io", "tokenreviews", "create"), ("authorization.k8s.io", "subjectaccessreviews", "create")})
+        self.assertIs(yaml.safe_load(configuration(things.values()))["admin"]["kubernetes_auth"], True)
+        self.assertNotIn("tokens", [volume["name"] for volume in pod(things)["volumes"]])
+        self.assertNotIn(("ClusterRole", "shop-tealgate-token-review"), objects(SHOP, asking, {"rbac": {"tokenReview": False}}))
+
+    def test_callers_have_roles_that_are_bound_to_nobody(self):
+        things = objects(SHOP, {"admin": {"enabled": True, "kubernetesAuth": True}})
+        verbs = {role: things["ClusterRole", f"shop-tealgate-{role}"]["rules"][0]["verbs"] for role in ("viewer", "operator", "admin")}
+        self.assertEqual(verbs, {"viewer": ["get"], "operator": ["get", "update"], "admin": ["get", "update", "manage"]})
+        bound = [thing["roleRef"]["name"] for thing in things.values() if thing["kind"] == "ClusterRoleBinding"]
+        self.assertEqual(bound, ["shop-tealgate-token-review"])
 
     def test_a_pod_without_kubernetes_as_source_has_no_token(self):
         fixed = {"static": {"active": "v1", "revisions": {"v1": {"endpoints": ["10.0.0.1:80"]}}}}
@@ -128,7 +138,7 @@ class Pods(Test):
         [container] = pod(things)["containers"]
         paths = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
         ready, live = {"path": "/readyz", "port": "health"}, {"path": "/livez", "port": "health"}
-        self.assertEqual(paths, {"startupProbe": ready, "readinessProbe": ready, "livenessProbe": live})
+        self.assertEqual(paths, {"startupProbe": live, "readinessProbe": ready, "livenessProbe": live})
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         file = yaml.safe_load(configuration(things.values()))
         self.assertEqual(file["health"]["bind"], f"0.0.0.0:{ports['health']}")
@@ -171,10 +181,9 @@ class Pods(Test):
 
 
 class Configuration(Test):
-    def test_a_rollout_is_looked_for_in_the_release_s_namespace_unless_it_says_another(self):
-        apps = {"here": {"source": {"kubernetes": {"rollout": "a"}}}, "there": {"source": {"kubernetes": {"namespace": "far", "rollout": "b"}}}}
-        file = yaml.safe_load(configuration(objects({"apps": apps}).values()))
-        self.assertEqual({name: app["source"]["kubernetes"]["namespace"] for name, app in file["apps"].items()}, {"here": "shop", "there": "far"})
+    def test_apps_are_what_the_values_say_word_for_word(self):
+        apps = {"here": {"hosts": ["a.test"], "source": {"kubernetes": {"rollout": "a", "port": 8080}}, "weight": "5%"}}
+        self.assertEqual(yaml.safe_load(configuration(objects({"apps": apps}).values()))["apps"], apps)
 
     def test_settings_of_listeners_arrive_and_cannot_undo_what_the_chart_needs(self):
         listeners = {

@@ -130,8 +130,7 @@ pub(super) async fn promote(
         ));
     }
     if body.skip_gates {
-        terms.caller.must_be(Role::Admin, "set gates aside")?;
-        must_say_why(&body.reason, "setting gates aside")?;
+        may_set_gates_aside(&terms, &body.reason)?;
     }
     let (revision, skip_gates) = (body.revision, body.skip_gates);
     let within = body.timeout.map_or(WITHIN, |period| period.0);
@@ -316,7 +315,15 @@ impl Admin {
     /// Has it done by who decides it.
     pub(super) async fn carry_out(&self, work: Work) -> Result<Receipt, Refusal> {
         match work {
-            Work::Ours(order) => self.api.control.submit(order).await,
+            Work::Ours(order) => {
+                let returns = matches!(order.command, Command::Rollback { .. }) && !order.dry_run;
+                let mut receipt = self.api.control.submit(order).await?;
+                if let (true, Some(authorities)) = (returns, &self.api.authorities) {
+                    let untold = authorities.told(&receipt).await;
+                    receipt.warnings.extend(untold);
+                }
+                Ok(receipt)
+            }
             Work::Theirs(petition) => match &self.api.authorities {
                 Some(authorities) => authorities.ask(petition).await,
                 None => Err(Refusal {
@@ -392,6 +399,12 @@ impl RevisionPath {
     fn revision(&self) -> Result<Revision, Error> {
         self.rev.parse().map_err(|error| Error::invalid(format!("{error}"), "name the revision by a hash or a version"))
     }
+}
+
+/// Whoever sets gates aside has the right to, and says why.
+pub(super) fn may_set_gates_aside(terms: &Terms, reason: &str) -> Result<(), Error> {
+    terms.caller.must_be(Role::Admin, "set gates aside")?;
+    must_say_why(reason, "setting gates aside")
 }
 
 fn must_say_why(reason: &str, what: &str) -> Result<(), Error> {

@@ -218,7 +218,24 @@ impl SmokeWait {
     }
 }
 
-/// What the actions without parameters of their own take (`abort`, `reject`, `retry`, `DELETE` of a pin or a revision).
+/// `POST /apps/{app}/retry`: takes a rollout up again that was aborted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RetryRequest {
+    /// Also where Argo Rollouts would promote it at once, without pause and analysis (`gate-failed`). It needs the role
+    /// `admin` and a reason.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip_gates: bool,
+    /// Why; it goes into the journal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+}
+
+/// What the actions without parameters of their own take (`abort`, `reject`, `pause`, `DELETE` of a pin or a revision).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PlainRequest {

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use super::{
     action::{Action, AppPath, Guards, Terms},
-    api::{KeepRequest, PlainRequest},
+    actions::may_set_gates_aside,
+    api::{KeepRequest, PlainRequest, RetryRequest},
     problem::{ActionProblems, Error},
     routes::Admin,
 };
@@ -52,10 +53,12 @@ pub(super) async fn reject(
 
 /// Takes a rollout up again that was aborted.
 ///
-/// Only where Argo Rollouts decides: the candidate is scaled up, analysed and paused anew, and then waits for `promote`.
+/// Only where Argo Rollouts decides: the candidate is scaled up, analysed and paused anew, and then waits for `promote`. As
+/// long as its pods are still up after the abort (`abortScaleDownDelaySeconds`), Argo Rollouts would promote it at once
+/// instead, without pause and analysis; that is refused (`gate-failed`) unless `skipGates` is set.
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/retry", operation_id = "retry", tag = "actions",
-    params(AppPath, Guards), request_body = Option<PlainRequest>,
+    params(AppPath, Guards), request_body = Option<RetryRequest>,
     responses(
         (status = 200, description = "The rollout goes on.", body = Receipt,
             headers(
@@ -67,10 +70,14 @@ pub(super) async fn reject(
 )]
 pub(super) async fn retry(
     State(admin): State<Arc<Admin>>,
-    Action { terms, body }: Action<PlainRequest>,
+    Action { terms, body }: Action<RetryRequest>,
 ) -> Result<Response, Error> {
     admin.must_follow(&terms.app, "retry", "deploy the revision again")?;
-    admin.ask(terms, Ask::Retry, &body).await
+    let RetryRequest { skip_gates, reason, if_generation } = body;
+    if skip_gates {
+        may_set_gates_aside(&terms, &reason)?;
+    }
+    admin.ask(terms, Ask::Retry { skip_gates }, &PlainRequest { reason, if_generation }).await
 }
 
 /// Lets the rollout stand where it is.

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     admin::api::{
         DeployRequest, EndpointRequest, HoldFirst, HoldTerms, KeepRequest, Period, PinRequest, PlainRequest,
-        PromoteRequest, RollbackRequest, Share, WeightRequest,
+        PromoteRequest, RetryRequest, RollbackRequest, Share, WeightRequest,
     },
     switch::{AppName, AppStatus, PoolStatus, Receipt, Revision, Weight},
 };
@@ -138,7 +138,19 @@ pub(crate) struct GiveUp {
     guards: Guards,
 }
 
-/// `tealgate retry`, `pause`, `unpause`, `unpin`, `resume`
+/// `tealgate retry`
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    /// The app; may be left out when the server has exactly one
+    app: Option<AppName>,
+    /// Also where Argo Rollouts would promote it at once, without pause and analysis; wants --reason and the role admin
+    #[arg(long, requires = "reason")]
+    skip_gates: bool,
+    #[command(flatten)]
+    guards: Guards,
+}
+
+/// `tealgate pause`, `unpause`, `unpin`, `resume`
 #[derive(Debug, Args)]
 pub(crate) struct Plain {
     /// The app; may be left out when the server has exactly one
@@ -373,15 +385,19 @@ impl GiveUp {
     }
 }
 
-impl Plain {
+impl Retry {
     /// Takes up again what was aborted.
-    pub(crate) async fn retry(self, session: &Session) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let app = session.app(self.app).await?;
         let what = format!("cannot take the rollout of {app} up again");
-        self.guards.send(session, what, Method::POST, &app, "retry", &self.guards.plain()).await?;
+        let reason = self.guards.reason.clone();
+        let body = RetryRequest { skip_gates: self.skip_gates, reason, ..RetryRequest::default() };
+        self.guards.send(session, what, Method::POST, &app, "retry", &body).await?;
         Ok(Exit::Done)
     }
+}
 
+impl Plain {
     /// Lets the rollout stand where it is.
     pub(crate) async fn pause(self, session: &Session) -> Result<Exit, Failure> {
         let app = session.app(self.app).await?;

@@ -104,7 +104,7 @@ impl Remote {
             Self::Rollback(verb) => verb.run(session).await,
             Self::Abort(verb) => verb.abort(session).await,
             Self::Reject(verb) => verb.reject(session).await,
-            Self::Retry(verb) => verb.retry(session).await,
+            Self::Retry(verb) => verb.run(session).await,
             Self::Pause(verb) => verb.pause(session).await,
             Self::Unpause(verb) => verb.unpause(session).await,
             Self::Keep(verb) => verb.run(session).await,

@@ -192,11 +192,14 @@ Examples:
     Reject(act::GiveUp),
     /// Take a rollout up again that was aborted (Argo Rollouts)
     #[command(after_help = "\
-The candidate is scaled up, analysed and paused anew; then promote it.
+The candidate is scaled up, analysed and paused anew; then promote it. As long as its pods are still up after the abort \
+(spec.strategy.blueGreen.abortScaleDownDelaySeconds, 30 by default), Argo Rollouts would promote it at once instead, so that is \
+refused (3); --skip-gates has it all the same.
 
 Examples:
-  tealgate retry shop && tealgate wait shop --for preview-ready && tealgate promote shop --yes")]
-    Retry(act::Plain),
+  tealgate retry shop && tealgate wait shop --for preview-ready && tealgate promote shop --yes
+  tealgate retry shop --skip-gates --reason \"it was fine after all\"")]
+    Retry(act::Retry),
     /// Let the rollout stand where it is (Argo Rollouts)
     #[command(after_help = "\
 No Service is switched until `unpause` or `promote`. To keep live traffic where it is whatever anybody else does, `pin` it; to \
@@ -378,6 +381,7 @@ mod tests {
             "reject shop --image shop:1 --yes",
             "abort shop --revision g",
             "retry shop",
+            "retry shop --skip-gates --reason now",
             "pause shop --dry-run",
             "unpause shop",
             "keep shop --for 2h",

@@ -44,7 +44,10 @@ pub enum Ask {
     /// Give the rollout of the newest revision up; traffic stays with the stable one, or returns to it.
     Abort,
     /// Take a rollout up again that was given up.
-    Retry,
+    Retry {
+        /// Also where the authority would make it active at once, without its own pauses and analyses.
+        skip_gates: bool,
+    },
     /// Give it up for good: abort, and put what the stable revision is made of back where the newest one came from.
     Reject,
     /// Let the rollout stand where it is.
@@ -64,7 +67,7 @@ impl Ask {
         match self {
             Self::Promote { .. } => Action::Promote,
             Self::Abort => Action::Abort,
-            Self::Retry => Action::Retry,
+            Self::Retry { .. } => Action::Retry,
             Self::Reject => Action::Reject,
             Self::Pause => Action::Pause,
             Self::Unpause => Action::Unpause,
@@ -93,9 +96,16 @@ pub struct Note {
 /// What a [`Petition`] comes to.
 pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Receipt, Refusal>> + Send + 'a>>;
 
+/// What came in the way of telling, in a sentence.
+pub type Telling<'a> = Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
+
 /// The power to ask other authorities.
 pub trait Authorities: Send + Sync {
     /// Puts a petition to the app's authority, and answers once it has had its effect: a promotion once traffic has moved
     /// and every worker has confirmed it.
     fn ask(&self, petition: Petition) -> Answer<'_>;
+
+    /// Waits, a quarter of a second at most, until the rollback of this receipt was told to those who follow the same
+    /// authority. It holds here whatever comes of that.
+    fn told<'a>(&'a self, rollback: &'a Receipt) -> Telling<'a>;
 }

@@ -126,6 +126,8 @@ pub struct Returned {
     pub by: String,
     /// Why.
     pub reason: String,
+    /// Whether the source may go back to `from` all the same: once a person has to approve that there, who does means it.
+    pub released: bool,
 }
 
 /// Which requests are for an app, and who may see its preview.

@@ -57,10 +57,12 @@ mod sync;
 mod waiting;
 mod warmth;
 
+#[cfg(test)]
+pub(crate) use self::reader::Plain;
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,
-    authority::{Answer, Ask, Authorities, Note, Petition},
+    authority::{Answer, Ask, Authorities, Note, Petition, Telling},
     capacity::{Capacity, Slot},
     control::{
         AppBoard, Applied, Board, Command, Control, Draining, Feed, Follower, Invitation, Invited, Order, Refusal,

@@ -78,6 +78,9 @@ pub(super) struct Kept {
     /// When the last rollback was ordered that came from another replica: none is obeyed twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     returned_at: Option<Timestamp>,
+    /// The revision the source has gone back to, and is not followed to, since a rollback from it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    withheld: Option<Revision>,
 }
 
 /// A flip that somebody has asked another authority for.
@@ -102,7 +105,7 @@ pub struct Previous {
     pub revision: Revision,
     /// Since when it is the previous one.
     pub since: Timestamp,
-    /// Until when it is kept.
+    /// Until when it is kept; under Argo Rollouts, from when on that may take it down.
     pub until: Timestamp,
 }
 
@@ -339,7 +342,7 @@ impl Rollout {
         }
         // Wherever it goes, all of live traffic goes there.
         self.kept.weight = None;
-        self.kept.wish = None;
+        (self.kept.wish, self.kept.withheld) = (None, None);
         self.gates_since = None;
         self.kept.generation = self.kept.generation.next();
         std::mem::replace(&mut self.kept.active, Held { revision: to, since: now }).revision
@@ -354,7 +357,9 @@ impl Rollout {
     /// Whatever follows from the state and the time alone. Level, not edge: asking twice changes nothing.
     fn settle(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
         self.kept.pin.take_if(|pin| pin.expires.is_some_and(|expires| expires <= now));
-        self.kept.previous.take_if(|previous| previous.until <= now);
+        if self.previous_ends().is_some_and(|end| end <= now) {
+            self.kept.previous = None;
+        }
         self.drop_stale_hold(deeds);
         self.fulfil_wish(now, deeds);
         self.return_if_told(now, deeds);
@@ -365,6 +370,13 @@ impl Rollout {
             self.kept.phase = Phase::Steady;
         }
         self.forget_idle_revisions();
+    }
+
+    /// When the previous revision is forgotten. Argo Rollouts says when it means to take it down, but may be away by then:
+    /// as long as it is seen to live, live traffic can go back to it (G5).
+    fn previous_ends(&self) -> Option<Timestamp> {
+        let previous = self.kept.previous.as_ref().filter(|_| self.authority != Authority::ArgoRollouts)?;
+        Some(previous.until)
     }
 
     fn judge_candidate(&mut self, now: Timestamp) {
@@ -422,9 +434,8 @@ impl Rollout {
 
     /// The next instant at which [`Input::Clock`] would change something.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        let previous = self.kept.previous.as_ref().map(|previous| previous.until);
         let pin = self.kept.pin.as_ref().and_then(|pin| pin.expires);
-        [previous, pin, self.auto_promotion_at()].into_iter().flatten().min()
+        [self.previous_ends(), pin, self.auto_promotion_at()].into_iter().flatten().min()
     }
 
     /// How many endpoints of a revision were last reported ready.

@@ -123,7 +123,8 @@ pub struct PoolStatus {
     pub labels: BTreeMap<String, String>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
-    /// Until when a rollback to it is kept possible; only on `previous`.
+    /// Until when a rollback to it is kept possible; only on `previous`. Under Argo Rollouts it is when that means to take the
+    /// revision down, and lies in the past where it has not come to do so: then a rollback is still possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub rollback_until: Option<Timestamp>,

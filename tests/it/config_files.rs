@@ -31,11 +31,15 @@ impl Examples {
 }
 
 fn examples() -> Vec<PathBuf> {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config");
-    let files = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path());
-    let examples: Vec<_> = files.filter(|file| file.extension().is_some_and(|kind| kind == "yaml")).collect();
+    let examples = yaml_files("config");
     assert!(examples.len() >= 3, "{examples:?}");
     examples
+}
+
+fn yaml_files(directory: &str) -> Vec<PathBuf> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let files = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path());
+    files.filter(|file| file.extension().is_some_and(|kind| kind == "yaml")).collect()
 }
 
 #[tokio::test]
@@ -57,6 +61,25 @@ async fn every_example_is_good_once_the_files_it_names_are_there() {
     }
     let tls: Value = shell.run(&check).await.ends_with(0).json();
     assert_eq!(tls["listeners"][1]["tls"], true, "{tls:#}");
+}
+
+#[tokio::test]
+async fn the_plain_manifests_carry_good_configurations() {
+    let (examples, shell) = (Examples::new(), Shell::default());
+    let file = examples.path("deployed.yaml");
+    let mut found = 0;
+    for manifests in yaml_files("deploy/kubernetes") {
+        let text = fs::read_to_string(&manifests).expect("a file");
+        let objects: Vec<Value> =
+            serde_saphyr::from_multiple(&text).unwrap_or_else(|e| panic!("{}: {e}", manifests.display()));
+        // What they are made of lies beside them.
+        let Some(config) = objects.iter().find_map(|object| object["data"]["tealgate.yaml"].as_str()) else { continue };
+        fs::write(&file, config).expect("a file");
+        let checked: Value = shell.run(&format!("check -o json -c {}", file.display())).await.ends_with(0).json();
+        assert_eq!(checked["apps"][0]["name"], "shop", "{}: {checked:#}", manifests.display());
+        found += 1;
+    }
+    assert_eq!(found, 2, "to operate, and to observe");
 }
 
 #[tokio::test]

@@ -46,6 +46,22 @@ impl Proxy {
         .await;
     }
 
+    /// What `/readyz` says.
+    async fn ready(&self) -> (u16, String) {
+        let mut client = Client::connect(Protocol::H1, self.health).await.expect("the health listener accepts");
+        let answer = client.get("/readyz").await.expect("an answer");
+        (answer.status.as_u16(), answer.text())
+    }
+
+    /// Waits until `/readyz` says so.
+    async fn is_ready(&self, status: u16, words: &str) {
+        eventually(&format!("/readyz to say {status} {words:?}"), async || {
+            let (answered, said) = self.ready().await;
+            answered == status && said.contains(words)
+        })
+        .await;
+    }
+
     /// Waits until the source is heard, or not.
     async fn is_stale(&self, stale: bool) {
         eventually(&format!("stale to be {stale}"), async || self.status().await["source"]["stale"] == stale).await;
@@ -136,6 +152,29 @@ async fn it_starts_at_once_and_serves_when_the_cluster_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_replica_is_not_ready_before_it_knows_what_to_serve() {
+    let blue = Backend::spawn("blue");
+    let mut cluster = Cluster::with_shop(&blue);
+    cluster.stop();
+    let mut setup = following(&cluster, the_rollout());
+    let wiki = json!({ "hosts": ["wiki.test"], "source": { "kubernetes": { "rollout": "wiki" } } });
+    setup.config["apps"]["wiki"] = wiki;
+    let proxy = Proxy::start(setup).await;
+    proxy.is_ready(503, "nothing is known to serve").await;
+    cluster.hold("pods");
+    cluster.start();
+    eventually("the pods to be asked for", async || cluster.asked("list pods") > 0).await;
+    assert_eq!(proxy.ready().await.0, 503, "pods are not listed yet");
+    cluster.release("pods");
+    // One app is there. The other never was: that holds up nobody.
+    proxy.is_ready(200, "ok").await;
+    proxy.serves("blue").await;
+    cluster.stop();
+    proxy.is_stale(true).await;
+    assert_eq!(proxy.ready().await.0, 200, "what is known goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_that_is_away_changes_nothing_and_is_caught_up_with() {
     let (_blue, green, mut cluster, proxy) = followed().await;
     cluster.updates("h2", 2, &green);
@@ -176,6 +215,7 @@ async fn a_restart_without_the_api_server_serves_what_was_known() {
     proxy.shutdown(Duration::ZERO).await;
 
     let proxy = Proxy::start(setup(&cluster)).await;
+    assert_eq!(proxy.ready().await.0, 200);
     proxy.serves("green").await;
     proxy.is_stale(true).await;
     proxy.rollback().await;

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// A part of the program, and those it may use of `crate::`.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("switch", &[]),
     ("telemetry", &["switch"]),
     ("connector", &["switch"]),
@@ -18,9 +18,22 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("admin", &["switch", "telemetry"]),
     ("source", &["switch"]),
     ("config", &["admin", "proxy", "source", "switch", "telemetry"]),
+    ("readiness", &["admin", "switch"]),
     (
         "server",
-        &["admin", "config", "connector", "health", "lookout", "proxy", "smoke", "source", "switch", "telemetry"],
+        &[
+            "admin",
+            "config",
+            "connector",
+            "health",
+            "lookout",
+            "proxy",
+            "readiness",
+            "smoke",
+            "source",
+            "switch",
+            "telemetry",
+        ],
     ),
 ];
 

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::switch::{
     Answer, Ask, Authorities, Authority, Control, Followed, Note, Petition, Refusal, RefusalCode, Sighted, Sighting,
+    Telling,
 };
 
 /// An authority that does what it is asked for, on record, and remembers it.
@@ -26,6 +27,11 @@ impl Authorities for Obliging {
             let receipt = self.control.note(note).await?;
             Ok(crate::switch::Receipt { dry_run, calls: vec!["PATCH rollouts/shop".into()], ..receipt })
         })
+    }
+
+    fn told<'a>(&'a self, rollback: &'a crate::switch::Receipt) -> Telling<'a> {
+        let untold = format!("nobody was told of {}", rollback.to.as_deref().unwrap_or_default());
+        Box::pin(std::future::ready(Some(untold)))
     }
 }
 
@@ -114,6 +120,21 @@ async fn what_the_switch_decides_itself_is_not_put_to_anybody() {
     assert_eq!(f.post("/api/v1/apps/none/retry", Value::Null).await.problem(), (404, "unknown-app".into()));
     let rejected = f.post("/api/v1/apps/blog/reject", json!({"reason": "broken"})).await;
     assert_eq!((rejected.status.as_u16(), &rejected.body["action"]), (200, &json!("abort")), "{}", rejected.body);
+    assert!(authority.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_rollback_says_where_others_could_not_be_told_and_goes_ahead() {
+    let (f, authority) = followed().await;
+    for (revision, port) in [("h1", 9001), ("h2", 9011)] {
+        f.switch.feed.observed("shop".parse().unwrap(), revision.parse().unwrap(), address(port), true).await;
+    }
+    let path = "/api/v1/apps/shop/rollback";
+    let planned = f.post(&format!("{path}?dryRun=true"), json!({"to": "h2"})).await;
+    assert_eq!((planned.status.as_u16(), &planned.body["warnings"]), (200, &Value::Null), "{}", planned.body);
+    let done = f.post(path, json!({"to": "h2", "reason": "errors"})).await;
+    assert_eq!((done.status.as_u16(), &done.body["to"]), (200, &json!("h2")), "{}", done.body);
+    assert_eq!(done.body["warnings"], json!(["nobody was told of h2"]));
     assert!(authority.asked.lock().unwrap().is_empty());
 }
 

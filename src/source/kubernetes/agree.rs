@@ -7,15 +7,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
-    Objects, Targets, annotation,
+    Objects, Targets,
     call::{Call, Failed, Object},
-    commands::{Commander, Home, hash, last_flip},
+    commands::{Commander, Home, NUDGE, Told, hash, last_flip, told_of},
     events::Notice,
     objects::HASH,
     settle::{self, Move, Ours, Situation, TRIES},
@@ -28,8 +28,15 @@ pub(super) const BY_ITSELF: &str = "tealgate";
 /// The waits between two looks: while something is under way, at first, and the longest.
 const SOON: Duration = Duration::from_millis(150);
 const LATER: Duration = Duration::from_secs(10);
+/// The wait between two looks while the two agree.
+const LINGERING: Duration = Duration::from_secs(5);
+/// How long ago a rollback was ordered at most, for it to be told without a look at the cluster first.
+const FRESH: SignedDuration = SignedDuration::from_secs(10);
 /// How long a replica leaves it to the one that was asked.
 const HOLD_OFF: Duration = Duration::from_secs(4);
+
+/// What is logged of telling.
+const TELLING: &str = "a rollback was told to all replicas";
 
 /// What is wrong with apps whose rollback the cluster does not agree with, in sentences.
 pub type Alarms = BTreeMap<AppName, String>;
@@ -68,8 +75,13 @@ struct Memory {
     flip: Option<Timestamp>,
     /// The rollback that is being settled, and since when we know of it.
     settling: Option<(Timestamp, Instant)>,
-    /// Whether it was ordered here.
+    /// Whether it was ordered here, and which was told from here at once.
     ours: bool,
+    told: Option<Timestamp>,
+    /// When the controller was last given something to look at.
+    heard: Option<Instant>,
+    /// Whether the cluster has come to agree with it.
+    agreed: bool,
     /// Whether the deadline of a ReplicaSet is not ours to put off.
     may_not_extend: bool,
     failures: u32,
@@ -105,15 +117,26 @@ impl Party {
         match self.look_and_move(&board).await {
             Ok(wait) => {
                 self.memory.failures = 0;
+                self.report(Told::Nothing);
                 wait
             }
             // Somebody else was faster: perhaps with the very same.
             Err(Failed::Changed) => Some(SOON),
             Err(failed) => {
                 self.memory.failures += 1;
+                self.report(Told::NotYet(failed.clone().refusal().detail));
                 Some(self.fail(failed))
             }
         }
+    }
+
+    /// Lets whoever waits know what became of telling of the last flip; a better word takes the place of `NotYet` alone.
+    fn report(&self, told: Told) {
+        let Some(flip) = self.memory.flip else { return };
+        self.commander.telling.send_if_modified(|all| match all.get(&self.app) {
+            Some((last, before)) if *last == flip && !matches!(before, Told::NotYet(_)) => false,
+            _ => all.insert(self.app.clone(), (flip, told.clone())) != Some((flip, told)),
+        });
     }
 
     /// The rollback stands whatever the cluster says: it is tried until it works.
@@ -135,9 +158,10 @@ impl Party {
 
     async fn look_and_move(&mut self, board: &AppBoard) -> Result<Option<Duration>, Failed> {
         let Some(home) = self.commander.home(&self.app).await? else { return Ok(None) };
+        self.tell_at_once(board, &home).await?;
         let seen = self.commander.look(&home).await?;
         let now = Timestamp::now();
-        let told = seen.rollout.annotation(annotation::RETURNED).and_then(|value| annotation::read(value, now).ok());
+        let told = told_of(&seen);
         let ours = ours(board);
         if told.is_none() && ours.is_none() {
             return Ok(self.rest());
@@ -148,7 +172,9 @@ impl Party {
             None => None,
         };
         let service = service.or_else(|| hash(seen.active()));
-        let (replica_set, held) = match told.as_ref().filter(|told| service.as_ref() != Some(&told.to)) {
+        let differs =
+            |told: &&Returned| service.as_ref() != Some(&told.to) || seen.status.current == told.from.as_str();
+        let (replica_set, held) = match told.as_ref().filter(differs) {
             Some(told) => self.commander.templates(&seen, told.to.as_str()).await?,
             None => (None, None),
         };
@@ -173,6 +199,25 @@ impl Party {
         self.make(next, told).await
     }
 
+    /// A rollback that was ordered here a moment ago is told by one call: the replicas follow that much sooner. What that
+    /// call may have got wrong, the look that follows puts right.
+    async fn tell_at_once(&mut self, board: &AppBoard, home: &Home) -> Result<(), Failed> {
+        let Some(Ours { at, by, reason }) = ours(board) else { return Ok(()) };
+        let (to, from) = (board.rollout.active().clone(), board.rollout.said_active().clone());
+        let same = |told: &Returned| told.to == to && told.from == from && told.by == by;
+        let told = board.rollout.returned().is_some_and(|told| told.at >= at || same(told));
+        let fresh = Timestamp::now().duration_since(at) < FRESH;
+        if told || !fresh || self.memory.told == Some(at) || from == to {
+            return Ok(());
+        }
+        self.memory.told = Some(at);
+        self.memory.ours = true;
+        let told = Returned { to, from, at, by, reason, released: false };
+        self.send(&settle::announce(Object::rollout(&home.namespace, &home.rollout), &told), TELLING).await?;
+        self.report(Told::Written);
+        Ok(())
+    }
+
     /// The hash in a Service's selector.
     async fn selected(&self, home: &Home, name: &str) -> Result<Option<Revision>, Failed> {
         let service = match self.commander.server.get(&Object::service(&home.namespace, name)).await {
@@ -187,27 +232,35 @@ impl Party {
             Move::Rest => Ok(self.rest()),
             Move::Announce(call) => {
                 self.memory.ours = true;
-                self.send(&call, "a rollback was told to all replicas").await?;
+                self.send(&call, TELLING).await?;
+                self.report(Told::Written);
                 Ok(Some(Duration::ZERO))
             }
-            Move::Forget(call, agreed) => {
+            Move::Forget(call) => {
                 if !self.may_drive(told.as_ref()) {
                     return Ok(Some(HOLD_OFF));
                 }
-                self.send(&call, "the rollback is settled").await?;
-                if let (Some(told), true) = (told, agreed) {
-                    self.commander.notices.try_send(Notice::agreed(&self.app, &told)).ok();
-                }
+                self.send(&call, "a rollback is over").await?;
                 Ok(self.rest())
             }
-            Move::Linger(wait) => {
+            Move::Linger => {
                 self.alarm(None);
-                Ok(Some(wait))
+                if let Some(told) = told.filter(|_| !std::mem::replace(&mut self.memory.agreed, true)) {
+                    self.commander.notices.try_send(Notice::agreed(&self.app, &told)).ok();
+                }
+                Ok(Some(LINGERING))
+            }
+            Move::Release(call) => {
+                if self.may_drive(told.as_ref()) {
+                    self.send(&call, "a rollback holds no longer against whoever approves in the cluster").await?;
+                }
+                Ok(Some(SOON))
             }
             Move::Push(calls) => {
                 if !self.may_drive(told.as_ref()) {
                     return Ok(Some(SOON));
                 }
+                self.memory.heard = None;
                 for call in &calls {
                     self.send(call, "the cluster is brought to agree with a rollback").await?;
                 }
@@ -224,7 +277,10 @@ impl Party {
                 }
                 Ok(Some(Duration::ZERO))
             }
-            Move::Wait => Ok(Some(self.patience(told.as_ref()))),
+            Move::Wait => {
+                self.nudge_if_it_hangs(told.as_ref()).await?;
+                Ok(Some(self.patience(told.as_ref())))
+            }
             Move::Stuck(why) => {
                 if self.alarm(Some(why.clone())) {
                     warn!(app = %self.app, why, "the cluster does not agree with a rollback");
@@ -234,6 +290,22 @@ impl Party {
             }
             Move::GiveWay(to, why) => Ok(Some(self.give_way(to, why).await)),
         }
+    }
+
+    /// Where the cluster is on its way and does not move, its controller may have missed what was sent last.
+    async fn nudge_if_it_hangs(&mut self, told: Option<&Returned>) -> Result<(), Failed> {
+        let since = *self.memory.heard.get_or_insert_with(Instant::now);
+        // Where the rollback could not be obeyed here, it is not for us to hurry.
+        let obeyed =
+            told.zip(self.commander.board(&self.app)).is_some_and(|(told, board)| *board.rollout.active() == told.to);
+        if !obeyed || since.elapsed() < NUDGE || !self.may_drive(told) {
+            return Ok(());
+        }
+        if let Some(home) = self.commander.home(&self.app).await? {
+            self.commander.nudge(&home).await;
+        }
+        self.memory.heard = Some(Instant::now());
+        Ok(())
     }
 
     /// The override ends: nothing is left to return to.
@@ -284,7 +356,8 @@ impl Party {
 
     fn rest(&mut self) -> Option<Duration> {
         let flip = self.memory.flip;
-        self.memory = Memory { flip, ..Memory::default() };
+        let told = self.memory.told;
+        self.memory = Memory { flip, told, ..Memory::default() };
         self.alarm(None);
         None
     }

@@ -30,12 +30,14 @@ struct Written {
     by: String,
     #[serde(default)]
     reason: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    released: bool,
 }
 
 /// The annotation's value that tells of this rollback.
 pub fn write(returned: &Returned) -> String {
-    let Returned { to, from, at, by, reason } = returned.clone();
-    serde_json::to_string(&Written { to, from, at, by, reason }).unwrap_or_default()
+    let Returned { to, from, at, by, reason, released } = returned.clone();
+    serde_json::to_string(&Written { to, from, at, by, reason, released }).unwrap_or_default()
 }
 
 /// The rollback that an annotation's value tells of. One that leads from a revision to itself takes the one before it
@@ -45,7 +47,7 @@ pub fn read(value: &str, now: Timestamp) -> Result<Returned, Unreadable> {
     if value.len() > LARGEST {
         return Err(Unreadable(format!("it is longer than {LARGEST} octets")));
     }
-    let Written { to, from, at, by, reason } =
+    let Written { to, from, at, by, reason, released } =
         serde_json::from_str(value).map_err(|error| Unreadable(error.to_string()))?;
     let printable = |text: &str| !text.chars().any(char::is_control);
     if by.is_empty() || !printable(&by) || !printable(&reason) {
@@ -54,7 +56,7 @@ pub fn read(value: &str, now: Timestamp) -> Result<Returned, Unreadable> {
     if at.duration_since(now) > SKEW {
         return Err(Unreadable(format!("it is dated {at}, which is yet to come")));
     }
-    Ok(Returned { to, from, at, by, reason })
+    Ok(Returned { to, from, at, by, reason, released })
 }
 
 #[cfg(test)]
@@ -73,8 +75,11 @@ mod tests {
             at: now(),
             by: "ann".to_owned(),
             reason: "errors \"everywhere\"".to_owned(),
+            released: false,
         };
         assert_eq!(read(&write(&returned), now()).expect("it is sound"), returned);
+        let released = Returned { released: true, ..returned };
+        assert_eq!(read(&write(&released), now()).expect("it is sound"), released);
     }
 
     #[test]

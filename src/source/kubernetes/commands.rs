@@ -5,7 +5,7 @@
 //!
 //! Only the Rollout is written, what holds its template, and a ReplicaSet's deadline; never a Service.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{Timestamp, ToSpan as _, Unit};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
+use tracing::warn;
 
 use super::{
     Objects, Targets,
@@ -22,10 +23,11 @@ use super::{
     decide::{self, Next, Seen},
     events::{self, Notice},
     objects::{DEADLINE, HASH},
+    settle,
 };
 use crate::switch::{
     Action, Answer, AppBoard, AppName, Ask, Authorities, Command, Control, GateState, Note, Order, Petition, Receipt,
-    Refusal, RefusalCode, Revision, Viewer,
+    Refusal, RefusalCode, Returned, Revision, Telling, Viewer,
 };
 
 /// How long after a look the Rollout is looked at again, unless something tells sooner.
@@ -33,9 +35,11 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The least between two looks.
 const BREATH: Duration = Duration::from_millis(20);
 /// How long what was sent may be without effect before the controller is made to look at the Rollout again.
-const NUDGE: Duration = Duration::from_secs(2);
+pub(super) const NUDGE: Duration = Duration::from_secs(2);
 /// The annotation that is written for that; its value says nothing.
 const NUDGED: &str = "tealgate.dev/nudged";
+/// How long the answer to a rollback waits for the other replicas to be told.
+const TELLING: Duration = Duration::from_millis(250);
 /// How often one errand may send before something must be wrong.
 const SENDS: usize = 12;
 /// How much may stand by to be said; what is more goes unsaid.
@@ -58,6 +62,19 @@ pub struct Commander {
     pub(super) viewer: Viewer,
     /// What is to be said on the Rollout.
     pub(super) notices: mpsc::Sender<Notice>,
+    /// What became of telling the other replicas, by the time of the flip.
+    pub(super) telling: watch::Sender<BTreeMap<AppName, (Timestamp, Told)>>,
+}
+
+/// What became of telling the other replicas of a flip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It is in the Rollout's annotation.
+    Written,
+    /// There is nothing to tell.
+    Nothing,
+    /// This came in the way.
+    NotYet(String),
 }
 
 /// What stands by to be said on the Rollouts, and to whom it is handed.
@@ -73,7 +90,8 @@ impl Commander {
 
     pub(super) fn by(server: Server, control: Control, viewer: Viewer) -> (Self, Desk) {
         let (notices, said) = mpsc::channel(NOTICES);
-        (Self { server: Arc::new(server), control, viewer, notices }, Desk { notices: said })
+        let telling = watch::Sender::default();
+        (Self { server: Arc::new(server), control, viewer, notices, telling }, Desk { notices: said })
     }
 
     /// Sees to it that the cluster agrees with every rollback, and says what was done as Events on the Rollouts; for as
@@ -100,15 +118,20 @@ impl Commander {
         Seen::of(self.server.get(&Object::rollout(&home.namespace, &home.rollout)).await?)
     }
 
-    /// The ReplicaSet of a revision, and, where another object holds the Rollout's template, that.
-    pub(super) async fn templates(&self, seen: &Seen, hash: &str) -> Result<(Option<Value>, Option<Value>), Failed> {
+    /// The ReplicaSet of a revision.
+    async fn replica_set(&self, seen: &Seen, hash: &str) -> Result<Option<Value>, Failed> {
         let all = self.server.replica_sets(seen.namespace(), &format!("{HASH}={hash}")).await?;
         let uid = seen.rollout.uid();
         let owned = |set: &Value| {
             let owners = set.pointer("/metadata/ownerReferences").and_then(Value::as_array);
             owners.into_iter().flatten().any(|owner| owner["uid"] == uid && owner["controller"] == true)
         };
-        let replica_set = all.into_iter().find(owned);
+        Ok(all.into_iter().find(owned))
+    }
+
+    /// The ReplicaSet of a revision, and, where another object holds the Rollout's template, that.
+    pub(super) async fn templates(&self, seen: &Seen, hash: &str) -> Result<(Option<Value>, Option<Value>), Failed> {
+        let replica_set = self.replica_set(seen, hash).await?;
         let held = match &seen.rollout.spec.workload_ref {
             Some(reference) if reference.kind == "Deployment" => {
                 Some(self.server.get(&Object::deployment(seen.namespace(), &reference.name)).await?)
@@ -116,6 +139,48 @@ impl Commander {
             _ => None,
         };
         Ok((replica_set, held))
+    }
+
+    /// Makes the controller look again. It puts what it has written itself into its own copy of the Rollout, which can cover
+    /// a change that came in between, so that it never sees that (seen with v1.9); any other change makes it read both.
+    pub(super) async fn nudge(&self, home: &Home) {
+        let body = json!({"metadata": {"annotations": {NUDGED: Timestamp::now().to_string()}}});
+        // What was asked for stands in the Rollout: the next try, or any other event, does as well.
+        self.server.send(&Call::merge(Object::rollout(&home.namespace, &home.rollout), body)).await.ok();
+    }
+
+    /// Waits until `agree` has told the other replicas, and for the echo: what the API server has sent to our watch it has
+    /// sent to those of the others as well, and may go away. What is not told by then is told later.
+    async fn is_told(&self, rollback: &Receipt) -> Option<String> {
+        let app: AppName = rollback.app.parse().ok()?;
+        let target = self.server.targets().borrow().apps.get(&app).cloned()?;
+        if !matches!(target.objects, Objects::Rollout(_)) {
+            return None;
+        }
+        let (at, patience) = (rollback.published_at, Instant::now() + TELLING);
+        let mut telling = self.telling.subscribe();
+        let looked = telling.wait_for(|all| all.get(&app).is_some_and(|(flip, _)| *flip >= at));
+        let told = match tokio::time::timeout_at(patience, looked).await {
+            Ok(Ok(all)) => all[&app].1.clone(),
+            Ok(Err(_)) | Err(_) => Told::NotYet(format!("no answer within {} ms", TELLING.as_millis())),
+        };
+        match told {
+            Told::Written => {
+                let mut viewer = self.viewer.clone();
+                let echoed = || self.board(&app)?.rollout.returned().map(|told| told.at >= at);
+                let echo = async { while echoed() != Some(true) && viewer.changed().await {} };
+                tokio::time::timeout_at(patience, echo).await.ok();
+                None
+            }
+            Told::Nothing => None,
+            Told::NotYet(why) => {
+                warn!(%app, why, "the rollback holds here; the other replicas could not be told yet");
+                Some(format!(
+                    "the rollback holds here, but other replicas could not be told yet: {why}; they follow as soon as they \
+                     can be, or ask each of them"
+                ))
+            }
+        }
     }
 
     async fn carry_out(&self, petition: Petition) -> Result<Receipt, Refusal> {
@@ -133,7 +198,7 @@ impl Commander {
         match errand.petition.ask.clone() {
             Ask::Promote { revision, skip_gates } => errand.promote(revision, skip_gates).await,
             Ask::Abort => errand.abort().await,
-            Ask::Retry => errand.retry().await,
+            Ask::Retry { skip_gates } => errand.retry(skip_gates).await,
             Ask::Reject => errand.reject().await,
             Ask::Pause => errand.pause(true).await,
             Ask::Unpause => errand.pause(false).await,
@@ -145,6 +210,10 @@ impl Commander {
 impl Authorities for Commander {
     fn ask(&self, petition: Petition) -> Answer<'_> {
         Box::pin(self.carry_out(petition))
+    }
+
+    fn told<'a>(&'a self, rollback: &'a Receipt) -> Telling<'a> {
+        Box::pin(self.is_told(rollback))
     }
 }
 
@@ -197,6 +266,12 @@ impl<'a> Errand<'a> {
         if seen.active() == target.as_str() && is_returned_from(&board, &target, &seen) {
             return self.take_rollback_back(target).await;
         }
+        if let Some(told) = told_of(&seen).filter(|told| told.from == target && told.to != target) {
+            // All replicas were told not to follow the cluster there.
+            let (from, to, call) = (told.from, told.to, settle::forget(&seen));
+            self.warnings.push(format!("the rollback from {from} to {to} does not hold any more"));
+            self.send(vec![call]).await?;
+        }
         if seen.blue_green().is_none() && !full {
             return self.take_canary_step(&board, &target).await;
         }
@@ -205,11 +280,11 @@ impl<'a> Errand<'a> {
             let Petition { app, by, reason, .. } = self.petition.clone();
             self.commander.control.asked(app, target.clone(), by, reason).await;
         }
-        let asked = self.until_promoted(&target, full).await;
-        match asked {
+        let before = self.sent.len();
+        match self.until_promoted(&target, full).await {
             Ok(receipt) => Ok(receipt),
             Err(refusal) => {
-                if self.sent.is_empty() && !self.petition.dry_run {
+                if self.sent.len() == before && !self.petition.dry_run {
                     self.commander.control.no_longer_asked(self.petition.app.clone()).await;
                 }
                 Err(refusal)
@@ -220,6 +295,7 @@ impl<'a> Errand<'a> {
     /// Until the flip has come, here.
     async fn until_promoted(&mut self, target: &Revision, full: bool) -> Result<Receipt, Refusal> {
         let (commander, app, began) = (self.commander, self.petition.app.clone(), self.began);
+        let before = self.sent.len();
         let flipped = || commander.board(&app).and_then(|board| flip_to(&board, target, began));
         let decide = |seen: &Seen, sent: &[Call]| {
             if seen.status.current != target.as_str() {
@@ -233,7 +309,8 @@ impl<'a> Errand<'a> {
                     None => "the app is gone from the configuration".to_owned(),
                 }),
                 // What is under way is not held up any more by gates of ours.
-                next if !sent.is_empty() => next,
+                next if sent.len() > before => next,
+                Next::Refuse(refusal) => Next::Refuse(refusal),
                 next => commander.board(&app).and_then(|board| gate(&board, target, full)).unwrap_or(next),
             }
         };
@@ -254,6 +331,8 @@ impl<'a> Errand<'a> {
         let command = Command::Rollback { to: Some(target) };
         let order = Order { app, command, by, reason, if_generation: None, dry_run };
         let mut receipt = self.commander.control.submit(order).await?;
+        let untold = if dry_run { None } else { self.commander.is_told(&receipt).await };
+        receipt.warnings.extend(untold);
         receipt
             .warnings
             .push("the cluster had it active; the rollback that kept it from live traffic is taken back".into());
@@ -309,7 +388,14 @@ impl<'a> Errand<'a> {
         self.commander.control.submit(Order { app, command, by, reason, if_generation: None, dry_run }).await.ok()
     }
 
-    async fn retry(mut self) -> Result<Receipt, Refusal> {
+    async fn retry(mut self, skip_gates: bool) -> Result<Receipt, Refusal> {
+        let seen = self.until(|seen, _| decide::given_up(seen)).await?;
+        let replica_set = self.commander.replica_set(&seen, &seen.status.current).await.map_err(Failed::refusal)?;
+        match decide::retry_promotes(&seen, replica_set.as_ref()) {
+            Some(refusal) if !skip_gates => return Err(refusal),
+            Some(refusal) => self.warnings.push(refusal.detail),
+            None => {}
+        }
         let seen = self.until(|seen, sent| decide::retry(seen, !sent.is_empty())).await?;
         self.done(Action::Retry, hash(&seen.status.stable), hash(&seen.status.current)).await
     }
@@ -409,7 +495,7 @@ impl<'a> Errand<'a> {
             return Err(refusal(RefusalCode::NoPrevious, detail, "there is nothing to keep"));
         };
         let seen = self.look().await?;
-        let (replica_set, _) = self.commander.templates(&seen, previous.as_str()).await.map_err(Failed::refusal)?;
+        let replica_set = self.commander.replica_set(&seen, previous.as_str()).await.map_err(Failed::refusal)?;
         let name = replica_set.as_ref().and_then(|set| set.pointer("/metadata/name")).and_then(Value::as_str);
         let Some((set, name)) = replica_set.as_ref().zip(name) else {
             let detail = format!("the ReplicaSet of {previous} is gone");
@@ -481,7 +567,7 @@ impl<'a> Errand<'a> {
                 return Err(self.too_late(&hangs));
             }
             if !self.sent.is_empty() && heard.elapsed() >= NUDGE {
-                self.nudge().await;
+                self.commander.nudge(&self.home).await;
                 heard = Instant::now();
             }
             let look = (Instant::now() + LOOK).min(self.deadline);
@@ -494,16 +580,6 @@ impl<'a> Errand<'a> {
             }
         }
         Ok(None)
-    }
-
-    /// Makes the controller look again. It puts what it has written itself into its own copy of the Rollout, which can cover
-    /// a change that came in between, so that it never sees that (seen with v1.9); any other change makes it read both.
-    async fn nudge(&self) {
-        let Home { namespace, rollout } = &self.home;
-        let now = Timestamp::now().to_string();
-        let body = json!({"metadata": {"annotations": {NUDGED: now}}});
-        // What was asked for stands in the Rollout: the next try, or any other event, does as well.
-        self.commander.server.send(&Call::merge(Object::rollout(namespace, rollout), body)).await.ok();
     }
 
     /// Sends these. What was changed by somebody else meanwhile is left for the next look to decide.
@@ -608,11 +684,15 @@ fn target_of(seen: &Seen, named: Option<Revision>) -> Result<Revision, Refusal> 
 
 /// Whether a rollback of ours keeps this revision from live traffic, though the cluster has it active.
 fn is_returned_from(board: &AppBoard, target: &Revision, seen: &Seen) -> bool {
-    let told = seen.rollout.annotation(annotation::RETURNED);
-    let told = told.and_then(|value| annotation::read(value, Timestamp::now()).ok());
-    let by_annotation = told.is_some_and(|told| told.from == *target && told.to == *board.rollout.active());
+    let by_annotation = told_of(seen).is_some_and(|told| told.from == *target && told.to == *board.rollout.active());
     let ours = |flip: &Receipt| flip.action == Action::Rollback && flip.from.as_deref() == Some(target.as_str());
     by_annotation || last_flip(board).is_some_and(ours)
+}
+
+/// The rollback that all replicas were told of.
+pub(super) fn told_of(seen: &Seen) -> Option<Returned> {
+    let value = seen.rollout.annotation(annotation::RETURNED)?;
+    annotation::read(value, Timestamp::now()).ok()
 }
 
 /// The last change of hands of live traffic.

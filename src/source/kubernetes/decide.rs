@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     call::{Call, Failed, Object},
-    objects::{BlueGreen, Rollout, RolloutStatus},
+    objects::{BlueGreen, DEADLINE, Rollout, RolloutStatus},
     template,
 };
 use crate::switch::{Refusal, RefusalCode};
@@ -104,8 +104,8 @@ impl Seen {
         annotations.into_iter().any(|(key, _)| key.starts_with("argocd.argoproj.io/"))
     }
 
-    fn has_post_promotion_analysis(&self) -> bool {
-        self.raw.pointer("/spec/strategy/blueGreen/postPromotionAnalysis").is_some_and(|analysis| !analysis.is_null())
+    fn has_analysis(&self, which: &str) -> bool {
+        self.raw.pointer("/spec/strategy/blueGreen").is_some_and(|strategy| !strategy[which].is_null())
     }
 
     pub(super) fn object(&self) -> Object {
@@ -126,7 +126,7 @@ impl Seen {
         self.rollout.metadata.resource_version.as_deref().unwrap_or_default()
     }
 
-    fn is_paused(&self) -> bool {
+    pub(super) fn is_paused(&self) -> bool {
         !self.status.pause_conditions.is_empty()
     }
 
@@ -139,12 +139,17 @@ impl Seen {
         self.blue_green().is_some_and(timed)
     }
 
-    fn waits_for_a_person(&self) -> bool {
+    pub(super) fn waits_for_a_person(&self) -> bool {
         self.blue_green().is_some_and(|strategy| strategy.auto_promotion_enabled == Some(false))
     }
 
     fn aborted_in_words(&self) -> bool {
         self.status.message.starts_with(GIVEN_UP)
+    }
+
+    /// Whether the controller was told to give it up and has not come to it yet.
+    fn is_about_to_be_given_up(&self) -> bool {
+        self.status.abort && self.raw.pointer("/status/abortedAt").is_none_or(Value::is_null)
     }
 
     fn is_first_deploy(&self) -> bool {
@@ -230,7 +235,7 @@ fn promote_canary(seen: &Seen) -> Next {
 
 /// What else a promotion does, that whoever asks should know.
 pub(super) fn costs(seen: &Seen, full: bool) -> Option<String> {
-    if !(full || seen.is_timed()) || !seen.has_post_promotion_analysis() {
+    if !(full || seen.is_timed()) || !seen.has_analysis("postPromotionAnalysis") {
         return None;
     }
     let why = if full { "a promotion in full" } else { "the pause is timed, so it is promoted in full; that" };
@@ -258,6 +263,36 @@ pub(super) fn abort(seen: &Seen) -> Next {
         }
         true => Next::Done,
     }
+}
+
+/// What has to be so before it can be told what a retry would do: that the controller has given the rollout up.
+pub(super) fn given_up(seen: &Seen) -> Next {
+    match seen.is_about_to_be_given_up() {
+        true => Next::Wait(format!("it is being given up; {}", seen.in_words())),
+        false => Next::Done,
+    }
+}
+
+/// Why a retry would be a promotion now: the controller takes a ReplicaSet whose end is set, and that is still at full size,
+/// for one that was active a moment ago, and switches to it without pause or analysis (seen with v1.9). One that was
+/// scaled down meanwhile has to become available first, and its end is no longer set by then.
+pub(super) fn retry_promotes(seen: &Seen, replica_set: Option<&Value>) -> Option<Refusal> {
+    let RolloutStatus { current, stable, .. } = &seen.status;
+    let gated = seen.waits_for_a_person() || seen.is_timed() || seen.has_analysis("prePromotionAnalysis");
+    if !seen.status.abort || current == stable || seen.active() == current || !gated {
+        return None;
+    }
+    let set = replica_set.filter(|set| set.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1) > 0)?;
+    let until = set.pointer("/metadata/annotations")?[DEADLINE].as_str().filter(|until| !until.is_empty())?;
+    let detail = format!(
+        "the pods of {current} are still up, so Argo Rollouts would not pause or analyse it again: a retry would promote it \
+         at once"
+    );
+    let hint = format!(
+        "retry when its ReplicaSet is scaled down, from {until} on (spec.strategy.blueGreen.abortScaleDownDelaySeconds after \
+         the abort); to promote it now all the same: retry with skipGates and a reason (tealgate retry --skip-gates)"
+    );
+    Some(Refusal { code: RefusalCode::GateFailed, detail, hint })
 }
 
 /// To a rollout that was given up being under way again.

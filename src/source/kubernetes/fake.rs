@@ -18,8 +18,8 @@ use tower_service::Service;
 
 use super::{Commander, Target, Targets, call::Server, commands::Desk};
 use crate::switch::{
-    AppName, Authority, Control, Desired, Feed, Followed, Matching, Policy, Revision, Sighted, Sighting, Switch,
-    SwitchOptions, Viewer,
+    AppName, Authority, Control, Desired, Feed, Followed, Matching, Policy, Returned, Revision, Sighted, Sighting,
+    Switch, SwitchOptions, Viewer,
 };
 
 pub(super) const ROLLOUT: &str = "/apis/argoproj.io/v1alpha1/namespaces/demo/rollouts/shop";
@@ -311,6 +311,11 @@ impl Following {
 }
 
 pub(super) async fn sight(feed: &Feed, active: &str, preview: Option<&str>) {
+    sight_told(feed, active, preview, None).await;
+}
+
+/// The same, with the word of a rollback.
+pub(super) async fn sight_told(feed: &Feed, active: &str, preview: Option<&str>, returned: Option<Returned>) {
     let seen = |port: u16| Sighted {
         endpoints: vec![std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()],
         ..Sighted::default()
@@ -319,6 +324,7 @@ pub(super) async fn sight(feed: &Feed, active: &str, preview: Option<&str>) {
         revisions: [(revision("h1"), seen(9001)), (revision("h2"), seen(9011))].into(),
         active: Some(revision(active)),
         preview: preview.map(revision),
+        returned,
         ..Sighting::default()
     };
     feed.sighted(shop(), sighting).await;

@@ -20,8 +20,10 @@ pub(super) const TRIES: &str = "tealgate.dev/returned-tries";
 /// How often that is tried: what changes it back each time is stronger, and meant by somebody.
 const MOST_TRIES: u32 = 2;
 
-/// How long an annotation stays at least, so that no replica misses it.
-const TOLD_FOR: Duration = Duration::from_secs(30);
+/// How long an annotation stays after the two agree. While it does, no replica follows the cluster back to what was returned
+/// from: a revision that was active a moment ago is promoted by the controller without asking anybody, so Git that heals
+/// itself would undo the rollback, at once or with its next turn.
+const TOLD_FOR: Duration = Duration::from_secs(900);
 /// How much later than ordered a replica has obeyed a rollback at most, for its receipt to be taken for that.
 const OBEYED_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 /// How long an abort may take, before the template is put back besides.
@@ -67,10 +69,12 @@ pub(super) enum Move {
     Rest,
     /// Tell all replicas.
     Announce(Call),
-    /// Take that back, since it is over; and whether that is because the two agree.
-    Forget(Call, bool),
-    /// The two agree; take it back after so long.
-    Linger(Duration),
+    /// Take that back, since it is over.
+    Forget(Call),
+    /// The two agree; that is taken back later.
+    Linger,
+    /// Tell all replicas that the cluster may go back, since it asks a person first.
+    Release(Call),
     /// Have the cluster go on towards it.
     Push(Vec<Call>),
     /// Keep what was returned to from being scaled down.
@@ -87,19 +91,16 @@ pub(super) fn decide(s: &Situation<'_>) -> Move {
     let Some(service) = &s.service else { return Move::Wait };
     if let Some(ours) = s.ours.as_ref().filter(|ours| is_news(s, service, ours)) {
         let Ours { at, by, reason } = ours.clone();
-        let told = Returned { to: s.active.clone(), from: service.clone(), at, by, reason };
-        return Move::Announce(annotate(s.seen, &json!(annotation::write(&told))));
+        let told = Returned { to: s.active.clone(), from: service.clone(), at, by, reason, released: false };
+        return Move::Announce(announce(s.seen.object(), &told));
     }
     let Some(told) = &s.told else { return Move::Rest };
     if *service == told.to {
-        return match TOLD_FOR.saturating_sub(s.known_for) {
-            Duration::ZERO => Move::Forget(annotate(s.seen, &Value::Null), true),
-            left => Move::Linger(left),
-        };
+        return agreed(s, told);
     }
-    if *service != told.from {
-        // Something else was promoted since.
-        return Move::Forget(annotate(s.seen, &Value::Null), false);
+    if *service != told.from || told.released {
+        // Something else was promoted since, or a person has approved the same.
+        return Move::Forget(forget(s.seen));
     }
     if s.active != told.to {
         // This replica could not obey: it has no say in it.
@@ -108,10 +109,24 @@ pub(super) fn decide(s: &Situation<'_>) -> Move {
     settle(s, told)
 }
 
+/// The cluster has active what was returned to. Its controller may promote again what was returned from without asking
+/// anybody; where it has stopped to ask, whoever approves means it.
+fn agreed(s: &Situation<'_>, told: &Returned) -> Move {
+    let (seen, is_back) = (s.seen, s.seen.status.current == told.from.as_str());
+    let asks = is_back && seen.is_observed() && seen.is_paused() && seen.waits_for_a_person();
+    match () {
+        () if s.known_for >= TOLD_FOR => Move::Forget(forget(seen)),
+        () if asks && !told.released => Move::Release(release(seen, told)),
+        () if asks => Move::Stuck(offered_again(s, told)),
+        () => Move::Linger,
+    }
+}
+
 /// Whether the rollback is one that the replicas have not been told of.
 fn is_news(s: &Situation<'_>, service: &Revision, ours: &Ours) -> bool {
     let Some(told) = &s.told else { return *service != s.active };
-    if told.at > ours.at {
+    // What was released may be on its way back, by a person's approval.
+    if told.at > ours.at || told.released && told.to == s.active {
         return false;
     }
     let same = told.to == s.active && told.from == *service && told.by == ours.by && told.reason == ours.reason;
@@ -182,9 +197,23 @@ fn promote(s: &Situation<'_>, told: &Returned) -> Move {
     }
 }
 
-/// Writes or removes the annotation; the count of tries begins anew with it.
-fn annotate(seen: &Seen, value: &Value) -> Call {
-    let annotations = json!({annotation::RETURNED: value, TRIES: null});
+/// Tells all replicas of a rollback; the count of tries begins anew with it. Whatever else has changed of the Rollout, it
+/// is told: of two the later one counts.
+pub(super) fn announce(rollout: Object, told: &Returned) -> Call {
+    let annotations = json!({annotation::RETURNED: annotation::write(told), TRIES: null});
+    Call::merge(rollout, json!({"metadata": {"annotations": annotations}}))
+}
+
+/// Tells that the cluster may go back, if nothing has changed meanwhile.
+fn release(seen: &Seen, told: &Returned) -> Call {
+    let annotations = json!({annotation::RETURNED: annotation::write(&Returned { released: true, ..told.clone() })});
+    let body = json!({"metadata": {"resourceVersion": seen.version(), "annotations": annotations}});
+    Call::merge(seen.object(), body)
+}
+
+/// Takes that back, if nothing has changed meanwhile.
+pub(super) fn forget(seen: &Seen) -> Call {
+    let annotations = json!({annotation::RETURNED: null, TRIES: null});
     let body = json!({"metadata": {"resourceVersion": seen.version(), "annotations": annotations}});
     Call::merge(seen.object(), body)
 }
@@ -225,15 +254,36 @@ fn extension(s: &Situation<'_>) -> Option<Call> {
 /// What to do where something puts the template back to what was returned from.
 fn stronger(s: &Situation<'_>, told: &Returned) -> String {
     let Returned { to, from, .. } = told;
+    format!(
+        "live traffic was returned from {from} to {to} and stays there, but {} has put the template of {from} back {} times: \
+         go back to {} in Git; to end the rollback instead, promote {from}",
+        healer(s),
+        s.tries,
+        with_images(s, to)
+    )
+}
+
+/// The same, where that is no more than an offer.
+fn offered_again(s: &Situation<'_>, told: &Returned) -> String {
+    let Returned { to, from, by, .. } = told;
+    format!(
+        "{from}, which {by} rolled back from, waits for its promotion again, since {} has put its template back: go back to \
+         {} in Git; or promote {from}, if it is to be",
+        healer(s),
+        with_images(s, to)
+    )
+}
+
+fn healer(s: &Situation<'_>) -> &'static str {
+    if s.seen.is_kept_by_git() { "Argo CD" } else { "something (GitOps?)" }
+}
+
+/// What is returned to, as whoever reads Git knows it.
+fn with_images(s: &Situation<'_>, to: &Revision) -> String {
     let containers = s.replica_set.and_then(|set| set.pointer("/spec/template/spec/containers"));
     let images = containers.and_then(Value::as_array).into_iter().flatten().filter_map(|each| each["image"].as_str());
     let images: Vec<_> = images.collect();
-    let (who, times) = (if s.seen.is_kept_by_git() { "Argo CD" } else { "something (GitOps?)" }, s.tries);
-    format!(
-        "live traffic was returned from {from} to {to} and stays there, but {who} has put the template of {from} back \
-         {times} times: go back to {} in Git; to end the rollback instead, promote {from}",
-        if images.is_empty() { to.to_string() } else { format!("{to} ({})", images.join(", ")) }
-    )
+    if images.is_empty() { to.to_string() } else { format!("{to} ({})", images.join(", ")) }
 }
 
 #[cfg(test)]

@@ -39,8 +39,14 @@ impl Rollout {
             wish: None,
             maintenance: None,
             returned_at: None,
+            withheld: None,
         };
         Self { authority, ..Self::of(kept, policy) }
+    }
+
+    /// Whether nothing has ever been seen of it, so that it serves nobody.
+    pub fn is_unseen(&self) -> bool {
+        self.active().as_str() == NOT_SEEN && self.authority != Authority::Tealgate
     }
 
     /// The state after the configuration has spoken of an app whose roles it does not say.
@@ -82,6 +88,7 @@ impl Rollout {
         }
         self.fulfil_wish(now, deeds);
         held_back.extend(self.wish_in_words());
+        held_back.extend(self.withheld_in_words());
         self.take_candidate(preview.filter(|_| !aborted), now, deeds);
         self.take_weight(weight);
         self.take_previous(previous, previous_until, first, now);
@@ -94,10 +101,21 @@ impl Rollout {
         }
     }
 
+    /// A change of mind is a wish. But where a rollback that all replicas were told of stands, a source that goes back to
+    /// what it was taken from (Git that heals itself) is not followed as long as that word does.
     fn want(&mut self, active: Revision) {
-        if self.kept.said.active != active {
-            self.kept.said.active = active.clone();
-            self.kept.wish = Some(active).filter(|wish| *wish != self.kept.active.revision);
+        let told = self.returned.as_ref().filter(|told| told.to != told.from && !told.released);
+        let stands = told.is_some_and(|told| told.from == active && told.to == self.kept.active.revision);
+        let changed = self.kept.said.active != active;
+        let withheld = self.kept.withheld.take_if(|withheld| changed || !stands || *withheld != active);
+        if !changed && withheld.as_ref() != Some(&active) {
+            return;
+        }
+        self.kept.said.active.clone_from(&active);
+        let wish = Some(active).filter(|wish| *wish != self.kept.active.revision);
+        match stands {
+            true => (self.kept.wish, self.kept.withheld) = (None, wish),
+            false => self.kept.wish = wish,
         }
     }
 
@@ -109,6 +127,10 @@ impl Rollout {
         match candidate {
             Some(candidate) if before.as_ref() != Some(&candidate) => {
                 self.set_candidate(candidate.clone(), now);
+                if self.kept.withheld.as_ref() == Some(&candidate) {
+                    // As after the rollback itself: nothing but a person makes it active.
+                    self.kept.phase = Phase::Aborted;
+                }
                 deeds.push(self.by_source(Action::Deploy, Some(active), Some(candidate)));
             }
             None if before.is_some() => {
@@ -145,9 +167,9 @@ impl Rollout {
 
     /// Takes part in a rollback that was ordered at another replica, as soon as that fails nobody.
     pub(super) fn return_if_told(&mut self, now: Timestamp, deeds: &mut Vec<Deed>) {
-        let Some(Returned { to, from, at, by, reason }) = self.returned.clone() else { return };
+        let Some(Returned { to, from, at, by, reason, released }) = self.returned.clone() else { return };
         let obeyed = self.kept.returned_at.is_some_and(|last| at <= last);
-        if obeyed || self.kept.said.active != from {
+        if released || obeyed || self.kept.said.active != from {
             return;
         }
         if self.kept.active.revision == to {
@@ -175,6 +197,21 @@ impl Rollout {
         };
         let detail = format!("{decides} the flips of {}: the switch only follows", self.kept.app);
         Err(Refusal::new(RefusalCode::OtherAuthority, detail, hint))
+    }
+
+    /// The rollback that all replicas were told of, as it was sighted.
+    pub fn returned(&self) -> Option<&Returned> {
+        self.returned.as_ref()
+    }
+
+    /// The revision the source says is active.
+    pub fn said_active(&self) -> &Revision {
+        &self.kept.said.active
+    }
+
+    /// The revision the source has gone back to and is not followed to, and the rollback that stands against it.
+    pub(super) fn withheld(&self) -> Option<(&Revision, &Returned)> {
+        self.kept.withheld.as_ref().zip(self.returned.as_ref())
     }
 
     /// What is wrong where the app is followed, as a beginning of a sentence.

@@ -44,6 +44,7 @@ impl Rollout {
             wish: None,
             maintenance: None,
             returned_at: None,
+            withheld: None,
         };
         Self::of(kept, wanted.policy)
     }

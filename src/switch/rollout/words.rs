@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        desired::Authority,
+        desired::{Authority, Returned},
         name::Revision,
         policy::AutoPromotion,
         split::Weight,
@@ -26,9 +26,9 @@ impl Rollout {
         if let Some(pin) = &self.kept.pin {
             message.push_str(&format!("; pinned by {}: {}", pin.by, pin.reason));
         }
-        if let Some(wish) = self.wish_in_words() {
+        for held_back in [self.wish_in_words(), self.withheld_in_words()].into_iter().flatten() {
             message.push_str("; ");
-            message.push_str(&wish);
+            message.push_str(&held_back);
         }
         message
     }
@@ -78,7 +78,11 @@ impl Rollout {
             (Phase::Promoted, _) => match &self.kept.previous {
                 Some(previous) => {
                     let until = previous.until.strftime("%H:%M:%SZ");
-                    format!("{active} is promoted; {} is kept until {until} for a rollback", previous.revision)
+                    let kept = match self.authority {
+                        Authority::ArgoRollouts => format!("is there for a rollback; to be taken down at {until}"),
+                        _ => format!("is kept until {until} for a rollback"),
+                    };
+                    format!("{active} is promoted; {} {kept}", previous.revision)
                 }
                 None => format!("{active} is promoted"),
             },
@@ -127,6 +131,16 @@ impl Rollout {
             }
             None => format!("{app}: the source wants {wish} active; it waits with {ready} of {total} endpoints ready"),
         })
+    }
+
+    /// What the source has made active and gets no live traffic, since a rollback stands against it, and what ends that.
+    pub(super) fn withheld_in_words(&self) -> Option<String> {
+        let (withheld, Returned { to, at, by, .. }) = self.withheld()?;
+        let (app, authority, at) = (&self.kept.app, self.authority.as_str(), at.strftime("%H:%M:%SZ"));
+        Some(format!(
+            "{app}: {authority} has {withheld} active again, which gets no live traffic: {by} rolled back from it to {to} \
+             at {at}; to have it all the same: tealgate promote {app} --revision {withheld}"
+        ))
     }
 
     /// The gates of the candidate's promotion as they stand; none without a candidate.

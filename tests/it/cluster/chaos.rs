@@ -59,6 +59,8 @@ async fn an_api_server_that_goes_away_moves_no_traffic_and_a_rollback_does_not_w
     let back = proxy.admin.call("POST", "/apps/shop/rollback", Some(json!({ "reason": "errors" })));
     let (status, receipt) = traffic.moves_to(&v1, back).await;
     assert_eq!((status, &receipt["to"]), (StatusCode::OK, &json!(v1)), "{receipt:#}");
+    let told = receipt["warnings"][0].as_str().unwrap_or_default();
+    assert!(told.contains("other replicas could not be told"), "{receipt:#}");
     traffic.goes_on().await;
     bed.plane.start_api_server_again().await;
     shop.service_selects("shop-active", &v1).await;

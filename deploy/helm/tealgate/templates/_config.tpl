@@ -57,15 +57,20 @@ apps:
 {{- define "tealgate.admin" -}}
 {{- $admin := dict "socket" "/run/tealgate/admin.sock" -}}
 {{- if .Values.admin.enabled -}}
-  {{- if not (or .Values.admin.tokens .Values.admin.existingSecret) -}}
-    {{- fail "admin.enabled wants admin.tokens (`tealgate token new` prints an entry), or admin.existingSecret" -}}
+  {{- if not (or (include "tealgate.hasTokens" .) .Values.admin.kubernetesAuth) -}}
+    {{- fail "admin.enabled wants admin.tokens (`tealgate token new` prints an entry), admin.existingSecret, or admin.kubernetesAuth" -}}
   {{- end -}}
   {{- $service := printf "%s-admin" (include "tealgate.fullname" .) -}}
   {{- $within := printf "%s.%s" $service .Release.Namespace -}}
   {{- $hosts := list $service $within (printf "%s.svc" $within) (printf "%s.svc.cluster.local" $within) -}}
   {{- $_ := set $admin "bind" (printf "%s:%v" .Values.listeners.address .Values.admin.port) -}}
   {{- $_ := set $admin "hosts" (concat $hosts .Values.admin.hosts | uniq) -}}
-  {{- $_ := set $admin "tokens" "/etc/tealgate-tokens/tokens.yaml" -}}
+  {{- if include "tealgate.hasTokens" . -}}
+    {{- $_ := set $admin "tokens" "/etc/tealgate-tokens/tokens.yaml" -}}
+  {{- end -}}
+  {{- if .Values.admin.kubernetesAuth -}}
+    {{- $_ := set $admin "kubernetes_auth" true -}}
+  {{- end -}}
 {{- end -}}
 {{- toJson $admin -}}
 {{- end -}}

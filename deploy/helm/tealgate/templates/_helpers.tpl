@@ -54,13 +54,27 @@ annotations:
 {{- end -}}
 {{- end -}}
 
+{{/* Whether the admin API has a token file. */}}
+{{- define "tealgate.hasTokens" -}}
+{{- if and .Values.admin.enabled (or .Values.admin.tokens .Values.admin.existingSecret) -}}
+yes
+{{- end -}}
+{{- end -}}
+
+{{/* Whether it asks the cluster who its callers are. */}}
+{{- define "tealgate.asksCluster" -}}
+{{- if and .Values.admin.enabled .Values.admin.kubernetesAuth -}}
+yes
+{{- end -}}
+{{- end -}}
+
 {{- define "tealgate.tokensSecret" -}}
 {{ default (printf "%s-tokens" (include "tealgate.fullname" .)) .Values.admin.existingSecret }}
 {{- end -}}
 
-{{/* The apps as they stand in the configuration, each with its namespace, as JSON. */}}
+{{/* The apps as they stand in the configuration, as JSON. */}}
 {{- define "tealgate.apps" -}}
-{{- $apps := deepCopy .Values.apps -}}
+{{- $apps := .Values.apps -}}
 {{- if .Values.rawConfig -}}
   {{- $file := fromYaml .Values.rawConfig -}}
   {{- with $file.Error -}}
@@ -68,20 +82,13 @@ annotations:
   {{- end -}}
   {{- $apps = $file.apps -}}
 {{- end -}}
-{{- range $name, $app := $apps -}}
-  {{- with ($app.source | default dict).kubernetes -}}
-    {{- if not .namespace -}}
-      {{- $_ := set . "namespace" $.Release.Namespace -}}
-    {{- end -}}
-  {{- end -}}
-{{- end -}}
 {{- if not $apps -}}
   {{- fail "\n\nNo app, so nothing to serve. Name at least one, in a values file:\n\n  apps:\n    shop:\n      source: { kubernetes: { rollout: shop } }\n" -}}
 {{- end -}}
 {{- toJson $apps -}}
 {{- end -}}
 
-{{/* The namespaces that apps are in, each with the names of their Rollouts, as JSON. */}}
+{{/* The namespaces that apps are in, the release's where they name none, each with the names of their Rollouts, as JSON. */}}
 {{- define "tealgate.namespaces" -}}
 {{- $namespaces := dict -}}
 {{- range $name, $app := fromJson (include "tealgate.apps" .) -}}
@@ -89,11 +96,12 @@ annotations:
     {{- if contains "${" (printf "%v%v" .namespace .rollout) -}}
       {{- fail (printf "apps.%s: write the namespace and the rollout out: rights are made from them" $name) -}}
     {{- end -}}
-    {{- $rollouts := get $namespaces .namespace | default list -}}
+    {{- $namespace := .namespace | default $.Release.Namespace -}}
+    {{- $rollouts := get $namespaces $namespace | default list -}}
     {{- with .rollout -}}
       {{- $rollouts = append $rollouts . | uniq | sortAlpha -}}
     {{- end -}}
-    {{- $_ := set $namespaces .namespace $rollouts -}}
+    {{- $_ := set $namespaces $namespace $rollouts -}}
   {{- end -}}
 {{- end -}}
 {{- toJson $namespaces -}}

@@ -14,7 +14,7 @@ metadata:
   {{- end }}
 spec:
   serviceAccountName: {{ include "tealgate.serviceAccount" . }}
-  automountServiceAccountToken: {{ or (include "tealgate.namespaces" . | fromJson | empty | not) .Values.rbac.tokenReview }}
+  automountServiceAccountToken: {{ or (include "tealgate.namespaces" . | fromJson | empty | not) (include "tealgate.asksCluster" . | empty | not) }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "tealgate.gracePeriod" . }}
   securityContext:
@@ -92,8 +92,9 @@ spec:
         - { name: admin, containerPort: {{ .Values.admin.port }} }
         {{- end }}
         - { name: health, containerPort: 7181 }
+      # It runs also where the cluster cannot be asked yet: to start it anew would help nobody.
       startupProbe:
-        httpGet: { path: /readyz, port: health }
+        httpGet: { path: /livez, port: health }
         periodSeconds: 1
         failureThreshold: 60
       readinessProbe:
@@ -121,7 +122,7 @@ spec:
         capabilities: { drop: [ALL] }
       volumeMounts:
         - { name: config, mountPath: /etc/tealgate, readOnly: true }
-        {{- if .Values.admin.enabled }}
+        {{- if include "tealgate.hasTokens" . }}
         - { name: tokens, mountPath: /etc/tealgate-tokens, readOnly: true }
         {{- end }}
         {{- if .Values.listeners.liveTls.enabled }}
@@ -138,7 +139,7 @@ spec:
     # Mounted whole, not by subPath: so changes arrive.
     - name: config
       configMap: { name: {{ include "tealgate.fullname" . }} }
-    {{- if .Values.admin.enabled }}
+    {{- if include "tealgate.hasTokens" . }}
     - name: tokens
       secret: { secretName: {{ include "tealgate.tokensSecret" . }}, items: [{ key: tokens.yaml, path: tokens.yaml }] }
     {{- end }}

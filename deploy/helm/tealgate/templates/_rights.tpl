@@ -4,9 +4,9 @@
 {{- define "tealgate.rules" -}}
 # To follow: who is active, which pods serve which revision.
 - { apiGroups: [""], resources: [services, pods], verbs: [get, list, watch] }
-- { apiGroups: [apps], resources: [replicasets], verbs: [get, list, watch] }
 {{- if .rollouts }}
 - { apiGroups: [argoproj.io], resources: [rollouts], verbs: [get, list, watch] }
+- { apiGroups: [apps], resources: [replicasets], verbs: [get, list, watch] }
 {{- end }}
 {{- if and .rollouts .operate }}
 # To act: promote, abort and retry by the status; reject, roll back and note an override by the Rollout itself.

@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        fake::{Fake, Following, Objects, ROLLOUT, SERVICE, revision, shop, sight},
+        annotation,
+        fake::{Fake, Following, Objects, ROLLOUT, SERVICE, revision, shop, sight_told},
         settle::TRIES,
     },
     *,
 };
+use crate::switch::{Ask, Authorities as _, Petition, Receipt};
 
 struct Scene {
     fake: Fake,
@@ -32,20 +34,21 @@ impl Scene {
         scene
     }
 
-    fn attend(&mut self) {
+    fn attend(&mut self) -> Commander {
         let (commander, desk) = self.following.attended(&self.fake);
-        self.tasks.push(tokio::spawn(commander.attend(desk, self.alarms.clone())));
+        self.tasks.push(tokio::spawn(commander.clone().attend(desk, self.alarms.clone())));
+        commander
     }
 
-    async fn roll_back(&self, to: &str) {
+    async fn roll_back(&self, to: &str) -> Receipt {
         let command = Command::Rollback { to: Some(revision(to)) };
         let (by, reason) = ("ann".to_owned(), "errors".to_owned());
         let order = Order { app: shop(), command, by, reason, if_generation: None, dry_run: false };
-        self.following.control.submit(order).await.expect("a rollback needs nobody");
+        self.following.control.submit(order).await.expect("a rollback needs nobody")
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&mut Objects) -> bool) {
-        for _ in 0..4000 {
+        for _ in 0..40_000 {
             if is_so(&mut self.fake.objects()) {
                 return;
             }
@@ -91,7 +94,8 @@ fn controller(feed: crate::switch::Feed) -> impl FnMut(&mut Objects) + Send {
                 "promoteFull": null, "stableRS": current, "blueGreen": {"activeSelector": current}, "phase": "Healthy",
             }}));
             let (feed, active) = (feed.clone(), current.as_str().unwrap_or_default().to_owned());
-            tokio::spawn(async move { sight(&feed, &active, None).await });
+            let told = told(objects).and_then(|told| annotation::read(&told, Timestamp::now()).ok());
+            tokio::spawn(async move { sight_told(&feed, &active, None, told).await });
         }
     }
 }
@@ -158,6 +162,28 @@ async fn with_the_api_server_away_the_rollback_stands_and_is_told_when_it_is_bac
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_answer_to_a_rollback_waits_until_the_replicas_are_told_and_not_long() {
+    let mut scene = Scene::promoted().await;
+    let commander = scene.attend();
+    let receipt = scene.roll_back("h1").await;
+    let began = Instant::now();
+    assert_eq!(commander.told(&receipt).await, None);
+    assert!(told(&mut scene.fake.objects()).is_some());
+    // Nobody echoes it here: that is waited for as well, and missed without a word.
+    assert!(began.elapsed() <= Duration::from_millis(251), "{:?}", began.elapsed());
+    // What cannot be told is said, at once.
+    scene.fake.objects().denied.insert(String::new(), 503);
+    let receipt = scene.roll_back("h2").await;
+    let untold = commander.told(&receipt).await.expect("it could not be told");
+    assert!(untold.contains("could not be told yet") && untold.contains("denied by the test"), "{untold}");
+    // So is what hangs.
+    scene.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    let receipt = scene.roll_back("h1").await;
+    let untold = commander.told(&receipt).await.expect("it could not be told");
+    assert!(untold.contains("no answer within 250 ms"), "{untold}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn gitops_is_not_fought_more_than_twice_and_the_rollback_stands() {
     let scene = Scene::promoted().await;
     let mut takes_in = controller(scene.following.feed.clone());
@@ -195,6 +221,63 @@ async fn gitops_is_not_fought_more_than_twice_and_the_rollback_stands() {
     );
     scene.until("the end of the word", |objects| told(objects).is_none()).await;
     assert!(scene.alarms.borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_git_brings_back_after_the_two_agreed_gets_no_live_traffic_while_the_word_stands() {
+    let scene = Scene::promoted().await;
+    scene.fake.controlled_by(controller(scene.following.feed.clone()));
+    scene.roll_back("h1").await;
+    let selects_h1 = |objects: &mut Objects| objects.all[SERVICE]["spec"]["selector"][HASH] == "h1";
+    scene.until("the Service", selects_h1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Git turns, and the controller promotes at once what was active a moment ago.
+    let feed = scene.following.feed.clone();
+    {
+        let mut objects = scene.fake.objects();
+        let template = json!({"spec": {"containers": [{"image": "v2"}]}});
+        let generation = objects.rollout()["metadata"]["generation"].as_u64().unwrap() + 1;
+        objects.change(SERVICE, json!({"spec": {"selector": {HASH: "h2"}}}));
+        objects.change(
+            ROLLOUT,
+            json!({
+                "metadata": {"generation": generation}, "spec": {"template": template},
+                "status": {
+                    "observedGeneration": generation.to_string(), "currentPodHash": "h2", "stableRS": "h2",
+                    "blueGreen": {"activeSelector": "h2"},
+                },
+            }),
+        );
+    }
+    let said = told(&mut scene.fake.objects()).and_then(|told| annotation::read(&told, Timestamp::now()).ok());
+    sight_told(&feed, "h2", None, said.clone()).await;
+    let active = || scene.following.viewer.board().apps[&shop()].rollout.active().clone();
+    assert_eq!(active(), revision("h1"));
+    scene.until("the second try", selects_h1).await;
+    assert_eq!(active(), revision("h1"));
+    // Whoever wants it all the same says so, and the word goes.
+    sight_told(&feed, "h2", None, said).await;
+    sight_told(&feed, "h2", None, None).await;
+    scene.until("live traffic to follow", |_| active() == revision("h2")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_persons_promotion_through_us_takes_the_word_away() {
+    let mut scene = Scene::promoted().await;
+    let commander = scene.attend();
+    scene.roll_back("h1").await;
+    scene.until("the annotation", |objects| told(objects).is_some()).await;
+    let said = told(&mut scene.fake.objects()).and_then(|told| annotation::read(&told, Timestamp::now()).ok());
+    sight_told(&scene.following.feed, "h2", None, said).await;
+    let (by, reason, within) = ("bob".to_owned(), "it is fine".to_owned(), Duration::from_secs(20));
+    let ask = Ask::Promote { revision: Some(revision("h2")), skip_gates: false };
+    let petition = Petition { app: shop(), ask, by, reason, if_generation: None, dry_run: false, within };
+    let receipt = commander.ask(petition).await.expect("the cluster has it active");
+    assert_eq!((receipt.to.as_deref(), receipt.by.as_str()), (Some("h2"), "bob"));
+    let taken_back =
+        |objects: &mut Objects| told(objects).is_some_and(|said| said.contains(r#""to":"h2","from":"h2""#));
+    scene.until("the others to be told", taken_back).await;
+    assert_eq!(*scene.following.viewer.board().apps[&shop()].rollout.active(), revision("h2"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,8 @@ use super::{
     *,
 };
 
+const SET_OF_H2: &str = "/apis/apps/v1/namespaces/demo/replicasets/shop-h2";
+
 struct Scene {
     fake: Fake,
     followed: Following,
@@ -56,6 +58,10 @@ fn moved_to_h2(objects: &mut Objects) {
     objects.change(ROLLOUT, json!({"status": {
         "blueGreen": {"activeSelector": "h2"}, "stableRS": "h2", "controllerPause": null, "phase": "Healthy", "message": null,
     }}));
+}
+
+fn retry() -> Ask {
+    Ask::Retry { skip_gates: false }
 }
 
 fn promote() -> Ask {
@@ -201,9 +207,11 @@ fn giving_up(objects: &mut Objects) {
     } else if rollout["status"]["abort"] == true {
         objects.change(ROLLOUT, json!({"status": {
             "pauseConditions": null, "controllerPause": null, "phase": "Degraded", "message": "RolloutAborted: by hand",
+            "abortedAt": "2026-01-01T00:00:00Z",
         }}));
     } else if rollout["status"]["message"].as_str().is_some_and(|message| message.starts_with("RolloutAborted")) {
-        objects.change(ROLLOUT, json!({"status": {"phase": "Progressing", "message": "retried"}}));
+        let retried = json!({"status": {"phase": "Progressing", "message": "retried", "abortedAt": null}});
+        objects.change(ROLLOUT, retried);
     }
 }
 
@@ -211,14 +219,33 @@ fn giving_up(objects: &mut Objects) {
 async fn an_abort_is_answered_when_the_controller_has_done_it_and_can_be_retried() {
     let scene = Scene::paused().await;
     scene.fake.controlled_by(giving_up);
-    assert_eq!(scene.ask(Ask::Retry).await.unwrap_err().code, RefusalCode::NotAborted);
+    assert_eq!(scene.ask(retry()).await.unwrap_err().code, RefusalCode::NotAborted);
     let aborted = scene.ask(Ask::Abort).await.unwrap();
     assert_eq!((aborted.action, aborted.by.as_str()), (Action::Abort, "ann"));
+    // The proxy has no candidate any more, and it is said why.
+    scene.followed.sight("h1", None).await;
     assert_eq!(scene.ask(promote()).await.unwrap_err().code, RefusalCode::Aborted);
-    let retried = scene.ask(Ask::Retry).await.unwrap();
-    assert_eq!(retried.action, Action::Retry);
+    scene.fake.objects().change(SET_OF_H2, json!({"spec": {"replicas": 0}}));
+    let retried = scene.ask(retry()).await.unwrap();
+    assert_eq!((retried.action, retried.warnings.len()), (Action::Retry, 0));
     let history: Vec<_> = scene.commander.board(&shop()).unwrap().history.iter().map(|r| r.action).collect();
     assert!(history.ends_with(&[Action::Abort, Action::Retry]), "{history:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_would_promote_at_once_is_refused_and_says_from_when_on_it_is_safe() {
+    let scene = Scene::paused().await;
+    scene.fake.controlled_by(giving_up);
+    scene.ask(Ask::Abort).await.unwrap();
+    let written = scene.fake.written().len();
+    let refused = scene.ask(retry()).await.unwrap_err();
+    assert_eq!(refused.code, RefusalCode::GateFailed);
+    assert!(refused.detail.contains("would promote it at once"), "{refused:?}");
+    assert!(refused.hint.contains("2030-01-01T00:00:00Z") && refused.hint.contains("--skip-gates"), "{refused:?}");
+    assert_eq!(scene.fake.written().len(), written, "nothing was changed");
+    // Whoever wants that gets it, and is told.
+    let retried = scene.ask(Ask::Retry { skip_gates: true }).await.unwrap();
+    assert!(retried.warnings[0].contains("would promote it at once"), "{retried:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -156,6 +156,27 @@ fn only_what_was_given_up_is_taken_up_again() {
 }
 
 #[test]
+fn only_a_retry_of_what_is_still_up_and_would_be_asked_about_is_a_promotion() {
+    let aborted = || json!({"status": {"abort": true, "abortedAt": "2026-01-01T00:00:00Z", "pauseConditions": null}});
+    let set = |replicas: u32, until: Option<&str>| json!({"metadata": {"annotations": {DEADLINE: until}}, "spec": {"replicas": replicas}});
+    let up = set(2, Some("2026-01-01T00:00:30Z"));
+    let refusal = retry_promotes(&seen(aborted()), Some(&up)).expect("it would promote");
+    assert!(refusal.code == RefusalCode::GateFailed && refusal.hint.contains("2026-01-01T00:00:30Z"), "{refusal:?}");
+    for safe in [None, Some(set(0, Some("2026-01-01T00:00:30Z"))), Some(set(2, None))] {
+        assert_eq!(retry_promotes(&seen(aborted()), safe.as_ref()), None, "{safe:?}");
+    }
+    // Where nobody would be asked anyway, nothing is lost.
+    let mut by_itself = aborted();
+    by_itself["spec"] = json!({"strategy": {"blueGreen": {"autoPromotionEnabled": true}}});
+    assert_eq!(retry_promotes(&seen(by_itself.clone()), Some(&up)), None);
+    by_itself["spec"]["strategy"]["blueGreen"]["prePromotionAnalysis"] = json!({"templates": []});
+    assert!(retry_promotes(&seen(by_itself), Some(&up)).is_some());
+    // Before the controller has given it up it cannot be told.
+    assert!(waits(given_up(&seen(json!({"status": {"abort": true}})))).contains("being given up"));
+    assert_eq!(given_up(&seen(aborted())), Next::Done);
+}
+
+#[test]
 fn a_pause_by_hand_is_there_when_it_was_taken_in() {
     assert_eq!(sent(pause(&seen(json!({})), true)), [r#"patch rollouts/shop in demo: {"spec":{"paused":true}}"#]);
     assert!(

@@ -1,8 +1,6 @@
 //! The roles of a blue-green Rollout. The hash in the active Service's selector decides: it is written before any status
 //! that reports it, and no slice of endpoints need follow.
 
-use jiff::Timestamp;
-
 use super::{
     super::objects::{HASH, Rollout, RolloutStatus},
     Scene, UNHASHED, given, hash_of,
@@ -13,7 +11,7 @@ use super::{
 };
 use crate::switch::{Sighted, Sighting};
 
-pub(super) fn sight(scene: &Scene<'_>, rollout: &Rollout, now: Timestamp) -> Result<Sighting, String> {
+pub(super) fn sight(scene: &Scene<'_>, rollout: &Rollout) -> Result<Sighting, String> {
     let service = scene.active_service()?;
     let door = Door::of(service, scene.target.port.as_ref())?;
     let plain = without(&service.selector, [HASH]);
@@ -36,7 +34,7 @@ pub(super) fn sight(scene: &Scene<'_>, rollout: &Rollout, now: Timestamp) -> Res
 
     let roles: Vec<&str> = active.into_iter().chain(preview).collect();
     alarms.extend(revisions.alarms(&roles, &door));
-    let previous = active.and_then(|active| revisions.previous(active, now));
+    let previous = active.and_then(|active| revisions.previous(active));
     let previous = previous.filter(|(hash, _)| Some(*hash) != preview);
     let previous = previous.and_then(|(hash, until)| Some((revision(hash).ok()?, until)));
     let mut revisions = revisions.sighted(&roles)?;

@@ -1,8 +1,6 @@
 //! The roles of a canary, and its share. Where something routes by weight, the controller writes the weights with their
 //! hashes into the status, as one document; where nothing does, they follow from the steps.
 
-use jiff::Timestamp;
-
 use super::{
     super::objects::{Canary, HASH, Rollout, RolloutStatus, Weights},
     Scene, ServiceNames, given,
@@ -13,7 +11,7 @@ use super::{
 };
 use crate::switch::{Sighting, Weight};
 
-pub(super) fn sight(scene: &Scene<'_>, rollout: &Rollout, canary: &Canary, now: Timestamp) -> Result<Sighting, String> {
+pub(super) fn sight(scene: &Scene<'_>, rollout: &Rollout, canary: &Canary) -> Result<Sighting, String> {
     let (door, plain) = match ServiceNames::of(scene.target, Some(rollout)).active {
         Some(_) => {
             let service = scene.active_service()?;
@@ -48,7 +46,7 @@ pub(super) fn sight(scene: &Scene<'_>, rollout: &Rollout, canary: &Canary, now: 
 
     let roles: Vec<&str> = [active].into_iter().chain(preview).collect();
     let alarms = revisions.alarms(&roles, &door);
-    let previous = revisions.previous(active, now).filter(|(hash, _)| Some(*hash) != preview);
+    let previous = revisions.previous(active).filter(|(hash, _)| Some(*hash) != preview);
     let previous = previous.and_then(|(hash, until)| Some((revision(hash).ok()?, until)));
     Ok(Sighting {
         revisions: revisions.sighted(&roles)?,

@@ -100,8 +100,8 @@ pub(super) fn sight(scene: &Scene<'_>, now: Timestamp) -> Result<Sighting, Strin
         (Objects::Services { .. }, _) => services::sight(scene)?,
         (Objects::Rollout(name), None) => return Err(format!("there is no Rollout `{name}`")),
         (Objects::Rollout(name), Some(rollout)) => match &rollout.spec.strategy {
-            strategy if strategy.blue_green.is_some() => blue_green::sight(scene, rollout, now)?,
-            strategy if let Some(canary) = &strategy.canary => canary::sight(scene, rollout, canary, now)?,
+            strategy if strategy.blue_green.is_some() => blue_green::sight(scene, rollout)?,
+            strategy if let Some(canary) = &strategy.canary => canary::sight(scene, rollout, canary)?,
             _ => return Err(format!("the Rollout `{name}` has neither a blue-green nor a canary strategy")),
         },
     };

@@ -50,12 +50,13 @@ impl<'a> Revisions<'a> {
         self.pools.get(hash).map_or(0, Pool::ready)
     }
 
-    /// The revision to return to: the newest of those before the active one that still lives, and until when it does.
+    /// The revision to return to: the newest of those before the active one that still lives, and when it is to be taken down.
+    /// Where that time has passed, whoever does it is away.
     ///
     /// Later ones never carried live traffic, or were taken from it.
-    pub(super) fn previous(&self, active: &str, now: Timestamp) -> Option<(&'a str, Option<Timestamp>)> {
+    pub(super) fn previous(&self, active: &str) -> Option<(&'a str, Option<Timestamp>)> {
         let number = self.sets.get(active)?.number;
-        let lives = |set: &&&ReplicaSet| set.replicas > 0 && set.deadline.is_none_or(|deadline| deadline > now);
+        let lives = |set: &&&ReplicaSet| set.replicas > 0;
         let before = self.sets.values().filter(|set| set.number < number).filter(lives);
         before.max_by_key(|set| set.number).map(|set| (&*set.hash, set.deadline))
     }

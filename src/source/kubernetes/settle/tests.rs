@@ -41,7 +41,8 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn told() -> Returned {
-    Returned { to: revision("h1"), from: revision("h2"), at: at(0), by: "ann".into(), reason: "errors".into() }
+    let (by, reason) = ("ann".into(), "errors".into());
+    Returned { to: revision("h1"), from: revision("h2"), at: at(0), by, reason, released: false }
 }
 
 fn ours(second: i64) -> Ours {
@@ -116,7 +117,6 @@ fn stuck(next: Move) -> String {
 fn announced(next: Move) -> Returned {
     match next {
         Move::Announce(call) => {
-            assert_eq!(call.body["metadata"]["resourceVersion"], "100");
             let annotations = &call.body["metadata"]["annotations"];
             assert_eq!(annotations[TRIES], Value::Null);
             annotation::read(annotations[annotation::RETURNED].as_str().unwrap(), at(60)).unwrap()
@@ -234,15 +234,44 @@ fn a_rollback_to_pods_that_are_gone_ends_loudly() {
 #[test]
 fn what_is_settled_or_overtaken_is_taken_back() {
     let agreed = || Case { service: Some("h1"), ..case() };
-    assert_eq!(agreed().next(), Move::Linger(Duration::from_secs(29)));
-    assert!(matches!(Case { after: 31, ..agreed() }.next(), Move::Forget(_, true)));
+    assert_eq!(agreed().next(), Move::Linger);
+    assert!(matches!(Case { after: 901, ..agreed() }.next(), Move::Forget(_)));
     let overtaken = Case { service: Some("h3"), active: "h3", ours: None, ..case() };
     match overtaken.next() {
-        Move::Forget(call, false) => {
+        Move::Forget(call) => {
+            assert_eq!(call.body["metadata"]["resourceVersion"], "100");
             assert_eq!(call.body["metadata"]["annotations"][annotation::RETURNED], Value::Null);
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn what_waits_for_a_person_again_is_released_and_told_what_to_do() {
+    let offered = || {
+        Case { service: Some("h1"), ..case() }.changed(json!({"status": {
+            "stableRS": "h1", "blueGreen": {"activeSelector": "h1"}, "controllerPause": true,
+            "pauseConditions": [{"reason": "BlueGreenPause", "startTime": "2026-01-01T00:00:00Z"}],
+        }}))
+    };
+    match offered().next() {
+        Move::Release(call) => {
+            assert_eq!(call.body["metadata"]["resourceVersion"], "100");
+            let value = call.body["metadata"]["annotations"][annotation::RETURNED].as_str().unwrap();
+            assert_eq!(annotation::read(value, at(60)).unwrap(), Returned { released: true, ..told() });
+        }
+        other => panic!("{other:?}"),
+    }
+    let released = || Some(Returned { released: true, ..told() });
+    let why = stuck(Case { told: released(), ..offered() }.next());
+    assert!(why.contains("in Git") && why.contains("v1") && why.contains("promote h2"), "{why}");
+    // Approved: that is meant, also where it has not been followed yet.
+    assert!(matches!(Case { told: released(), active: "h2", ours: None, ..case() }.next(), Move::Forget(_)));
+    assert!(matches!(Case { told: released(), ours: Some(ours(60)), ..case() }.next(), Move::Forget(_)));
+    // What the controller promotes by itself asks nobody.
+    let by_itself = json!({"spec": {"strategy": {"blueGreen": {"autoPromotionEnabled": true}}}});
+    assert_eq!(offered().changed(by_itself).next(), Move::Linger);
+    assert!(matches!(Case { after: 901, told: released(), ..offered() }.next(), Move::Forget(_)));
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn sighting(active: &str, preview: &str, revisions: &[&str]) -> Sighting {
 
 fn returned(seconds: i64) -> Option<Returned> {
     let (by, reason) = ("ann".to_owned(), "errors".to_owned());
-    Some(Returned { to: rev("h1"), from: rev("h2"), at: at(seconds), by, reason })
+    Some(Returned { to: rev("h1"), from: rev("h2"), at: at(seconds), by, reason, released: false })
 }
 
 impl Life {
@@ -180,6 +180,24 @@ fn the_authority_says_how_long_the_previous_revision_is_kept() {
 }
 
 #[test]
+fn a_rollback_is_possible_as_long_as_the_previous_revision_is_seen_to_live() {
+    let mut life = Life::promoted();
+    let due = Sighting {
+        previous: Some(rev("h1")),
+        previous_until: Some(at(life.now + 30)),
+        ..sighting("h2", "h2", &["h1", "h2"])
+    };
+    life.sights(due.clone());
+    // Nobody has come to take it down: neither silence nor a look at it changes that.
+    life.waits(3600);
+    assert_eq!(life.rollout.deadline(), None, "there is nothing to wake up for");
+    life.sights(due);
+    life.is(Phase::Promoted, "h2", None, Some("h1"), 3);
+    life.rolls_back().expect("its endpoints live");
+    life.is(Phase::Aborted, "h1", Some("h2"), None, 4);
+}
+
+#[test]
 fn what_its_authority_decides_is_refused_and_a_rollback_is_not() {
     let mut life = Life::promoted();
     assert_eq!(life.promotes(), Err(RefusalCode::OtherAuthority));
@@ -218,12 +236,55 @@ fn a_rollback_ordered_elsewhere_is_joined_once_it_can_be_and_never_twice() {
     let step = life.sees("h1", 1, 1);
     assert_eq!(actions(&step), [(Action::Rollback, "ann")]);
     life.is(Phase::Aborted, "h1", Some("h2"), None, 4);
-    // The cluster agrees, and later goes forward again; nobody has taken the old word away.
+    // The cluster agrees, and is brought back by something that knows nothing of it: not while the word stands.
     life.sights(Sighting { returned: returned(50), ..sighting("h1", "h1", &["h1", "h2"]) });
+    life.sights(told.clone());
+    life.is(Phase::Aborted, "h1", Some("h2"), None, 6);
+    let message = life.rollout.message();
+    assert!(message.contains("ann rolled back from it to h1"), "{message}");
+    assert!(message.contains("tealgate promote shop --revision h2"), "{message}");
+    // Whoever takes it away means it.
+    life.sights(sighting("h2", "h2", &["h1", "h2"]));
+    life.is(Phase::Promoted, "h2", None, Some("h1"), 7);
+    assert!(!life.rollout.message().contains("rolled back"), "{}", life.rollout.message());
+    // The same word is no new one.
     life.sights(told);
-    life.is(Phase::Promoted, "h2", None, Some("h1"), 6);
+    life.is(Phase::Promoted, "h2", None, Some("h1"), 7);
     life.sights(Sighting { returned: returned(70), ..sighting("h2", "h2", &["h1", "h2"]) });
-    life.is(Phase::Aborted, "h1", Some("h2"), None, 7);
+    life.is(Phase::Aborted, "h1", Some("h2"), None, 8);
+}
+
+#[test]
+fn a_word_that_stands_keeps_nobody_from_a_newer_revision() {
+    let mut life = Life::promoted();
+    let told = |active: &str| Sighting { returned: returned(50), ..sighting(active, "h3", &["h1", "h2", "h3"]) };
+    life.sights(told("h2"));
+    life.is(Phase::Aborted, "h1", Some("h3"), None, 5);
+    life.sights(told("h1"));
+    life.sees("h3", 1, 1);
+    life.sights(told("h3"));
+    life.is(Phase::Promoted, "h3", None, Some("h1"), 6);
+}
+
+#[test]
+fn once_a_person_has_to_approve_it_the_way_back_is_free() {
+    let mut life = Life::promoted();
+    let told = |active: &str, released| Sighting {
+        returned: returned(50).map(|told| Returned { released, ..told }),
+        ..sighting(active, "h2", &["h1", "h2"])
+    };
+    life.sights(told("h2", false));
+    life.is(Phase::Aborted, "h1", Some("h2"), None, 4);
+    life.sights(told("h1", false));
+    life.sights(told("h1", true));
+    life.sights(told("h2", true));
+    life.is(Phase::Promoted, "h2", None, Some("h1"), 5);
+    // And whoever begins then is not told to go back.
+    let mut late = followed();
+    late.sights(told("h2", true));
+    late.sees("h1", 1, 1);
+    late.sees("h2", 1, 1);
+    late.is(Phase::Steady, "h2", None, None, 1);
 }
 
 #[test]
@@ -366,6 +427,7 @@ fn random_sighting(rng: &mut fastrand::Rng, now: i64) -> Sighting {
         at: at(rng.i64(0..=now)),
         by: "bob".to_owned(),
         reason: String::new(),
+        released: rng.bool(),
     });
     Sighting {
         revisions,

@@ -214,7 +214,7 @@ fn the_previous_revision_is_the_newest_before_the_active_one_that_still_lives() 
     for (numbered, previous, until) in [
         (vec![("h1", 1, 2, Some(later))], Some("h1"), Some(later)),
         (vec![("h1", 1, 2, None)], Some("h1"), None),
-        (vec![("h1", 1, 2, Some("2026-01-01T11:59:59Z"))], None, None),
+        (vec![("h1", 1, 2, Some("2026-01-01T11:59:59Z"))], Some("h1"), Some("2026-01-01T11:59:59Z")),
         (vec![("h1", 1, 0, Some(later))], None, None),
         (vec![("h0", 1, 2, None), ("h1", 2, 2, Some(later))], Some("h1"), Some(later)),
         (vec![("h0", 1, 2, None), ("h1", 2, 0, None)], Some("h0"), None),
