@@ -62,11 +62,11 @@ async fn what_fifty_rollouts_with_five_hundred_pods_cost() {
     }
     let untouched = Backend::spawn("blue");
     let revisions = json!({ "blue": { "endpoints": [untouched.address()] } });
-    apps.insert(
-        APP.to_owned(),
-        json!({ "hosts": [HOST], "source": { "static": { "active": "blue", "revisions": revisions } } }),
-    );
-    let bare = Process::start(following(&cluster, json!({ "rollout": "none" }))).await;
+    let fixed = json!({ "hosts": [HOST], "source": { "static": { "active": "blue", "revisions": revisions } } });
+    apps.insert(APP.to_owned(), fixed.clone());
+    let mut bare = following(&cluster, json!({ "rollout": "none" }));
+    bare.config["apps"] = json!({ "none": { "source": { "kubernetes": { "rollout": "none" } } }, APP: fixed });
+    let bare = Process::start(bare).await;
     setup.config["apps"] = Value::Object(apps);
     let process = Process::start(setup).await;
     eventually("all to be seen", async || {
