@@ -287,6 +287,7 @@ pub(super) enum Message {
     OutOfSight { app: AppName, why: String },
     Asked { app: AppName, asked: Option<Asked> },
     Note { note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>> },
+    Refused { app: AppName, action: Action, by: String, refusal: Refusal },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
@@ -337,6 +338,11 @@ impl Control {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Note { note, reply }).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Tells those who listen that what somebody asked an app's authority for was refused.
+    pub async fn refused(&self, app: AppName, action: Action, by: String, refusal: Refusal) {
+        self.messages.send(Message::Refused { app, action, by, refusal }).await.ok();
     }
 
     /// Says that somebody has asked an app's authority to make this revision active, so that the flip is ascribed to him

@@ -188,7 +188,7 @@ impl Commander {
             (petition.app.clone(), petition.ask.action(), petition.by.clone(), petition.dry_run);
         let outcome = self.run(petition).await;
         if let (Err(refusal), false) = (&outcome, dry_run) {
-            self.notices.try_send(Notice::refused(&app, action, &by, refusal.code.as_str(), &refusal.detail)).ok();
+            self.control.refused(app, action, by, refusal.clone()).await;
         }
         outcome
     }

@@ -177,7 +177,7 @@ impl Notice {
         Some(Self { at, same, waits: is_flip(receipt) && of_authority, ..notice })
     }
 
-    pub(super) fn refused(app: &AppName, action: Action, by: &str, code: &str, detail: &str) -> Self {
+    fn refused(app: &AppName, action: Action, by: &str, code: &str, detail: &str) -> Self {
         let words = format!("{} by {by} was refused ({code}): {detail}", action.as_str());
         let same = format!("{} {by} {code}", action.as_str());
         Self { same, ..Self::new(app, "TealgateRefused", words).warning() }

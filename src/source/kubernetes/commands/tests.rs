@@ -4,6 +4,7 @@ use super::{
     super::fake::{Fake, Following, Objects, ROLLOUT, SERVICE, revision, shop, sight},
     *,
 };
+use crate::switch::Happening;
 
 const SET_OF_H2: &str = "/apis/apps/v1/namespaces/demo/replicasets/shop-h2";
 
@@ -81,6 +82,32 @@ async fn a_promotion_is_answered_when_live_traffic_has_moved_and_names_who_asked
     assert_eq!(again.code, RefusalCode::AlreadyActive);
     // Never a Service.
     assert!(scene.fake.objects().written.iter().all(|(path, _)| !path.contains("/services/")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_to_all_who_listen_and_said_once_on_the_rollout() {
+    let (fake, followed) = (Fake::paused(), Following::start().await);
+    let (commander, desk) = followed.attended(&fake);
+    let attending = tokio::spawn(commander.clone().attend(desk, watch::Sender::default()));
+    let mut events = followed.viewer.events();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let other = Ask::Promote { revision: Some(revision("h3")), skip_gates: false };
+    let plan = Petition { dry_run: true, ..Scene::petition(other.clone()) };
+    commander.ask(plan).await.expect_err("h3 is not there");
+    commander.ask(Scene::petition(other)).await.expect_err("h3 is not there");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut told = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let Happening::Refused { action, by, code, .. } = &event.what {
+            told.push((*action, by.clone(), code.clone()));
+        }
+    }
+    assert_eq!(told, [(Action::Promote, "ann".to_owned(), "no-candidate".to_owned())]);
+    let objects = fake.objects();
+    let said: Vec<_> = objects.written.iter().filter(|(path, _)| path.ends_with("/events")).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(said[0].1["reason"], "TealgateRefused");
+    attending.abort();
 }
 
 #[tokio::test(start_paused = true)]
