@@ -18,7 +18,7 @@ use super::{
     action::{Action, AppPath, Guards, Terms},
     answers::Outcome,
     api::{
-        DeployRequest, EndpointRequest, PinRequest, PlainRequest, PromoteRequest, Role, RollbackRequest, Wait,
+        DeployRequest, EndpointRequest, GiveUpRequest, PinRequest, PlainRequest, PromoteRequest, Role, RollbackRequest, Wait,
         WeightRequest,
     },
     problem::{ActionProblems, Error},
@@ -26,7 +26,7 @@ use super::{
     routes::Admin,
 };
 use crate::switch::{
-    Address, AppName, Ask, Command, EndpointSpec, Order, Petition, Receipt, Refusal, RefusalCode, Revision, Tenure,
+    Address, AppName, Ask, Command, EndpointSpec, Only, Order, Petition, Receipt, Refusal, RefusalCode, Revision, Tenure,
     Whereabouts,
 };
 
@@ -35,6 +35,9 @@ const PATIENCE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Du
 
 /// The most endpoints of one revision.
 const MAX_ENDPOINTS: usize = 4096;
+
+/// The most octets of an image's name.
+const MAX_IMAGE: usize = 1000;
 
 /// The largest weight of an endpoint.
 const MAX_WEIGHT: u32 = 256;
@@ -187,9 +190,11 @@ pub(super) async fn rollback(
 }
 
 /// Drops the candidate; live traffic stays where it is.
+///
+/// With `revision` or `image` that candidate alone: another one is left where it is.
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/abort", operation_id = "abort", tag = "actions",
-    params(AppPath, Guards), request_body = Option<PlainRequest>,
+    params(AppPath, Guards), request_body = Option<GiveUpRequest>,
     responses(
         (status = 200, description = "There is no candidate any more.", body = Receipt,
             headers(
@@ -201,13 +206,25 @@ pub(super) async fn rollback(
 )]
 pub(super) async fn abort(
     State(admin): State<Arc<Admin>>,
-    Action { terms, body }: Action<PlainRequest>,
+    Action { terms, body }: Action<GiveUpRequest>,
 ) -> Result<Response, Error> {
-    if admin.follows(&terms.app) {
-        return admin.ask(terms, Ask::Abort, &body).await;
+    let only = only(body.revision, body.image)?;
+    let work: Work = match admin.follows(&terms.app) {
+        true => terms.petition(Ask::Abort { only }, &body.reason, body.if_generation, WITHIN)?.into(),
+        false => terms.order(Command::Abort { only }, &body.reason, body.if_generation)?.into(),
+    };
+    admin.act(terms, work).await
+}
+
+/// The one candidate that is meant, if one was named.
+pub(super) fn only(revision: Option<Revision>, image: Option<String>) -> Result<Option<Only>, Error> {
+    match (&revision, &image) {
+        (Some(_), Some(_)) => Err(Error::invalid("revision and image name the candidate twice", "send one of them")),
+        (None, Some(image)) if !(1..=MAX_IMAGE).contains(&image.len()) => {
+            Err(Error::invalid(format!("image has not 1 to {MAX_IMAGE} octets"), "NAME:TAG, or sha256:…"))
+        }
+        _ => Ok(Only::of(revision, image)),
     }
-    let order = terms.order(Command::Abort, &body.reason, body.if_generation)?;
-    admin.act(terms, order).await
 }
 
 /// Sends a share of live traffic to the candidate.

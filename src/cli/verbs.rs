@@ -174,8 +174,8 @@ Examples:
     Rollback(act::Rollback),
     /// Drop the candidate; live traffic stays where it is
     #[command(after_help = "\
-With --revision or --image, only that one: if it is no candidate any more, there is nothing to do (0); if it is active already, \
-that is a conflict (5).
+With --revision or --image, only that one: where there is no candidate any more, there is nothing to do (0); if another one is, \
+or it is active already, that is a conflict (5).
 
 Examples:
   tealgate abort shop --reason \"smoke test failed\"")]
@@ -184,7 +184,8 @@ Examples:
     #[command(after_help = "\
 Where Argo Rollouts decides, the rollout is aborted and the stable revision's template is put back, so that the Rollout is \
 healthy again; Git has to follow, or it brings the candidate back. Elsewhere this is `abort`. With --revision or --image, only \
-that one: if it is no candidate any more, there is nothing to do (0); if it is active already, that is a conflict (5).
+that one: where there is no candidate any more, there is nothing to do (0); if another one is, or it is active already, that is a \
+conflict (5).
 
 Examples:
   tealgate reject shop --reason \"smoke test failed\" --yes

@@ -188,7 +188,7 @@ impl Rollout {
         use Command::{Abort, Deploy, Discard, Promote, PromoteHeld, Weigh};
         let theirs = matches!(
             command,
-            Promote { .. } | PromoteHeld { .. } | Abort | Weigh { .. } | Deploy { .. } | Discard { .. }
+            Promote { .. } | PromoteHeld { .. } | Abort { .. } | Weigh { .. } | Deploy { .. } | Discard { .. }
         );
         let (decides, hint) = match self.authority {
             Authority::ArgoRollouts if theirs => ("Argo Rollouts decides", "ask it: kubectl argo rollouts"),

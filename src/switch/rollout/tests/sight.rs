@@ -201,7 +201,7 @@ fn a_rollback_is_possible_as_long_as_the_previous_revision_is_seen_to_live() {
 fn what_its_authority_decides_is_refused_and_a_rollback_is_not() {
     let mut life = Life::promoted();
     assert_eq!(life.promotes(), Err(RefusalCode::OtherAuthority));
-    assert_eq!(life.obeys(Command::Abort), Err(RefusalCode::OtherAuthority));
+    assert_eq!(life.obeys(Command::Abort { only: None }), Err(RefusalCode::OtherAuthority));
     assert_eq!(life.deploys("h9"), Err(RefusalCode::OtherAuthority));
     assert_eq!(life.weighs(5), Err(RefusalCode::OtherAuthority));
     life.rolls_back().expect("h1 lives");

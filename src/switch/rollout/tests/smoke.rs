@@ -158,7 +158,7 @@ fn a_pass_counts_for_the_revision_and_the_endpoints_it_was_given_for() {
     let policy = Arc::new(Policy { promotion, ..Policy::default() });
     life.follows(Wanted { policy, ..tested(AutoPromotion::Never) });
     assert_eq!((life.run(), life.report().checks.len()), (Some(5), 1));
-    life.obeys(Command::Abort).expect("there is a candidate");
+    life.obeys(Command::Abort { only: None }).expect("there is a candidate");
     assert_eq!(life.run(), None);
 }
 
@@ -169,7 +169,7 @@ fn what_cannot_be_tested_is_refused_with_the_reason() {
     assert_eq!(life.obeys(smokes(None)), Err(RefusalCode::NotReady));
     assert_eq!(life.obeys(smokes(Some("teal"))), Err(RefusalCode::NoCandidate));
     assert_eq!(life.obeys(smokes(Some("blue"))), Err(RefusalCode::AlreadyActive));
-    life.obeys(Command::Abort).expect("there is a candidate");
+    life.obeys(Command::Abort { only: None }).expect("there is a candidate");
     assert_eq!(life.obeys(smokes(None)), Err(RefusalCode::NoCandidate));
     // Nor does a revision get past it by being no candidate.
     life.sees("green", 2, 2);
