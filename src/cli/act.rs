@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     admin::api::{
-        DeployRequest, EndpointRequest, GiveUpRequest, HoldFirst, HoldTerms, KeepRequest, Period, PinRequest, PlainRequest,
-        PromoteRequest, RetryRequest, RollbackRequest, Share, WeightRequest,
+        DeployRequest, EndpointRequest, GiveUpRequest, HoldFirst, HoldTerms, KeepRequest, Period, PinRequest,
+        PlainRequest, PromoteRequest, RetryRequest, RollbackRequest, Share, WeightRequest,
     },
     switch::{AppName, AppStatus, PoolStatus, Receipt, RefusalCode, Revision, Weight},
 };

@@ -210,7 +210,10 @@ fn what_another_authority_promotes_without_a_passed_smoke_test_is_followed_and_t
         (Some([true, true]), ""),
     ] {
         let Life { mut rollout, .. } = followed();
-        let promotion = Promotion { smoke: Some(Arc::new(Smoke { within: Duration::ZERO, ..(*smoke()).clone() })), ..Promotion::default() };
+        let promotion = Promotion {
+            smoke: Some(Arc::new(Smoke { within: Duration::ZERO, ..(*smoke()).clone() })),
+            ..Promotion::default()
+        };
         rollout.policy = Arc::new(Policy { promotion, ..Policy::default() });
         let mut life = Life { rollout, now: 0 };
         life.sights(sighting("h1", "h1", &["h1"]));
