@@ -26,8 +26,8 @@ use super::{
     settle,
 };
 use crate::switch::{
-    Action, Answer, AppBoard, AppName, Ask, Authorities, Command, Control, GateState, Note, Only, Order, Petition, Receipt,
-    Refusal, RefusalCode, Returned, Revision, Telling, Viewer,
+    Action, Answer, AppBoard, AppName, Ask, Authorities, Command, Control, GateState, Note, Only, Order, Petition,
+    Receipt, Refusal, RefusalCode, Returned, Revision, Telling, Viewer,
 };
 
 /// How long after a look the Rollout is looked at again, unless something tells sooner.

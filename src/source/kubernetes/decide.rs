@@ -16,7 +16,8 @@ use crate::switch::{Refusal, RefusalCode};
 const GIVEN_UP: &str = "RolloutAborted";
 
 /// What there is to wait for after any change of the specification.
-pub(super) const NOT_TAKEN_IN: &str = "Argo Rollouts has not taken in the latest change of the Rollout; is its controller up?";
+pub(super) const NOT_TAKEN_IN: &str =
+    "Argo Rollouts has not taken in the latest change of the Rollout; is its controller up?";
 
 /// A Rollout as it stands.
 pub(super) struct Seen {

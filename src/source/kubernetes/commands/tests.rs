@@ -180,7 +180,9 @@ async fn a_promotion_of_another_revision_or_generation_than_meant_is_not_asked_f
 #[tokio::test(start_paused = true)]
 async fn a_dry_run_shows_the_calls_and_makes_none() {
     let scene = Scene::paused().await;
-    for (ask, calls) in [(promote(), 1), (Ask::Abort { only: None }, 1), (Ask::Reject { only: None }, 2), (Ask::Pause, 1)] {
+    for (ask, calls) in
+        [(promote(), 1), (Ask::Abort { only: None }, 1), (Ask::Reject { only: None }, 2), (Ask::Pause, 1)]
+    {
         let petition = Petition { dry_run: true, ..Scene::petition(ask.clone()) };
         let plan = scene.commander.ask(petition).await.unwrap();
         assert!(plan.dry_run && plan.calls.len() == calls, "{ask:?}: {plan:?}");
