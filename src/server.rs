@@ -26,7 +26,7 @@ use crate::{
     readiness::Gate,
     smoke,
     source::{self, FileWatch, Targets},
-    switch::{Applied, Authorities, Control, Feed, Journal, Switch, SwitchOptions},
+    switch::{Applied, Control, Feed, Journal, Switch, SwitchOptions},
     telemetry::{self, access_log::AccessLog, metrics::Metrics},
 };
 
@@ -227,7 +227,7 @@ fn follow_clusters(
     tasks: &mut JoinSet<()>,
     targets: &watch::Sender<Targets>,
     switch: &Switch,
-) -> (Option<Arc<dyn Authorities>>, Option<admin::Review>) {
+) -> (Option<Arc<dyn crate::switch::Authorities>>, Option<admin::Review>) {
     use source::kubernetes::{Alarms, Commander, follow};
 
     let alarms = watch::Sender::new(Alarms::new());

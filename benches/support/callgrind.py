@@ -1,6 +1,7 @@
 """Instructions per request, by callgrind: by function, and by the crate whose source they come from."""
 
 import re
+import subprocess
 import time
 
 import load
@@ -36,6 +37,44 @@ def run(command, port, directory, requests, host, ready, least):
     finally:
         server.stop()
     return read(out), lasted
+
+
+def of_workers(command, port, directory, few, many, host, ready):
+    """Instructions per request in the threads that serve requests, of a server that takes long to start: between two dumps
+    of one life, less what the same threads do in a time as long without requests."""
+    for old in directory.glob("callgrind.out*"):
+        old.unlink()
+    options = ["--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={directory}/callgrind.out"]
+    server = Process("callgrind", ["valgrind", *options, *map(str, command)], port, directory / "callgrind.log", patience=900)
+
+    def ask(requests):
+        load.h2load(f"http://127.0.0.1:{port}/", ["--h1", "-n", str(requests), "-c", "16"], 600, authority=host)
+
+    def dump():
+        subprocess.run(["callgrind_control", "--dump", str(server.child.pid)], check=True, capture_output=True, cwd=directory)
+
+    try:
+        ready(server)
+        ask(few)
+        dump()
+        began = time.monotonic()
+        ask(many)
+        lasted = time.monotonic() - began
+        dump()
+        time.sleep(lasted)
+        dump()
+    finally:
+        server.stop()
+    busy, idle = (sum(worker_threads(directory, part)) for part in (2, 3))
+    return (busy - idle) / many
+
+
+def worker_threads(directory, part):
+    """What each thread executed by the time of a dump that has our HTTP/1 code in it."""
+    for path in directory.glob(f"callgrind.out.{part}-*"):
+        costs = read(path)
+        if any("proxy::worker" in function for _, function in costs):
+            yield sum(costs.values())
 
 
 def read(path):

@@ -85,7 +85,15 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+        let this = self.get_mut();
+        // Mostly there is room. To write costs less than to get ready for it.
+        if let Self::Tcp(stream) = this {
+            match stream.try_write(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+        each!(this, stream => Pin::new(stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(

@@ -182,6 +182,13 @@ impl Timer {
         self.set(self.clock.now().checked_add(within + TICK));
     }
 
+    /// Makes it as good as new.
+    pub(super) fn renew(&self) {
+        let slot = &mut self.clock.slots.borrow_mut()[self.key];
+        // The waker is mostly that of whoever has the timer next.
+        *slot = Slot { waker: slot.waker.take(), ..Slot::default() };
+    }
+
     /// Rings when `tenure` is cut.
     pub(super) fn follow(&self, tenure: &Tenure) {
         let id = tenure.id();
@@ -271,5 +278,17 @@ mod tests {
         let timer = Clock::new().timer();
         timer.set_within(Duration::from_millis(250));
         assert_eq!(timer.guard(async { 7 }).await, Ok(7));
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_renewed_timer_knows_nothing_of_its_deadline() {
+        let clock = Clock::new();
+        let timer = clock.timer();
+        timer.set_within(Duration::from_millis(250));
+        timer.renew();
+        tokio::select! {
+            () = ticking(Rc::clone(&clock)) => {}
+            done = timer.guard(tokio::time::sleep(Duration::from_secs(1))) => assert_eq!(done, Ok(())),
+        }
     }
 }

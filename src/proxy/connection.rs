@@ -55,8 +55,9 @@ pub(super) async fn serve(client: Rc<Client>, arrival: Box<Arrival>) {
     // What is large and short-lived, or rare, is on the heap: a connection at rest is what this future is.
     let (close, may_come) = match is_h2 {
         true => (Box::pin(http2::serve(&client, stream, desk)).await, http2::CONNECTION_WINDOW as usize),
-        false => (http1::serve(&client, stream, desk).await, usize::MAX),
+        false => (http1::serve(&client, stream, desk, timer).await, usize::MAX),
     };
+    let timer = client.clock().timer();
     timer.set_within(LINGER);
     match close {
         Close::Done => {}

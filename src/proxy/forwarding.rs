@@ -121,7 +121,8 @@ impl Forwarding {
         if let Some(last) = last.as_ref().filter(|last| *last.authority == *authority) {
             return last.lines.clone();
         }
-        let lines = Bytes::from(self.write(&Told::default(), text));
+        // Kept as long as the connection is, so without the room behind it.
+        let lines = Bytes::from(self.write(&Told::default(), text).into_boxed_str().into_boxed_bytes());
         *last = Some(Last { authority: authority.into(), lines: lines.clone() });
         lines
     }

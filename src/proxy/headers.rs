@@ -24,15 +24,10 @@ const FORWARDING: [HeaderName; 5] = [
 ];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What is mostly new in each head.
-const FLEETING: [HeaderName; 6] = [
-    header::DATE,
-    header::REFERER,
-    HeaderName::from_static("grpc-timeout"),
-    HeaderName::from_static("server-timing"),
-    TRACEPARENT,
-    X_REQUEST_ID,
-];
+/// What is mostly new in each request, and in each answer.
+const NEW_IN_REQUESTS: [HeaderName; 4] =
+    [header::REFERER, HeaderName::from_static("grpc-timeout"), TRACEPARENT, X_REQUEST_ID];
+const NEW_IN_ANSWERS: [HeaderName; 3] = [header::DATE, HeaderName::from_static("server-timing"), X_REQUEST_ID];
 const X_TEALGATE_REVISION: HeaderName = HeaderName::from_static("x-tealgate-revision");
 const X_TEALGATE_GENERATION: HeaderName = HeaderName::from_static("x-tealgate-generation");
 const OURS: &str = "x-tealgate-";
@@ -321,10 +316,19 @@ pub(super) fn add_lines(headers: &mut HeaderMap, lines: &Bytes) {
     }
 }
 
-/// Keeps what is new in each head out of HPACK's tables (RFC 7541 §7.1.3): it would push out what is not, and be compared
+/// Keeps what is new in each request out of HPACK's tables (RFC 7541 §7.1.3): it would push out what is not, and be compared
 /// with all that came before.
-pub(super) fn keep_out_of_tables(headers: &mut HeaderMap) {
-    for name in &FLEETING {
+pub(super) fn keep_requests_own_out_of_tables(headers: &mut HeaderMap) {
+    keep_out_of_tables(headers, &NEW_IN_REQUESTS);
+}
+
+/// The same for an answer.
+pub(super) fn keep_answers_own_out_of_tables(headers: &mut HeaderMap) {
+    keep_out_of_tables(headers, &NEW_IN_ANSWERS);
+}
+
+fn keep_out_of_tables(headers: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
         if let Some(value) = headers.get_mut(name) {
             value.set_sensitive(true);
         }
@@ -633,6 +637,22 @@ mod tests {
         for number in [0, 0x0123_4567, 0x89ab_cdef, 0xffff_ffff, 0x0a90_9f9a] {
             assert_eq!(hexadecimal(number), *format!("{number:08x}").as_bytes());
         }
+    }
+
+    #[test]
+    fn what_is_new_in_each_head_stays_out_of_tables_and_what_recurs_does_not() {
+        let kept_out = |keep_out: fn(&mut HeaderMap)| {
+            let names = ["date", "referer", "grpc-timeout", "server-timing", "traceparent", "x-request-id", "cookie"];
+            let mut headers: HeaderMap =
+                names.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("a"))).into_iter().collect();
+            keep_out(&mut headers);
+            names.into_iter().filter(|name| headers[*name].is_sensitive()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            kept_out(keep_requests_own_out_of_tables),
+            ["referer", "grpc-timeout", "traceparent", "x-request-id"]
+        );
+        assert_eq!(kept_out(keep_answers_own_out_of_tables), ["date", "server-timing", "x-request-id"]);
     }
 
     fn sent(version: Version, fields: &[(&str, &str)]) -> (HeaderMap, Going) {

@@ -51,7 +51,8 @@
 //! No lock, no timer of the runtime, no task of its own on HTTP/1. Deadlines are slots on the worker's [`clock`], which
 //! looks at them ten times a second; [`patience`] says which deadline is a request's at the moment. A client that leaves
 //! has its request's future dropped, and with it the upstream connection: every count, slot and line is released by a `Drop`.
-//! A connection at rest holds no buffer: a worker lends the memory of a request ([`http1::Desk`]) when octets have come.
+//! A connection at rest holds no buffer: a worker lends the memory of a request ([`http1::Desk`]) when octets have come, and
+//! that of its answer when some of that has.
 
 mod admit;
 mod arrival;

@@ -66,6 +66,12 @@ impl Patience {
         Self { send: silence, conversing: true, ..self }
     }
 
+    /// The timer, for another request.
+    pub(super) fn into_timer(self) -> Timer {
+        self.timer.renew();
+        self.timer
+    }
+
     pub(super) fn upload(&self) -> Option<&Upload> {
         self.upload.as_deref()
     }

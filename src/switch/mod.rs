@@ -58,6 +58,8 @@ mod sync;
 mod waiting;
 mod warmth;
 
+#[cfg(test)]
+pub(crate) use self::reader::Plain;
 pub use self::{
     address::{Address, HostPort, NotAnAddress, Whereabouts},
     admission::InFlight,

@@ -47,6 +47,29 @@ pub trait RequestKey {
     }
 }
 
+/// A request for the root of a host that says nothing more of itself.
+#[cfg(test)]
+pub(crate) struct Plain(pub(crate) &'static str);
+
+#[cfg(test)]
+impl RequestKey for Plain {
+    fn host(&self) -> &str {
+        self.0
+    }
+    fn path(&self) -> &str {
+        "/"
+    }
+    fn on_preview_listener(&self) -> bool {
+        false
+    }
+    fn client(&self) -> Option<IpAddr> {
+        None
+    }
+    fn field(&self, _: &str) -> Option<&[u8]> {
+        None
+    }
+}
+
 /// Whose request it is: asked for the first attempt, and remembered for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {

@@ -348,39 +348,21 @@ impl Collector for Scrape {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, time::Duration};
+    use std::time::Duration;
 
     use http::{Method, StatusCode, Version};
 
     use super::*;
     use crate::{
         switch::{
-            Command, Desired, HostPattern, Matching, Order, Policy, Reader, Receipt, Refusal, RequestKey, Revision,
-            Switch, SwitchOptions, Wanted,
+            Command, Desired, HostPattern, Matching, Order, Plain, Policy, Reader, Receipt, Refusal, Revision, Switch,
+            SwitchOptions, Wanted,
         },
         telemetry::request_log::{Head, RequestLog},
     };
 
-    struct Get;
-
-    impl RequestKey for Get {
-        fn host(&self) -> &str {
-            "shop.test"
-        }
-        fn path(&self) -> &str {
-            "/"
-        }
-        fn on_preview_listener(&self) -> bool {
-            false
-        }
-        fn client(&self) -> Option<IpAddr> {
-            None
-        }
-
-        fn field(&self, _: &str) -> Option<&[u8]> {
-            None
-        }
-    }
+    /// Asks for the shop.
+    const GET: Plain = Plain("shop.test");
 
     fn name(text: &str) -> Revision {
         text.parse().unwrap()
@@ -496,7 +478,7 @@ mod tests {
         proxy.observe("blue", 1, true).await;
         proxy.observe("green", 2, true).await;
         let admitted = || {
-            let ticket = proxy.reader.admit(&Get, &[]).unwrap();
+            let ticket = proxy.reader.admit(&GET, &[]).unwrap();
             let mut log = proxy.open();
             log.admitted(&ticket);
             (log, ticket)
@@ -528,7 +510,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_series_of_a_forgotten_revision_go_and_its_ledger_stays() {
         let proxy = Proxy::start().await;
-        let ticket = proxy.reader.admit(&Get, &[]).unwrap();
+        let ticket = proxy.reader.admit(&GET, &[]).unwrap();
         let mut log = proxy.open();
         log.admitted(&ticket);
         proxy.switch.feed.desired(Desired::default()).await.unwrap();

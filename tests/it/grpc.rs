@@ -125,9 +125,13 @@ fn message(octets: usize) -> Bytes {
 }
 
 async fn connect(proxy: &Proxy) -> SendRequest<Bytes> {
+    connect_with(proxy, client::Builder::new()).await
+}
+
+async fn connect_with(proxy: &Proxy, settings: client::Builder) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(proxy.live).await.expect("it accepts");
     stream.set_nodelay(true).expect("a socket option");
-    let (sender, connection) = client::handshake(stream).await.expect("HTTP/2");
+    let (sender, connection) = settings.handshake(stream).await.expect("HTTP/2");
     tokio::spawn(connection);
     sender
 }
@@ -417,4 +421,33 @@ async fn a_message_that_does_not_end_is_cut_so_that_it_shows() {
     proxy.promote().await;
     let cut = within("the cut", single.data()).await.expect("more").expect_err("a reset");
     assert!(cut.is_reset(), "{cut:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_to_leave_and_is_not_read_is_lost_no_more_than_others() {
+    let rest = Arc::default();
+    let (blue, green) = (streams(&rest).await, streams(&rest).await);
+    let proxy = between(&blue, &green, json!({ "timeout": "30s", "streams": "cut" })).await;
+    let mut narrow = client::Builder::new();
+    narrow.initial_window_size(50);
+    let (single, _request) = call(&mut connect_with(&proxy, narrow).await, &[("x-single", "1")]);
+    let mut single = within("a head", single).await.expect("an answer").into_body();
+    let (stream, _other) = call(&mut connect(&proxy).await, &[]);
+    let mut stream = within("a head", stream).await.expect("an answer").into_body();
+    next(&mut stream, 15).await;
+    let mut came = 0;
+    while came < 50 {
+        came += within("data", single.data()).await.expect("more").expect("no error").len();
+    }
+    proxy.promote().await;
+    assert_eq!(ending(&mut stream).await.1, "14", "they are told to leave");
+    // What comes now finds the client's window closed.
+    rest.notify_one();
+    let cut = within("the cut", single.data()).await.expect("more").expect_err("a reset");
+    assert!(cut.is_reset(), "{cut:?}");
+    eventually("the ledger to have both", async || {
+        proxy.metric("tealgate_requests_ended_total", &[r#"app="shop""#]).await >= 2.0
+    })
+    .await;
+    assert_eq!(proxy.metric("tealgate_requests_lost_total", &[]).await as u32, 0);
 }

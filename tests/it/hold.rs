@@ -267,7 +267,9 @@ async fn users_of_the_candidate_are_held_as_well_and_testers_of_it_are_not() {
     .await;
     let before = proxy.status().await["hold"]["waiting"].as_u64().expect("a count");
     let pending = Protocol::ALL.map(|protocol| asked(protocol, &proxy, "/"));
-    held(&proxy, before + pending.len() as u64).await;
+    // Also those of the load's that were still on their way.
+    let at_least = before + pending.len() as u64;
+    eventually("they are held", async || proxy.status().await["hold"]["waiting"].as_u64() >= Some(at_least)).await;
     for protocol in Protocol::ALL {
         let mut tester = Client::connect(protocol, proxy.preview).await.expect("it accepts");
         assert_eq!(within("green", tester.get("/")).await.expect("an answer").colour(), "green");
@@ -283,6 +285,24 @@ async fn users_of_the_candidate_are_held_as_well_and_testers_of_it_are_not() {
         assert!(early.is_empty(), "these started on {} while all were held: {early:?}", backend.colour());
     }
     load.stop().await.assert_no_request_failed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_goes_where_the_weight_has_him_go_when_he_is_let_in() {
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let proxy = Proxy::between(&blue, &green).await;
+    for (weight, colour) in [("100%", "green"), ("0%", "blue")] {
+        done(&proxy, "hold", json!({ "maxAge": "60s" })).await;
+        let pending = Protocol::ALL.map(|protocol| asked(protocol, &proxy, "/"));
+        held(&proxy, pending.len() as u64).await;
+        done(&proxy, "weight", json!({ "weight": weight })).await;
+        held(&proxy, pending.len() as u64).await;
+        assert!(pending.iter().all(|user| !user.is_finished()), "a weight lets nobody in");
+        done(&proxy, "resume", json!({})).await;
+        for user in pending {
+            assert_eq!(within("an answer", user).await.expect("it ends well").colour(), colour, "{weight}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -204,6 +204,46 @@ async fn a_body_that_is_not_as_long_as_it_says_never_ends_well_at_the_upstream()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_end_of_a_body_stops_that_without_an_error_and_the_connection_goes_on() {
+    let upstream = ByHand::listen().await;
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    let mut frames = Frames::connect(proxy.live).await;
+    frames.request(1, 0, &[(":method", "POST"), ("content-length", "3")]).await;
+    let (mut connection, _) = upstream.request().await;
+    connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let answer = frames.first(&[DATA]).await.expect("an answer");
+    assert_eq!((answer.flags, &*answer.payload), (END_STREAM, &b"ok"[..]));
+    let stop = frames.first(&[RST_STREAM]).await.expect("a word about the rest");
+    assert_eq!((stop.stream, &*stop.payload), (1, &[0; 4][..]), "no error (RFC 9113 §8.1)");
+    // It may have been on its way, and be as wrong as can be: nobody looks at it any more.
+    frames.send(DATA, END_STREAM, 1, b"longer than it said").await;
+    frames.request(3, END_STREAM, &[]).await;
+    let (mut connection, _) = upstream.request().await;
+    connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(frames.first(&[DATA, RST_STREAM, GOAWAY]).await.map(|frame| frame.stream), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_connection_is_told_so_and_closed_whatever_is_under_way() {
+    let upstream = ByHand::listen().await;
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    let mut frames = Frames::connect(proxy.live).await;
+    for (stream, flags) in [(1, END_STREAM), (3, 0)] {
+        frames.request(stream, flags, &[(":method", "POST")]).await;
+    }
+    let (mut first, _) = upstream.request().await;
+    let (mut second, _) = upstream.request().await;
+    first.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").await;
+    frames.first(&[DATA]).await.expect("the half of it");
+    frames.send(DATA, 0, 0, b"on no stream at all").await;
+    let told = frames.first(&[GOAWAY]).await.expect("the reason");
+    assert_eq!(told.payload[..8], [0, 0, 0, 3, 0, 0, 0, 1], "stream 3 was the last; a protocol error");
+    assert!(frames.next().await.is_none(), "the end");
+    closed(&mut first).await;
+    closed(&mut second).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_answer_resets_its_stream_and_no_other() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let proxy = Proxy::between(&blue, &green).await;

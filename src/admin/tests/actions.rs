@@ -142,7 +142,7 @@ async fn a_pin_keeps_what_is_active_until_it_is_taken_off() {
 async fn an_answer_may_wait_until_the_old_pool_is_empty() {
     let f = Fixture::start().await;
     let reader = f.switch.readers.reader(0);
-    let ticket = reader.admit(&Key, &[]).unwrap();
+    let ticket = reader.admit(&KEY, &[]).unwrap();
     let mut viewer = f.api.viewer.clone();
     let asked = f.post("/api/v1/apps/shop/promote", json!({"wait": "drained"}));
     let mut answered = std::pin::pin!(while_adopting(&reader, asked));

@@ -56,7 +56,7 @@ async fn what_a_hold_does_not_say_is_as_configured_and_what_it_says_is_checked()
 async fn a_promotion_that_holds_moves_traffic_when_the_old_pool_is_empty_or_not_at_all() {
     let f = Fixture::start().await;
     let reader = f.switch.readers.reader(0);
-    let ticket = reader.admit(&Key, &[]).unwrap();
+    let ticket = reader.admit(&KEY, &[]).unwrap();
     let promote = "/api/v1/apps/shop/promote";
     let asked = f.post(promote, json!({"hold": {"maxAge": "20ms"}}));
     let refused = while_adopting(&reader, asked).await;

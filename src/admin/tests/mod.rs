@@ -17,11 +17,7 @@ mod listeners;
 /// Rollouts that another authority runs.
 mod rollouts;
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -40,7 +36,7 @@ use super::{
     api::{Problem, Role, Version},
     mint,
 };
-use crate::switch::{Desired, Matching, Phase, Policy, Reader, RequestKey, Switch, SwitchOptions, Wanted};
+use crate::switch::{Desired, Matching, Phase, Plain, Policy, Reader, Switch, SwitchOptions, Wanted};
 
 /// A switch with the apps `shop` and `blog`, each with blue active and green its ready candidate, behind an admin API.
 pub(super) struct Fixture {
@@ -167,26 +163,7 @@ pub(super) async fn exchange(
 }
 
 /// A request for the shop.
-pub(super) struct Key;
-
-impl RequestKey for Key {
-    fn host(&self) -> &str {
-        "shop.test"
-    }
-    fn path(&self) -> &str {
-        "/"
-    }
-    fn on_preview_listener(&self) -> bool {
-        false
-    }
-    fn client(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn field(&self, _: &str) -> Option<&[u8]> {
-        None
-    }
-}
+pub(super) const KEY: Plain = Plain("shop.test");
 
 /// What a worker does beside its requests, until `asked` is answered.
 pub(super) async fn while_adopting<T>(reader: &Reader, asked: impl Future<Output = T>) -> T {

@@ -69,48 +69,56 @@ impl Lines {
         self.lines.get(among).unwrap_or_default().iter().filter(move |line| line.name() == name)
     }
 
-    /// Reads the field lines that begin `at` this place of a head, with the empty line behind them, and says where that ends.
-    /// They stand here in place of what was there. A head is shorter than 4 GiB.
-    pub(super) fn read(&mut self, head: &[u8], mut at: usize) -> Result<usize, Stop> {
+    /// Reads the field lines that `head` has from `at` on, with the empty line behind them, and says where that ends. They stand
+    /// here in place of what was there. A head is shorter than 4 GiB.
+    pub(super) fn read(&mut self, head: &[u8], at: usize) -> Result<usize, Stop> {
+        let place = |rest: &[u8]| (head.len() - rest.len()) as u32;
         let mut names = Names::default();
         self.lines.clear();
+        let mut line = &head[at..];
         loop {
-            let start = at;
-            let name_end = scan::token_end(head, start);
-            match head.get(name_end) {
-                Some(b':') if name_end > start => {}
-                None => return Err(Stop::Partial),
-                Some(b'\r' | b'\n') if name_end == start => {
+            let name_length = scan::token(line);
+            let mut value = match &line[name_length..] {
+                [b':', value @ ..] if name_length > 0 => value,
+                [b'\r' | b'\n', ..] if name_length == 0 => {
                     self.names = names;
-                    return scan::line_end(head, start, Stop::Line);
+                    return scan::line_end(line, Stop::Line).map(|behind| head.len() - behind.len());
                 }
+                [] => return Err(Stop::Partial),
                 // A blank: a folded line, or a name that one parser would trim and another would not.
-                Some(_) => return Err(Stop::Name),
+                _ => return Err(Stop::Name),
+            };
+            // Mostly it is one blank.
+            if let [b' ', behind @ ..] = value {
+                value = behind;
             }
-            let mut value_start = name_end + 1;
-            while let Some(b' ' | b'\t') = head.get(value_start) {
-                value_start += 1;
+            while let [b' ' | b'\t', behind @ ..] = value {
+                value = behind;
             }
-            let mut value_end = scan::text_end(head, value_start);
-            at = scan::line_end(head, value_end, Stop::Value)?;
-            while value_end > value_start && matches!(head[value_end - 1], b' ' | b'\t') {
-                value_end -= 1;
+            let (mut text, behind) = value.split_at(scan::text(value));
+            let next = scan::line_end(behind, Stop::Value)?;
+            while let [before @ .., b' ' | b'\t'] = text {
+                text = before;
             }
             if self.lines.len() == MAX_FIELDS {
                 return Err(Stop::TooMany);
             }
-            let name = Name::of(&head[start..name_end]);
-            if !names.has(name) {
-                self.firsts[name as usize] = self.lines.len() as u8;
+            let name = Name::of(&line[..name_length]);
+            if name != Name::Other {
+                if !names.has(name) {
+                    self.firsts[name as usize] = self.lines.len() as u8;
+                }
+                names.note(name);
             }
-            names.note(name);
+            let (start, value_start) = (place(line), place(value));
             self.lines.push(Line {
-                start: start as u32,
-                name_end: name_end as u32,
-                value_start: value_start as u32,
-                value_end: value_end as u32,
+                start,
+                name_end: start + name_length as u32,
+                value_start,
+                value_end: value_start + text.len() as u32,
                 name,
             });
+            line = next;
         }
     }
 }

@@ -147,22 +147,23 @@ pub(super) struct StatusLine {
 
 /// Reads the status line and the field lines. Says where they end, too.
 pub(super) fn read_lines(octets: &[u8], lines: &mut Lines) -> Result<(StatusLine, usize), Stop> {
-    let is_http_10 = scan::version(octets, 0)?;
-    let after = "HTTP/1.1 200".len();
-    let code = match octets[8..] {
-        [b' ', hundreds @ b'0'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9', ..] => {
-            [hundreds, tens, ones].iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'))
+    let place = |rest: &[u8]| octets.len() - rest.len();
+    let (is_http_10, rest) = scan::version(octets)?;
+    let (code, rest) = match rest {
+        [b' ', hundreds @ b'0'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9', rest @ ..] => {
+            ([hundreds, tens, ones].iter().fold(0, |code, digit| code * 10 + u16::from(**digit - b'0')), rest)
         }
-        _ if octets.len() < after => return Err(Stop::Partial),
+        _ if rest.len() < " 200".len() => return Err(Stop::Partial),
         _ => return Err(Stop::Line),
     };
     // The blank may be missing where there is no reason.
-    let reason = match octets.get(after) {
-        Some(b' ') => after + 1..scan::text_end(octets, after + 1),
-        _ => after..after,
+    let (reason, rest) = match rest {
+        [b' ', rest @ ..] => rest.split_at(scan::text(rest)),
+        _ => rest.split_at(0),
     };
-    let fields = scan::line_end(octets, reason.end, Stop::Line)?;
-    Ok((StatusLine { is_http_10, code, reason }, lines.read(octets, fields)?))
+    let fields = scan::line_end(rest, Stop::Line)?;
+    let reason = place(rest) - reason.len()..place(rest);
+    Ok((StatusLine { is_http_10, code, reason }, lines.read(octets, place(fields))?))
 }
 
 /// Takes a head of this length off the front of `octets`, and puts its fields, which stand at `lines`, into `fields`: a map

@@ -92,12 +92,17 @@ pub(super) struct RequestLine {
 
 /// Reads the request line and the field lines. Says where they end, too.
 pub(super) fn read_lines(octets: &[u8], lines: &mut Lines) -> Result<(RequestLine, usize), Stop> {
-    let first = scan::skip_empty_lines(octets)?;
-    let method = first..scan::word(octets, first, scan::token_end, Stop::Line)?;
-    let target = method.end + 1..scan::word(octets, method.end + 1, scan::target_end, Stop::Target)?;
-    let is_http_10 = scan::version(octets, target.end + 1)?;
-    let fields = scan::line_end(octets, target.end + 9, Stop::Line)?;
-    Ok((RequestLine { first, method, target, is_http_10 }, lines.read(octets, fields)?))
+    let place = |rest: &[u8]| octets.len() - rest.len();
+    let line = scan::skip_empty_lines(octets)?;
+    let method = scan::token(line);
+    let rest = scan::word(line, method, Stop::Line)?;
+    let target = place(rest)..place(rest) + scan::target(rest);
+    let rest = scan::word(rest, target.len(), Stop::Target)?;
+    let (is_http_10, rest) = scan::version(rest)?;
+    let fields = scan::line_end(rest, Stop::Line)?;
+    let first = place(line);
+    let line = RequestLine { first, method: first..first + method, target, is_http_10 };
+    Ok((line, lines.read(octets, place(fields))?))
 }
 
 /// Whether an empty line ends somewhere behind `from`. A bare LF ends nothing, but its head has to be looked at to be

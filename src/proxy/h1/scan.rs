@@ -23,93 +23,99 @@ pub(super) enum Stop {
 }
 
 /// Passes by empty lines before a first line (RFC 9112 §2.2).
-pub(super) fn skip_empty_lines(octets: &[u8]) -> Result<usize, Stop> {
-    let mut at = 0;
-    while let Some(b'\r' | b'\n') = octets.get(at) {
-        at = line_end(octets, at, Stop::Line)?;
+pub(super) fn skip_empty_lines(mut octets: &[u8]) -> Result<&[u8], Stop> {
+    while let [b'\r' | b'\n', ..] = octets {
+        octets = line_end(octets, Stop::Line)?;
     }
-    Ok(at)
+    Ok(octets)
 }
 
 /// Passes by the CRLF that is due, or says that it is missing: bluntly, or as `otherwise`.
-pub(super) fn line_end(octets: &[u8], at: usize, otherwise: Stop) -> Result<usize, Stop> {
-    match octets[at..] {
-        [b'\r', b'\n', ..] => Ok(at + 2),
-        ref rest => Err(no_line_end(rest, otherwise)),
+#[inline]
+pub(super) fn line_end(octets: &[u8], otherwise: Stop) -> Result<&[u8], Stop> {
+    match octets {
+        [b'\r', b'\n', behind @ ..] => Ok(behind),
+        _ => Err(no_line_end(octets, otherwise)),
     }
 }
 
 #[cold]
-fn no_line_end(rest: &[u8], otherwise: Stop) -> Stop {
-    match rest {
+fn no_line_end(octets: &[u8], otherwise: Stop) -> Stop {
+    match octets {
         [] | [b'\r'] => Stop::Partial,
         [b'\n', ..] => Stop::BareLineFeed,
         _ => otherwise,
     }
 }
 
-/// Reads a protocol version, eight octets long. Whether it is HTTP/1.0; else it is HTTP/1.1.
-pub(super) fn version(octets: &[u8], at: usize) -> Result<bool, Stop> {
-    match octets[at..].first_chunk() {
-        Some(b"HTTP/1.1") => Ok(false),
-        Some(b"HTTP/1.0") => Ok(true),
-        None if b"HTTP/1.".starts_with(&octets[at..]) => Err(Stop::Partial),
+/// Reads a protocol version. Whether it is HTTP/1.0, else it is HTTP/1.1; and what comes behind.
+pub(super) fn version(octets: &[u8]) -> Result<(bool, &[u8]), Stop> {
+    match octets.split_first_chunk() {
+        Some((b"HTTP/1.1", behind)) => Ok((false, behind)),
+        Some((b"HTTP/1.0", behind)) => Ok((true, behind)),
+        None if b"HTTP/1.".starts_with(octets) => Err(Stop::Partial),
         _ => Err(Stop::Version),
     }
 }
 
-/// Reads a word, which is to be of at least one octet, and the blank behind it; says where that is. `end` says where the word
-/// itself does.
-pub(super) fn word(
-    octets: &[u8],
-    at: usize,
-    end: impl Fn(&[u8], usize) -> usize,
-    otherwise: Stop,
-) -> Result<usize, Stop> {
-    let end = end(octets, at);
-    match octets.get(end) {
-        Some(b' ') if end > at => Ok(end),
-        None => Err(Stop::Partial),
-        Some(b' ') => Err(Stop::Line),
-        Some(_) => Err(otherwise),
+/// Reads a word of this length, which is to be of at least one octet, and the blank behind it. Says what comes behind that.
+pub(super) fn word(octets: &[u8], length: usize, otherwise: Stop) -> Result<&[u8], Stop> {
+    match &octets[length..] {
+        [b' ', behind @ ..] if length > 0 => Ok(behind),
+        [] => Err(Stop::Partial),
+        [b' ', ..] => Err(Stop::Line),
+        _ => Err(otherwise),
     }
 }
 
-/// Where a token ends (RFC 9110 §5.6.2).
-pub(super) fn token_end(octets: &[u8], at: usize) -> usize {
-    end(octets, at, other_than_letter_or_dash, |octet| !IS_TOKEN[usize::from(octet)])
+/// How long the token is that octets begin with (RFC 9110 §5.6.2).
+#[inline]
+pub(super) fn token(octets: &[u8]) -> usize {
+    length(octets, other_than_letter_or_dash, |octet| IS_TOKEN[usize::from(octet)])
 }
 
-/// Where a target ends: RFC 9112 §3.2 has no fragment in it, and RFC 3986 §2 only these characters in a URI.
-pub(super) fn target_end(octets: &[u8], at: usize) -> usize {
+/// How long the target is that octets begin with: RFC 9112 §3.2 has no fragment in it, and RFC 3986 §2 only these characters
+/// in a URI.
+#[inline]
+pub(super) fn target(octets: &[u8]) -> usize {
     let special = |word: u64| odd_or_below(word, b'!') | equal(word, b'#');
-    end(octets, at, special, |octet| !octet.is_ascii_graphic() || octet == b'#')
+    length(octets, special, |octet| octet.is_ascii_graphic() && octet != b'#')
 }
 
-/// Where the text of a value or a reason ends (RFC 9110 §5.5): at the first control character but a tab.
-pub(super) fn text_end(octets: &[u8], at: usize) -> usize {
-    // Made so that a compiler finds it can compare them all at once.
-    let is_plain = |piece: &&[u8; 16]| piece.iter().fold(true, |plain, octet| plain & matches!(octet, b' '..=b'~'));
-    let plain = octets[at..].as_chunks().0.iter().take_while(is_plain).count();
-    let special = |word| odd_or_below(word, b' ');
-    end(octets, at + 16 * plain, special, |octet| octet.is_ascii_control() && octet != b'\t')
+/// How long the text is that octets begin with, of a value or a reason (RFC 9110 §5.5): it goes to the first control character
+/// but a tab.
+#[inline]
+pub(super) fn text(octets: &[u8]) -> usize {
+    let mut rest = octets;
+    while let Some((piece, behind)) = rest.split_first_chunk::<16>() {
+        // Written so that all are compared at once.
+        if !piece.iter().fold(true, |plain, octet| plain & matches!(octet, b' '..=b'~')) {
+            break;
+        }
+        rest = behind;
+    }
+    let good = |octet: u8| octet != b'\r' && (octet == b'\t' || !octet.is_ascii_control());
+    octets.len() - rest.len() + length(rest, |word| odd_or_below(word, b' '), good)
 }
 
-/// The first octet that `is_end`, among those that `special` marks by their highest bits; or the end. Of the marks only the
-/// lowest is relied upon, and it may stand at an octet that is no end.
-fn end(octets: &[u8], mut at: usize, special: impl Fn(u64) -> u64, is_end: impl Fn(u8) -> bool) -> usize {
+/// How many octets there are before the first that is not `good`. It is among those that `special` marks by their highest bit;
+/// of the marks only the lowest is relied upon.
+fn length(octets: &[u8], special: impl Fn(u64) -> u64, good: impl Fn(u8) -> bool) -> usize {
+    let mut rest = octets;
     loop {
-        if let Some(word) = octets[at..].first_chunk() {
+        let mut skip = 0;
+        if let Some((word, behind)) = rest.split_first_chunk() {
             let marks = special(u64::from_le_bytes(*word)) & (EACH * 0x80);
             if marks == 0 {
-                at += 8;
+                rest = behind;
                 continue;
             }
-            at += marks.trailing_zeros() as usize / 8;
+            skip = marks.trailing_zeros() as usize / 8;
         }
-        match octets.get(at) {
-            Some(octet) if !is_end(*octet) => at += 1,
-            _ => return at,
+        rest = &rest[skip..];
+        match rest {
+            [octet, behind @ ..] if good(*octet) => rest = behind,
+            _ => return octets.len() - rest.len(),
         }
     }
 }
@@ -161,9 +167,21 @@ mod tests {
 
     use super::*;
 
-    /// Where the first octet is that `is_end`, found the slow way.
-    fn plain(octets: &[u8], at: usize, is_end: impl Fn(u8) -> bool) -> usize {
-        octets[at..].iter().position(|octet| is_end(*octet)).map_or(octets.len(), |end| at + end)
+    fn is_text(octet: u8) -> bool {
+        octet == b'\t' || (octet >= b' ' && octet != 0x7f)
+    }
+
+    fn is_of_target(octet: u8) -> bool {
+        (b'!'..=b'~').contains(&octet) && octet != b'#'
+    }
+
+    fn is_of_token(octet: u8) -> bool {
+        octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
+    }
+
+    /// How many octets there are before the first that is not good, counted the slow way.
+    fn plain(octets: &[u8], is_good: impl Fn(u8) -> bool) -> usize {
+        octets.iter().take_while(|octet| is_good(**octet)).count()
     }
 
     /// Mostly such as may stand there.
@@ -178,12 +196,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn eight_octets_together_are_read_as_one_by_one(octets in octets(), at in any::<prop::sample::Index>()) {
-            let at = at.index(octets.len() + 1);
-            prop_assert_eq!(text_end(&octets, at), plain(&octets, at, |o| (o < 0x20 && o != b'\t') || o == 0x7f));
-            prop_assert_eq!(target_end(&octets, at), plain(&octets, at, |o| !(0x21..0x7f).contains(&o) || o == b'#'));
-            let mark = |o: u8| o.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&o);
-            prop_assert_eq!(token_end(&octets, at), plain(&octets, at, |o| !mark(o)));
+        fn eight_octets_together_are_read_as_one_by_one(octets in octets()) {
+            prop_assert_eq!(text(&octets), plain(&octets, is_text));
+            prop_assert_eq!(target(&octets), plain(&octets, is_of_target));
+            prop_assert_eq!(token(&octets), plain(&octets, is_of_token));
         }
     }
 
@@ -193,11 +209,10 @@ mod tests {
             for place in 0..20 {
                 let mut octets = *b"Content-TypexZz-Aaaa";
                 octets[place] = octet;
-                let end = |stops: bool| if stops { place } else { 20 };
-                assert_eq!(text_end(&octets, 0), end(octet.is_ascii_control() && octet != b'\t'), "{octet} {place}");
-                assert_eq!(target_end(&octets, 0), end(!octet.is_ascii_graphic() || octet == b'#'), "{octet} {place}");
-                let is_mark = octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet);
-                assert_eq!(token_end(&octets, 0), end(!is_mark), "{octet} {place}");
+                let end = |goes_on: bool| if goes_on { 20 } else { place };
+                assert_eq!(text(&octets), end(is_text(octet)), "{octet} {place}");
+                assert_eq!(target(&octets), end(is_of_target(octet)), "{octet} {place}");
+                assert_eq!(token(&octets), end(is_of_token(octet)), "{octet} {place}");
             }
         }
     }

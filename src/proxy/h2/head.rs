@@ -8,7 +8,7 @@ use http::{
 
 use super::super::{
     h1::Framing,
-    headers::{add_lines, keep_out_of_tables},
+    headers::{add_lines, keep_requests_own_out_of_tables},
     outgoing::Message,
 };
 
@@ -27,7 +27,7 @@ pub(super) fn request<B>(message: &Message<B>, secure: bool) -> Request<()> {
     if let Some(id) = &message.lines.request_id {
         add_lines(fields, &Bytes::copy_from_slice(id.line()));
     }
-    keep_out_of_tables(fields);
+    keep_requests_own_out_of_tables(fields);
     match message.framing {
         Framing::Length(length) => drop(fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
         Framing::Empty | Framing::Chunked => drop(fields.remove(header::CONTENT_LENGTH)),

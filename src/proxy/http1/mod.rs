@@ -3,8 +3,9 @@
 //! ([`headers`](super::headers)), bodies go through a [`pump`], and [`relay`] turns all wheels. What is read and written is
 //! the pure codec's affair ([`h1`](super::h1)).
 //!
-//! The memory a request needs is a [`Desk`], which its worker lends: a connection at rest has none, not even for reading. It
-//! borrows one when octets have come, and gives it back when there were none.
+//! The memory a request needs is a [`Desk`], and that of its answer a [`Tray`], which its worker lends: a connection at rest has
+//! none, not even for reading, and one that waits for its upstream no tray. It borrows one when octets have come, and gives
+//! it back when there were none.
 
 mod answer;
 mod carry;
@@ -25,6 +26,7 @@ pub(super) use self::{
 use self::{target::Last, transaction::Next};
 use super::{
     client::Client,
+    clock::Timer,
     connection::Close,
     h1::{self, RequestHead, Violation},
     half_close::HalfClose,
@@ -37,6 +39,8 @@ pub(super) struct Http1 {
     client: Rc<Client>,
     stream: Stream,
     last: Last,
+    /// There while no request has it.
+    timer: Option<Timer>,
     /// The client has closed its direction, while it waits for its answer.
     half_close: Option<HalfClose>,
 }
@@ -52,10 +56,10 @@ enum Brought {
     Left,
 }
 
-/// Serves a connection to its end. What has come of it is on the desk.
-pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<Box<Desk>>) -> Close {
+/// Serves a connection to its end. What has come of it is on the desk; the timer is its own.
+pub(super) async fn serve(client: &Rc<Client>, stream: Stream, mut desk: Option<Box<Desk>>, timer: Timer) -> Close {
     let client = Rc::clone(client);
-    let mut http1 = Http1 { client, stream, last: Last::default(), half_close: None };
+    let mut http1 = Http1 { client, stream, last: Last::default(), timer: Some(timer), half_close: None };
     loop {
         let brought = http1.next(&mut desk).await;
         let Some(lent) = &mut desk else { return Close::Lingering(http1.stream) };
@@ -157,17 +161,10 @@ mod tests {
 
     #[test]
     fn a_connection_at_rest_is_small() {
-        type Serve = (&'static Rc<Client>, Stream, Option<Box<Desk>>);
-        let serves = size(|(client, stream, desk): Serve| serve(client, stream, desk));
+        type Serve = (&'static Rc<Client>, Stream, Option<Box<Desk>>, Timer);
+        let serves = size(|(client, stream, desk, timer): Serve| serve(client, stream, desk, timer));
         type Transact = (&'static mut Http1, &'static mut Desk, &'static RequestHead);
         let transacts = size(|(http1, desk, request): Transact| http1.transact(desk, request));
-        eprintln!(
-            "serve {serves} transact {transacts} Http1 {} Stream {} Client {} Last {}",
-            size_of::<Http1>(),
-            size_of::<Stream>(),
-            size_of::<Client>(),
-            size_of::<Last>()
-        );
         assert!(serves <= 512 && transacts <= 1024, "{serves} {transacts}");
     }
 }

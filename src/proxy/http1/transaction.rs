@@ -220,7 +220,9 @@ impl Http1 {
                         let sampled = passage.sampled.take();
                         let mut answering = Answering::begin(&mut relay, patience, &head, &ticket, sampled, log);
                         let ended = poll_fn(|cx| relay.poll_rest(&mut answering.download, patience, cx)).await;
-                        return Ok(answering.end(relay, ended, ticket, log));
+                        let answered = answering.end(relay, ended, ticket, log);
+                        self.timer = Some(passage.patience.into_timer());
+                        return Ok(answered);
                     }
                     Ok(Err(Broken::Client)) => return Ok(Forwarded::Left),
                     Ok(Err(Broken::Upload(failure))) => return Err(failure.into_error()),
@@ -277,7 +279,7 @@ impl Http1 {
         tried: &[u64],
         log: &mut RequestLog,
     ) -> Option<Result<Ticket, ProxyError>> {
-        let Self { client, stream, last, half_close } = self;
+        let Self { client, stream, last, half_close, .. } = self;
         let Desk { incoming, lines, .. } = desk;
         let (octets, mut behind) = incoming.split();
         let head = Head { octets, lines };
@@ -298,7 +300,7 @@ impl Http1 {
 
     /// Makes the client's head the upstream's.
     fn prepare<'a>(
-        &self,
+        &mut self,
         client: &Client,
         desk: &mut Desk,
         request: &'a RequestHead,
@@ -341,6 +343,7 @@ impl Http1 {
             keeps_authorization: ticket.keeps_authorization(),
         };
         let upgrades = headers::write_request_lines(outgoing, head, first, &seen, &added);
+        let timer = self.timer.take().unwrap_or_else(|| client.clock().timer());
         let tracker = has_body.then(|| Upload::new(body_size, client.clock()));
         let copy = || Copied::of_head(&desk.outgoing);
         let sampled = match has_body || upgrades {
@@ -350,7 +353,7 @@ impl Http1 {
         let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
             request,
-            patience: Patience::new(client.clock().timer(), client.options.timeouts.body, whole, tracker.clone()),
+            patience: Patience::new(timer, client.options.timeouts.body, whole, tracker.clone()),
             tracker,
             upload: Pump::new(Some(request.framing), added.chunked, true),
             interim: if waits { handle::CONTINUE } else { b"" },

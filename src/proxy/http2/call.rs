@@ -74,6 +74,11 @@ impl Call {
         }
     }
 
+    /// It is about to end, and for whom.
+    pub(super) fn leaving(&self) -> Option<Impatience> {
+        self.leaving
+    }
+
     fn part(&mut self, whose: Impatience, log: &mut RequestLog) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.parted = true;
         let (outcome, reason) = BodyError::Impatience(whose).outcome();

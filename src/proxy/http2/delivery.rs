@@ -40,7 +40,7 @@ impl Delivery {
     }
 
     /// All of it was handed to the client's connection.
-    pub(super) fn is_whole(&mut self) {
+    pub(super) fn done(&mut self) {
         self.log.ended(Outcome::Answered, "");
     }
 
@@ -60,7 +60,7 @@ impl Delivery {
                     return Poll::Ready(());
                 }
                 if ends {
-                    self.is_whole();
+                    self.done();
                     return Poll::Ready(());
                 }
                 download.patience.client_to_take();
@@ -90,15 +90,15 @@ impl Delivery {
                 Poll::Pending => return sender.poll_reset(cx).map(drop),
             };
             if sent.is_ok() {
-                self.is_whole();
+                self.done();
             }
             return Poll::Ready(());
         }
     }
 
-    /// It ends while it waits for its client.
+    /// It ends while it waits for its client: for what it was to end for already, if it was.
     fn gave_up(&mut self, whose: Impatience) {
-        let (outcome, reason) = match whose {
+        let (outcome, reason) = match self.call.as_ref().and_then(Call::leaving).unwrap_or(whose) {
             Impatience::Client => (Outcome::ClientGone, ""),
             other => BodyError::Impatience(other).outcome(),
         };

@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use tokio::time::Instant;
 
 use super::{
     super::{
@@ -49,7 +48,6 @@ pub(super) fn serve(
 }
 
 async fn transact(serving: Serving, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    let arrived = Instant::now();
     let client = Rc::clone(serving.client());
     let (mut parts, body) = request.into_parts();
     let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
@@ -63,7 +61,7 @@ async fn transact(serving: Serving, request: Request<RecvStream>, mut respond: S
         false => (Inflow::Http2(Received::new(body, &parts.headers)), None),
     };
     let replied = {
-        let mut work = pin!(reply(&client, target, &mut parts, incoming, arrived, &mut log));
+        let mut work = pin!(reply(&client, target, &mut parts, incoming, &mut log));
         poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(replied) => Poll::Ready(Some(replied)),
             // It has been reset: nobody waits any more.
@@ -86,9 +84,9 @@ async fn reply(
     target: Result<Target, ProxyError>,
     parts: &mut Parts,
     incoming: Inflow,
-    arrived: Instant,
     log: &mut RequestLog,
 ) -> Result<Reply, Refused> {
+    let arrived = log.began();
     let target = target.map_err(|error| (error, None))?;
     let replied = match visitor(client, &target, parts, arrived).admit(&[], log).await {
         Ok(ticket) => {
@@ -133,13 +131,13 @@ async fn deliver(
 ) {
     let Reply { status, mut headers, exchange, ticket, patience, sampled, .. } = reply;
     log.answered(status);
-    headers::keep_out_of_tables(&mut headers);
+    headers::keep_answers_own_out_of_tables(&mut headers);
     let call = (is_call && grpc::is_call(&headers)).then(Call::default);
     let ends = exchange.has_ended();
     let sender = respond.send_response(response(status, headers), ends);
     let mut delivery = Delivery::new(Download { exchange, ticket, patience, sampled }, call, client, log);
     match sender {
-        Ok(_) if ends => delivery.is_whole(),
+        Ok(_) if ends => delivery.done(),
         Ok(mut sender) => poll_fn(|cx| delivery.poll(&mut sender, cx)).await,
         // The client has reset the stream.
         Err(_) => {}

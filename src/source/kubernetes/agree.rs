@@ -204,7 +204,8 @@ impl Party {
     async fn tell_at_once(&mut self, board: &AppBoard, home: &Home) -> Result<(), Failed> {
         let Some(Ours { at, by, reason }) = ours(board) else { return Ok(()) };
         let (to, from) = (board.rollout.active().clone(), board.rollout.said_active().clone());
-        let told = board.rollout.returned().is_some_and(|told| told.at >= at || told.to == to && told.by == by);
+        let same = |told: &Returned| told.to == to && told.from == from && told.by == by;
+        let told = board.rollout.returned().is_some_and(|told| told.at >= at || same(told));
         let fresh = Timestamp::now().duration_since(at) < FRESH;
         if told || !fresh || self.memory.told == Some(at) || from == to {
             return Ok(());

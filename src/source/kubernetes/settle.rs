@@ -125,7 +125,8 @@ fn agreed(s: &Situation<'_>, told: &Returned) -> Move {
 /// Whether the rollback is one that the replicas have not been told of.
 fn is_news(s: &Situation<'_>, service: &Revision, ours: &Ours) -> bool {
     let Some(told) = &s.told else { return *service != s.active };
-    if told.at > ours.at {
+    // What was released may be on its way back, by a person's approval.
+    if told.at > ours.at || told.released && told.to == s.active {
         return false;
     }
     let same = told.to == s.active && told.from == *service && told.by == ours.by && told.reason == ours.reason;

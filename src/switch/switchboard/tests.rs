@@ -6,7 +6,7 @@ mod many;
 mod sight;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -25,32 +25,14 @@ use super::{
         name::Revision,
         policy::{Balance, BalanceRule, Policy, Transport, UpstreamTls},
         pool::{Endpoint, Stage},
-        reader::{NotAdmitted, Reader, RequestKey},
+        reader::{NotAdmitted, Plain, Reader},
         status::{AppStatus, Happening, Health, Phase, Receipt},
     },
     Refusal, Switch, SwitchOptions,
 };
 
-struct Key;
-
-impl RequestKey for Key {
-    fn host(&self) -> &str {
-        "shop.test"
-    }
-    fn path(&self) -> &str {
-        "/"
-    }
-    fn on_preview_listener(&self) -> bool {
-        false
-    }
-    fn client(&self) -> Option<IpAddr> {
-        None
-    }
-
-    fn field(&self, _: &str) -> Option<&[u8]> {
-        None
-    }
-}
+/// Asks for the shop.
+const KEY: Plain = Plain("shop.test");
 
 fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -110,7 +92,7 @@ fn status(switch: &Switch) -> AppStatus {
 }
 
 fn admitted_to(reader: &Reader) -> String {
-    reader.admit(&Key, &[]).expect("admitted").revision().to_string()
+    reader.admit(&KEY, &[]).expect("admitted").revision().to_string()
 }
 
 #[tokio::test]
@@ -143,7 +125,7 @@ async fn a_worker_that_does_not_confirm_is_named_and_holds_up_nobody() {
 async fn what_is_in_flight_stays_on_its_pool_until_it_ends_or_the_deadline_cuts_it() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
-    let (first, second) = (reader.admit(&Key, &[]).expect("blue"), reader.admit(&Key, &[]).expect("blue"));
+    let (first, second) = (reader.admit(&KEY, &[]).expect("blue"), reader.admit(&KEY, &[]).expect("blue"));
     let mut events = switch.viewer.events();
     let receipt = ask(&switch, promote()).await.expect("ready");
     assert_eq!((receipt.in_flight_on_old, first.revision().as_str()), (2, "blue"));
@@ -168,7 +150,7 @@ async fn after_a_rollback_live_traffic_drains_though_its_revision_stays_the_cand
     let switch = ready(None).await;
     ask(&switch, promote()).await.expect("ready");
     let reader = switch.readers.reader(0);
-    let ticket = reader.admit(&Key, &[]).expect("green");
+    let ticket = reader.admit(&KEY, &[]).expect("green");
     let mut events = switch.viewer.events();
     let receipt = ask(&switch, rollback()).await.expect("blue lives");
     let state = status(&switch);
@@ -183,7 +165,7 @@ async fn after_a_rollback_live_traffic_drains_though_its_revision_stays_the_cand
 async fn a_pool_that_empties_by_itself_is_drained_at_once() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
-    let ticket = reader.admit(&Key, &[]).expect("blue");
+    let ticket = reader.admit(&KEY, &[]).expect("blue");
     let mut events = switch.viewer.events();
     let (receipt, ()) = tokio::join!(ask(&switch, promote()), async {
         reader.changed().await;
@@ -293,7 +275,7 @@ async fn a_host_that_moves_to_another_app_is_never_without_one() {
             let mut applied = std::pin::pin!(switch.feed.desired(desired.clone()));
             // Whenever it lets others run, a request comes.
             while futures_util::poll!(&mut applied).is_pending() {
-                reader.admit(&Key, &[]).expect("one of the two has the host");
+                reader.admit(&KEY, &[]).expect("one of the two has the host");
                 tokio::task::yield_now().await;
             }
         }
@@ -319,11 +301,11 @@ async fn endpoints_that_replace_all_live_ones_take_no_traffic_before_they_answer
     let blue = || "blue".parse().expect("a name");
     desired.apps.values_mut().for_each(|app| drop(app.revisions.insert(blue(), vec![address(9002).into()])));
     switch.feed.desired(desired.clone()).await.expect("it runs");
-    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), &address(9001).into());
+    assert_eq!(reader.admit(&KEY, &[]).expect("blue").endpoint().address(), &address(9001).into());
     switch.feed.observed("shop".parse().expect("a name"), blue(), address(9002), true).await;
     // Messages are taken in order: when this one is answered, the one before has been seen.
     switch.feed.desired(desired).await.expect("it runs");
-    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), &address(9002).into());
+    assert_eq!(reader.admit(&KEY, &[]).expect("blue").endpoint().address(), &address(9002).into());
 }
 
 #[tokio::test]
@@ -335,7 +317,7 @@ async fn an_app_that_leaves_and_returns_goes_on_where_it_was() {
         reader.acknowledge(&reader.adopt());
     });
     switch.feed.desired(Desired::default()).await.expect("it runs");
-    assert_eq!(reader.admit(&Key, &[]).err(), Some(NotAdmitted::UnknownHost));
+    assert_eq!(reader.admit(&KEY, &[]).err(), Some(NotAdmitted::UnknownHost));
     switch.feed.desired(shop(Policy::default())).await.expect("it runs");
     assert_eq!(admitted_to(&reader), "green");
     assert_eq!(status(&switch).generation, 2);
@@ -345,12 +327,12 @@ async fn an_app_that_leaves_and_returns_goes_on_where_it_was() {
 async fn a_changed_policy_keeps_endpoints_and_what_is_in_flight() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
-    let ticket = reader.admit(&Key, &[]).expect("blue");
+    let ticket = reader.admit(&KEY, &[]).expect("blue");
     let balance = Balance { rule: BalanceRule::RoundRobin, ..Balance::default() };
     let policy = Policy { balance, ..Policy::default() };
     let applied = switch.feed.desired(shop(policy)).await.expect("it runs");
     assert_eq!(applied.changed, ["shop"]);
-    let again = reader.admit(&Key, &[]).expect("blue");
+    let again = reader.admit(&KEY, &[]).expect("blue");
     assert!(Arc::ptr_eq(ticket.endpoint(), again.endpoint()));
     assert_eq!((status(&switch).active.map(|pool| pool.in_flight), status(&switch).draining.len()), (Some(2), 0));
 }
@@ -489,9 +471,9 @@ async fn addresses_that_replace_all_live_ones_take_no_traffic_before_they_answer
     looked_up(&switch, Ok(&[1])).await;
     found_healthy(&switch, 1).await;
     looked_up(&switch, Ok(&[2])).await;
-    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), &address(1).into());
+    assert_eq!(reader.admit(&KEY, &[]).expect("blue").endpoint().address(), &address(1).into());
     found_healthy(&switch, 2).await;
-    assert_eq!(reader.admit(&Key, &[]).expect("blue").endpoint().address(), &address(2).into());
+    assert_eq!(reader.admit(&KEY, &[]).expect("blue").endpoint().address(), &address(2).into());
 }
 
 #[tokio::test]

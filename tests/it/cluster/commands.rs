@@ -6,6 +6,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     bed::{Bed, NAMESPACE, Shop},
@@ -165,43 +166,84 @@ async fn a_promotion_waits_for_a_smaller_preview_to_grow() {
     assert_eq!(proxy.status().await["active"]["ready"], 2);
 }
 
+/// Waits until the proxy says what to do in Git, or says it no more; live traffic stays with this hash.
+async fn says_what_to_do_in_git(proxy: &Proxy, says: bool, active: &str) {
+    patiently("the proxy to say what is to be done in Git, or no more", async || {
+        let status = proxy.status().await;
+        assert_eq!(status["active"]["revision"], active);
+        status["message"].as_str().is_some_and(|message| message.contains("in Git")) == says
+    })
+    .await;
+    println!("{}", proxy.status().await["message"]);
+}
+
+/// v2 was promoted and rolled back from, and whoever changes the template has it put back to v2, until that is dropped; the
+/// proxy has said what to do.
+async fn healing(bed: &Bed) -> (Rollout, Proxy, String, String, AbortOnDropHandle<()>) {
+    let (rollout, proxy, v1, v2) = offering(bed, &Shop::new()).await;
+    is_ready(&proxy, &v2).await;
+    asked(&proxy, "promote", json!({})).await;
+    rollout.settles_on("shop:v2").await;
+    let healed = bed.rollout("shop");
+    let healing = AbortOnDropHandle::new(tokio::spawn(async move {
+        let is_v1 =
+            |object: &Value| object.pointer("/spec/template/spec/containers/0/image") == Some(&json!("shop:v1"));
+        loop {
+            healed.until("a change to heal", is_v1).await;
+            healed.set_image("shop:v2").await;
+        }
+    }));
+    asked(&proxy, "rollback", json!({ "reason": "errors" })).await;
+    says_what_to_do_in_git(&proxy, true, &v1).await;
+    (rollout, proxy, v1, v2, healing)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a real cluster: tests/cluster/run"]
 async fn git_that_heals_itself_does_not_bring_back_what_was_rolled_back() {
+    let bed = Bed::start().await;
+    let (rollout, proxy, v1, _, healing) = healing(&bed).await;
+    drop(healing);
+    // Git follows: the two agree.
+    rollout.set_image("shop:v1").await;
+    rollout.service_selects("shop-active", &v1).await;
+    says_what_to_do_in_git(&proxy, false, &v1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real cluster: tests/cluster/run"]
+async fn what_git_brings_back_is_promoted_by_whoever_asks_us_for_it() {
+    let bed = Bed::start().await;
+    let (rollout, proxy, _, v2, _healing) = healing(&bed).await;
+    let receipt = asked(&proxy, "promote", json!({ "revision": v2, "reason": "it was not the cause" })).await;
+    assert_eq!(receipt["to"], v2.as_str(), "{receipt:#}");
+    rollout.settles_on("shop:v2").await;
+    says_what_to_do_in_git(&proxy, false, &v2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real cluster: tests/cluster/run"]
+async fn what_was_rolled_back_and_waits_for_approval_again_is_promoted_by_the_plain_plugin() {
     let bed = Bed::start().await;
     let (rollout, proxy, v1, v2) = offering(&bed, &Shop::new()).await;
     is_ready(&proxy, &v2).await;
     asked(&proxy, "promote", json!({})).await;
     rollout.settles_on("shop:v2").await;
-    // Whoever changes the template has it put back.
-    let healing = {
-        let rollout = bed.rollout("shop");
-        tokio::spawn(async move {
-            loop {
-                let is_v1 = |object: &Value| {
-                    object.pointer("/spec/template/spec/containers/0/image") == Some(&json!("shop:v1"))
-                };
-                rollout.until("a change to heal", is_v1).await;
-                rollout.set_image("shop:v2").await;
-            }
-        })
-    };
+    // What is rolled back from goes soon: as long as it is there Argo Rollouts returns to it without asking.
+    let soon = json!({ "spec": { "strategy": { "blueGreen": { "scaleDownDelaySeconds": 1 } } } });
+    rollout.merge(soon).await;
     asked(&proxy, "rollback", json!({ "reason": "errors" })).await;
-    patiently("the proxy to say what to do in Git", async || {
-        assert_eq!(proxy.status().await["active"]["revision"], v1.as_str());
-        proxy.status().await["message"].as_str().is_some_and(|message| message.contains("in Git"))
-    })
-    .await;
-    println!("{}", proxy.status().await["message"]);
-    healing.abort();
-    // Git follows: the two agree.
-    rollout.set_image("shop:v1").await;
-    rollout.service_selects("shop-active", &v1).await;
-    patiently("the alarm to end", async || {
-        assert_eq!(proxy.status().await["active"]["revision"], v1.as_str());
-        !proxy.status().await["message"].as_str().unwrap_or_default().contains("in Git")
-    })
-    .await;
+    rollout.settles_on("shop:v1").await;
+    patiently("the Pods of v2 to go", async || rollout.pods_of(&v2).await.is_empty()).await;
+    rollout.set_image("shop:v2").await;
+    assert_eq!(rollout.offers("shop:v2").await, v2);
+    says_what_to_do_in_git(&proxy, true, &v1).await;
+    is_ready(&proxy, &v2).await;
+    rollout.verb("promote").await;
+    serves(&proxy, &v2).await;
+    rollout.settles_on("shop:v2").await;
+    rollout.until("the word to be taken back", |rollout| annotation(rollout).is_null()).await;
+    assert_eq!(proxy.status().await["active"]["revision"], v2.as_str());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

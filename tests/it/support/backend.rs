@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, SinkExt, StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{
@@ -25,6 +25,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     sync::{oneshot, watch},
 };
@@ -203,6 +204,8 @@ async fn route(state: &State, request: Request<Incoming>) -> Response<Body> {
     let (colour, path) = (state.colour, uri.path());
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u16>().ok());
     match path {
+        // Outside suites ask for nothing but the root.
+        "/" if request.headers().contains_key(header::SEC_WEBSOCKET_KEY) => web_socket(request),
         "/" => Response::new(full(colour)),
         "/healthz" => status(if state.unhealthy.load(SeqCst) { 503 } else { 200 }),
         "/slow" => {
@@ -219,6 +222,11 @@ async fn route(state: &State, request: Request<Incoming>) -> Response<Body> {
             with(Response::new(body), header::CONTENT_TYPE, "text/event-stream")
         }
         "/echo" => echo(request),
+        // Its colour, when it has heard all.
+        "/heard" => match request.into_body().collect().await {
+            Ok(_) => Response::new(full(colour)),
+            Err(_) => status(400),
+        },
         "/ws" => web_socket(request),
         "/hang" => future::pending().await,
         // The head and the first piece leave while the second is pending.
@@ -290,9 +298,16 @@ fn web_socket(mut request: Request<Incoming>) -> Response<Body> {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-        let (sink, source) = socket.split();
-        source.try_filter(|message| future::ready(message.is_text() || message.is_binary())).forward(sink).await.ok();
+        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        // One by one, and to the end: what is seen of it does not hang on which frames came together, and no reset
+        // overtakes the last message.
+        while let Some(Ok(message)) = socket.next().await {
+            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+        socket.get_mut().shutdown().await.ok();
+        tokio::io::copy(socket.get_mut(), &mut tokio::io::sink()).await.ok();
     });
     response
 }

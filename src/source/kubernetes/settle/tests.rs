@@ -265,8 +265,9 @@ fn what_waits_for_a_person_again_is_released_and_told_what_to_do() {
     let released = || Some(Returned { released: true, ..told() });
     let why = stuck(Case { told: released(), ..offered() }.next());
     assert!(why.contains("in Git") && why.contains("v1") && why.contains("promote h2"), "{why}");
-    // Approved: that is meant.
+    // Approved: that is meant, also where it has not been followed yet.
     assert!(matches!(Case { told: released(), active: "h2", ours: None, ..case() }.next(), Move::Forget(_)));
+    assert!(matches!(Case { told: released(), ours: Some(ours(60)), ..case() }.next(), Move::Forget(_)));
     // What the controller promotes by itself asks nobody.
     let by_itself = json!({"spec": {"strategy": {"blueGreen": {"autoPromotionEnabled": true}}}});
     assert_eq!(offered().changed(by_itself).next(), Move::Linger);

@@ -18,7 +18,7 @@ fn promote_held() -> Command {
 
 /// The hold that keeps a request out.
 fn held(reader: &Reader) -> Arc<Hold> {
-    match reader.admit(&Key, &[]) {
+    match reader.admit(&KEY, &[]) {
         Err(NotAdmitted::Closed { by: Closed::Held(hold), .. }) => hold,
         other => panic!("not held, but {:?}", other.map(|ticket| ticket.revision().clone())),
     }
@@ -43,7 +43,7 @@ async fn until_held(switch: &Switch) {
 async fn after_the_answer_to_a_hold_nobody_starts_and_who_waits_starts_where_traffic_is_then() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
-    let ticket = reader.admit(&Key, &[]).expect("blue");
+    let ticket = reader.admit(&KEY, &[]).expect("blue");
     let receipt = ask(&switch, Command::Hold { bounds: BOUNDS }).await.expect("none is on");
     assert_eq!((receipt.action, receipt.in_flight_on_old), (Action::Hold, 1));
     let hold = held(&reader);
@@ -94,7 +94,7 @@ async fn a_hold_that_nobody_ends_ends_at_its_age_and_is_journalled() {
 async fn old_and_new_do_not_overlap_where_a_promotion_holds() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
-    let (ticket, leaving) = (reader.admit(&Key, &[]).expect("blue"), reader.admit(&Key, &[]).expect("blue"));
+    let (ticket, leaving) = (reader.admit(&KEY, &[]).expect("blue"), reader.admit(&KEY, &[]).expect("blue"));
     let asked = ask(&switch, promote_held());
     let story = async {
         until_held(&switch).await;
@@ -123,7 +123,7 @@ async fn old_and_new_do_not_overlap_where_a_promotion_holds() {
 async fn a_pool_that_does_not_empty_is_not_left_and_goes_on_to_serve() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
-    let ticket = reader.admit(&Key, &[]).expect("blue");
+    let ticket = reader.admit(&KEY, &[]).expect("blue");
     let mut events = switch.viewer.events();
     let refusal = ask(&switch, promote_held()).await.expect_err("blue is not empty");
     assert_eq!((refusal.code, refusal.detail.as_str()), (RefusalCode::NotDrained, "blue was not empty within 5 s"));
@@ -144,7 +144,7 @@ async fn a_rollback_does_not_wait_for_a_promotion_that_waits() {
     let switch = ready(None).await;
     ask(&switch, promote()).await.expect("ready");
     let reader = switch.readers.reader(0);
-    let ticket = reader.admit(&Key, &[]).expect("green");
+    let ticket = reader.admit(&KEY, &[]).expect("green");
     let teal = Command::Deploy {
         revision: "teal".parse().expect("a name"),
         endpoints: vec![address(9021).into()],
@@ -180,7 +180,7 @@ async fn a_promotion_that_cannot_be_written_ends_its_hold() {
 async fn an_app_that_goes_holds_nobody_back() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
-    let _in_flight = reader.admit(&Key, &[]).expect("blue");
+    let _in_flight = reader.admit(&KEY, &[]).expect("blue");
     let asked = async {
         let gone = async {
             until_held(&switch).await;
@@ -196,7 +196,7 @@ async fn an_app_that_goes_holds_nobody_back() {
         () = asked => {}
         () = adopting(&reader) => unreachable!("it goes on for ever"),
     }
-    assert_eq!(reader.admit(&Key, &[]).err(), Some(NotAdmitted::UnknownHost));
+    assert_eq!(reader.admit(&KEY, &[]).err(), Some(NotAdmitted::UnknownHost));
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +209,7 @@ async fn maintenance_is_on_until_it_is_taken_off_also_over_a_failing_disk() {
     let receipt = ask(&switch, Command::Maintain { retry_after }).await.expect("always");
     assert!(receipt.warnings.iter().any(|warning| warning.contains("not on disk yet")), "{:?}", receipt.warnings);
     let closed = |by| Some(NotAdmitted::Closed { app: "shop".parse().expect("a name"), by });
-    assert_eq!(reader.admit(&Key, &[]).err(), closed(Closed::Maintenance(retry_after)));
+    assert_eq!(reader.admit(&KEY, &[]).err(), closed(Closed::Maintenance(retry_after)));
     assert_eq!(
         status(&switch).maintenance.map(|it| (it.by, it.reason)),
         Some(("ann".to_owned(), "because".to_owned()))

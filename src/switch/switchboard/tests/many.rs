@@ -64,7 +64,7 @@ async fn who_follows_the_board_is_told_which_apps_have_changed_and_of_all_after_
 async fn each_worker_is_told_once_which_endpoints_have_left_routing() {
     let switch = ready(None).await;
     let reader = switch.readers.reader(0);
-    let blue = reader.admit(&Key, &[]).expect("admitted").endpoint().id();
+    let blue = reader.admit(&KEY, &[]).expect("admitted").endpoint().id();
     let adopting = async {
         reader.changed().await;
         reader.acknowledge(&reader.adopt());
@@ -92,6 +92,6 @@ async fn what_is_heard_of_a_thousand_endpoints_is_followed_together() {
     let active = status(&switch).active.expect("blue");
     assert_eq!((active.ready, active.total), (900, 1000));
     let reader = switch.readers.reader(0);
-    let serves = |_| reader.admit(&Key, &[]).expect("admitted").endpoint().health() == Health::Healthy;
+    let serves = |_| reader.admit(&KEY, &[]).expect("admitted").endpoint().health() == Health::Healthy;
     assert!((0..200).all(serves));
 }
