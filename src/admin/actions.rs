@@ -18,16 +18,16 @@ use super::{
     action::{Action, AppPath, Guards, Terms},
     answers::Outcome,
     api::{
-        DeployRequest, EndpointRequest, PinRequest, PlainRequest, PromoteRequest, Role, RollbackRequest, Wait,
-        WeightRequest,
+        DeployRequest, EndpointRequest, GiveUpRequest, PinRequest, PlainRequest, PromoteRequest, Role, RollbackRequest,
+        Wait, WeightRequest,
     },
     problem::{ActionProblems, Error},
     rollouts::WITHIN,
     routes::Admin,
 };
 use crate::switch::{
-    Address, AppName, Ask, Command, EndpointSpec, Order, Petition, Receipt, Refusal, RefusalCode, Revision, Tenure,
-    Whereabouts,
+    Address, AppName, Ask, Authority, Command, EndpointSpec, Only, Order, Petition, Receipt, Refusal, RefusalCode,
+    Revision, Tenure, Whereabouts,
 };
 
 /// How long a promotion that another authority carries out may be waited for.
@@ -35,6 +35,13 @@ const PATIENCE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Du
 
 /// The most endpoints of one revision.
 const MAX_ENDPOINTS: usize = 4096;
+
+/// What goes with that which one replica does by itself.
+const ALONE: &str = "this holds at this replica alone, the others are not told: where there are more, send the same to the \
+                     admin API of each";
+
+/// The most octets of an image's name.
+const MAX_IMAGE: usize = 1000;
 
 /// The largest weight of an endpoint.
 const MAX_WEIGHT: u32 = 256;
@@ -143,7 +150,8 @@ pub(super) async fn promote(
         }
         (Some(_), true) => {
             let detail = "a promotion that Argo Rollouts carries out does not end a hold by itself";
-            let hint = "hold first, then promote: that moves those who wait; then resume";
+            let hint = "hold first, then promote: that moves those who wait; then resume. A hold is of one replica: hold, and \
+                        resume, at each of them";
             return Err(Error::new(StatusCode::BAD_REQUEST, "not-offered", detail, hint));
         }
         (None, false) => {
@@ -187,9 +195,11 @@ pub(super) async fn rollback(
 }
 
 /// Drops the candidate; live traffic stays where it is.
+///
+/// With `revision` or `image` that candidate alone: another one is left where it is.
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/abort", operation_id = "abort", tag = "actions",
-    params(AppPath, Guards), request_body = Option<PlainRequest>,
+    params(AppPath, Guards), request_body = Option<GiveUpRequest>,
     responses(
         (status = 200, description = "There is no candidate any more.", body = Receipt,
             headers(
@@ -201,13 +211,25 @@ pub(super) async fn rollback(
 )]
 pub(super) async fn abort(
     State(admin): State<Arc<Admin>>,
-    Action { terms, body }: Action<PlainRequest>,
+    Action { terms, body }: Action<GiveUpRequest>,
 ) -> Result<Response, Error> {
-    if admin.follows(&terms.app) {
-        return admin.ask(terms, Ask::Abort, &body).await;
+    let only = only(body.revision, body.image)?;
+    let work: Work = match admin.follows(&terms.app) {
+        true => terms.petition(Ask::Abort { only }, &body.reason, body.if_generation, WITHIN)?.into(),
+        false => terms.order(Command::Abort { only }, &body.reason, body.if_generation)?.into(),
+    };
+    admin.act(terms, work).await
+}
+
+/// The one candidate that is meant, if one was named.
+pub(super) fn only(revision: Option<Revision>, image: Option<String>) -> Result<Option<Only>, Error> {
+    match (&revision, &image) {
+        (Some(_), Some(_)) => Err(Error::invalid("revision and image name the candidate twice", "send one of them")),
+        (None, Some(image)) if !(1..=MAX_IMAGE).contains(&image.len()) => {
+            Err(Error::invalid(format!("image has not 1 to {MAX_IMAGE} octets"), "NAME:TAG, or sha256:…"))
+        }
+        _ => Ok(Only::of(revision, image)),
     }
-    let order = terms.order(Command::Abort, &body.reason, body.if_generation)?;
-    admin.act(terms, order).await
 }
 
 /// Sends a share of live traffic to the candidate.
@@ -235,6 +257,8 @@ pub(super) async fn weight(
 }
 
 /// Keeps the active revision active whatever the source says.
+///
+/// Of an app that is followed it is this replica's alone: each is to be asked (`warnings`).
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/pin", operation_id = "pin", tag = "actions",
     params(AppPath, Guards), request_body = PinRequest,
@@ -317,7 +341,9 @@ impl Admin {
         match work {
             Work::Ours(order) => {
                 let returns = matches!(order.command, Command::Rollback { .. }) && !order.dry_run;
+                let alone = self.is_for_this_replica_alone(&order);
                 let mut receipt = self.api.control.submit(order).await?;
+                receipt.warnings.extend(alone.then(|| ALONE.to_owned()));
                 if let (true, Some(authorities)) = (returns, &self.api.authorities) {
                     let untold = authorities.told(&receipt).await;
                     receipt.warnings.extend(untold);
@@ -332,6 +358,20 @@ impl Admin {
                     hint: "this proxy was built without the means to ask it: kubectl argo rollouts has them".to_owned(),
                 }),
             },
+        }
+    }
+
+    /// Whether other replicas that follow the same app are not told of it. A rollback is what they are told of, by an
+    /// annotation on the Rollout; two Services have nothing to write it on.
+    fn is_for_this_replica_alone(&self, order: &Order) -> bool {
+        let board = self.api.viewer.board();
+        let authority = board.apps.get(&order.app).map(|app| app.rollout.authority());
+        let followed = authority.is_some_and(|authority| authority != Authority::Tealgate);
+        match order.command {
+            Command::Hold { .. } | Command::Resume => followed,
+            Command::Maintain { .. } | Command::Reopen | Command::Pin { .. } | Command::Unpin => followed,
+            Command::Rollback { .. } => authority == Some(Authority::Services),
+            _ => false,
         }
     }
 

@@ -235,7 +235,29 @@ pub struct RetryRequest {
     pub if_generation: Option<u64>,
 }
 
-/// What the actions without parameters of their own take (`abort`, `reject`, `pause`, `DELETE` of a pin or a revision).
+/// `POST /apps/{app}/abort` and `/reject`: gives the candidate up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct GiveUpRequest {
+    /// Only if the candidate is this revision: otherwise `overtaken`, `already-active`, or `no-candidate` if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub revision: Option<Revision>,
+    /// The same by its image, as the revision's label `image` has it: `NAME:TAG`, or its digest (`sha256:…`). Not with
+    /// `revision`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1000)]
+    pub image: Option<String>,
+    /// Why; it goes into the journal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1000)]
+    pub reason: String,
+    /// Only if the app's generation is still this one; the same as `If-Match`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_generation: Option<u64>,
+}
+
+/// What the actions without parameters of their own take (`pause`, `unpause`, `DELETE` of a pin or a revision).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PlainRequest {

@@ -21,7 +21,8 @@ const LATEST: Duration = Duration::from_secs(24 * 3600);
 ///
 /// When it is answered, no request that arrives later starts before the hold ends; what is in flight goes on
 /// (`inFlightOnOld`). A flip meanwhile moves those who wait. The hold ends by `resume`, or by itself after `maxAge`, or with
-/// the process; who waits is let in then, in the order of arrival. Previews are not held.
+/// the process; who waits is let in then, in the order of arrival. Previews are not held. Of an app that is followed it is
+/// this replica's alone: each is to be asked (`warnings`).
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/hold", operation_id = "hold", tag = "actions",
     params(AppPath, Guards), request_body = Option<HoldRequest>,
@@ -67,7 +68,7 @@ pub(super) async fn resume(
 /// Answers live requests with the maintenance page, or serves them again.
 ///
 /// They get 503 with `Retry-After`. What is in flight finishes, and previews are served. It stays on, also over a restart,
-/// until it is taken off.
+/// until it is taken off. Of an app that is followed it is this replica's alone: each is to be asked (`warnings`).
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/maintenance", operation_id = "maintenance", tag = "actions",
     params(AppPath, Guards), request_body = MaintenanceRequest,

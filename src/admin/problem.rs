@@ -129,6 +129,7 @@ fn status(code: RefusalCode) -> StatusCode {
         RefusalCode::UnknownApp | RefusalCode::UnknownRevision => StatusCode::NOT_FOUND,
         RefusalCode::GenerationMismatch => StatusCode::PRECONDITION_FAILED,
         RefusalCode::NoCandidate
+        | RefusalCode::Overtaken
         | RefusalCode::NoPrevious
         | RefusalCode::AlreadyActive
         | RefusalCode::InUse
@@ -227,7 +228,7 @@ impl IntoResponses for ActionProblems {
             (400, "`invalid`, `bad-json`, `not-offered`: something in the request is not understood"),
             (404, "`unknown-app`, `unknown-revision`"),
             (408, "`timeout`: the body did not arrive within 5 seconds"),
-            (409, "`no-candidate`, `no-previous`, `already-active`, `in-use`, `pinned`, `held`, `not-held`, `not-drained`, `not-in-maintenance`, `other-authority`, `aborted`, `not-aborted`; refused by a gate: `not-ready`, `gate-failed`, then with `gates`"),
+            (409, "`no-candidate`, `overtaken`, `no-previous`, `already-active`, `in-use`, `pinned`, `held`, `not-held`, `not-drained`, `not-in-maintenance`, `other-authority`, `aborted`, `not-aborted`; refused by a gate: `not-ready`, `gate-failed`, then with `gates`"),
             (412, "`generation-mismatch`: the app has moved on since"),
             (413, "`too-large`: the body has more than 64 KiB"),
             (415, "`unsupported-media-type`: the body is not `application/json`"),
@@ -287,6 +288,7 @@ mod tests {
         }
         for code in [
             RefusalCode::NoCandidate,
+            RefusalCode::Overtaken,
             RefusalCode::NoPrevious,
             RefusalCode::AlreadyActive,
             RefusalCode::InUse,

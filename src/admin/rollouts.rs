@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::{
     action::{Action, AppPath, Guards, Terms},
-    actions::may_set_gates_aside,
-    api::{KeepRequest, PlainRequest, RetryRequest},
+    actions::{Work, may_set_gates_aside, only},
+    api::{GiveUpRequest, KeepRequest, PlainRequest, RetryRequest},
     problem::{ActionProblems, Error},
     routes::Admin,
 };
@@ -25,10 +25,11 @@ const KEPT: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Durat
 /// Gives the candidate up for good.
 ///
 /// Live traffic stays where it is. Where Argo Rollouts decides, the rollout is aborted and the stable revision's template
-/// is put back into the Rollout, so that it is healthy again; elsewhere this is `abort`.
+/// is put back into the Rollout, so that it is healthy again; elsewhere this is `abort`. With `revision` or `image` that
+/// candidate alone: another one is left where it is.
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/reject", operation_id = "reject", tag = "actions",
-    params(AppPath, Guards), request_body = Option<PlainRequest>,
+    params(AppPath, Guards), request_body = Option<GiveUpRequest>,
     responses(
         (status = 200, description = "There is no candidate any more.", body = Receipt,
             headers(
@@ -40,15 +41,14 @@ const KEPT: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Durat
 )]
 pub(super) async fn reject(
     State(admin): State<Arc<Admin>>,
-    Action { terms, body }: Action<PlainRequest>,
+    Action { terms, body }: Action<GiveUpRequest>,
 ) -> Result<Response, Error> {
-    match admin.follows(&terms.app) {
-        true => admin.ask(terms, Ask::Reject, &body).await,
-        false => {
-            let order = terms.order(Command::Abort, &body.reason, body.if_generation)?;
-            admin.act(terms, order).await
-        }
-    }
+    let only = only(body.revision, body.image)?;
+    let work: Work = match admin.follows(&terms.app) {
+        true => terms.petition(Ask::Reject { only }, &body.reason, body.if_generation, WITHIN)?.into(),
+        false => terms.order(Command::Abort { only }, &body.reason, body.if_generation)?.into(),
+    };
+    admin.act(terms, work).await
 }
 
 /// Takes a rollout up again that was aborted.

@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{
     admin::api::{
-        DeployRequest, EndpointRequest, HoldFirst, HoldTerms, KeepRequest, Period, PinRequest, PlainRequest,
-        PromoteRequest, RetryRequest, RollbackRequest, Share, WeightRequest,
+        DeployRequest, EndpointRequest, GiveUpRequest, HoldFirst, HoldTerms, KeepRequest, Period, PinRequest,
+        PlainRequest, PromoteRequest, RetryRequest, RollbackRequest, Share, WeightRequest,
     },
-    switch::{AppName, AppStatus, PoolStatus, Receipt, Revision, Weight},
+    switch::{AppName, AppStatus, PoolStatus, Receipt, RefusalCode, Revision, Weight},
 };
 
 /// What goes with every change.
@@ -128,7 +128,7 @@ pub(crate) struct Rollback {
 pub(crate) struct GiveUp {
     /// The app; may be left out when the server has exactly one
     app: Option<AppName>,
-    /// Only this revision: if it is no candidate any more, there is nothing to do
+    /// Only this revision: another candidate is left alone (exit 5); where there is none any more, there is nothing to do
     #[arg(long, value_name = "REVISION")]
     revision: Option<Revision>,
     /// The same by its image, as its label `image` has it: NAME:TAG, or its digest (sha256:…)
@@ -348,40 +348,24 @@ impl GiveUp {
 
     async fn run(mut self, session: &Session, verb: &str, question: &str) -> Result<Exit, Failure> {
         let app = session.app(self.app.take()).await?;
-        if let Some(message) = self.is_needless(session, &app).await? {
-            session.output.show(&Reached { app: app.to_string(), message })?;
-            return Ok(Exit::Done);
-        }
         self.guards
             .confirm(session, &app, |status| {
                 Some(format!("{question} the candidate {} of {app}?", name(&status.preview)?))
             })
             .await?;
+        let (revision, image) = (self.revision, self.image);
+        let is_named = revision.is_some() || image.is_some();
+        let body = GiveUpRequest { revision, image, reason: self.guards.reason.clone(), if_generation: None };
         let what = format!("cannot {verb} the candidate of {app}");
-        self.guards.send(session, what, Method::POST, &app, verb, &self.guards.plain()).await?;
-        Ok(Exit::Done)
-    }
-
-    /// Whether what is meant is no candidate any more, in a sentence. If it is one, it must still be when it is given up.
-    async fn is_needless(&mut self, session: &Session, app: &AppName) -> Result<Option<String>, Failure> {
-        let meant = Meant::of(self.revision.take(), self.image.take());
-        if meant == Meant::Any {
-            return Ok(None);
+        match self.guards.send(session, what, Method::POST, &app, verb, &body).await {
+            Ok(_) => Ok(Exit::Done),
+            // Whoever asks again for what was done has it done.
+            Err(none) if is_named && none.code == RefusalCode::NoCandidate.as_str() => {
+                session.output.show(&Reached { app: app.to_string(), message: none.detail })?;
+                Ok(Exit::Done)
+            }
+            Err(failure) => Err(failure),
         }
-        let status = session.status(app).await?;
-        let is = |pool: &Option<PoolStatus>| pool.as_ref().is_some_and(|pool| meant.is(pool));
-        if is(&status.active) && !is(&status.preview) {
-            let what = format!("{} is active in {app} already", meant.in_words());
-            return Err(Failure::new(Exit::Conflict, what).hint("to take live traffic from it, roll back"));
-        }
-        // Another authority may have something left to put right when there is no candidate any more.
-        let ours = status.source.authority == "tealgate";
-        if !is(&status.preview) && (ours || status.preview.is_some()) {
-            let candidate = name(&status.preview).unwrap_or("none");
-            return Ok(Some(format!("{} is no candidate; the candidate is {candidate}", meant.in_words())));
-        }
-        self.guards.if_generation.get_or_insert(status.generation);
-        Ok(None)
     }
 }
 

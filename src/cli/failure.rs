@@ -40,6 +40,8 @@ impl From<Exit> for ExitCode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
+    /// The server's stable name for it; empty where it is not the server's.
+    pub(crate) code: String,
     /// What happened, to whom.
     pub(crate) what: String,
     /// Why; may be empty.
@@ -50,7 +52,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), detail: String::new(), hint: String::new() }
+        Self { exit, code: String::new(), what: what.into(), detail: String::new(), hint: String::new() }
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Self {
@@ -84,7 +86,7 @@ impl Failure {
             _ => &problem.hint,
         };
         let hint = hint.to_owned();
-        Self { exit, what: format!("{what}: {reason}"), detail, hint }
+        Self { exit, what: format!("{what}: {reason}"), detail, hint, code: reason }
     }
 }
 
@@ -93,7 +95,7 @@ impl Exit {
     pub(crate) fn of_answer(code: &str, status: StatusCode) -> Self {
         match code {
             "not-ready" | "gate-failed" | "other-authority" => Self::Refused,
-            "generation-mismatch" | "pinned" | "already-active" | "held" => Self::Conflict,
+            "generation-mismatch" | "pinned" | "already-active" | "held" | "overtaken" => Self::Conflict,
             "invalid" => Self::Usage,
             "no-candidate" | "no-previous" | "in-use" | "unknown-app" | "unknown-revision" | "not-durable"
             | "not-held" | "not-drained" | "not-in-maintenance" | "stopping" | "aborted" | "not-aborted"
@@ -149,6 +151,7 @@ mod tests {
             ("pinned", 409, 5),
             ("already-active", 409, 5),
             ("no-candidate", 409, 1),
+            ("overtaken", 409, 5),
             ("no-previous", 409, 1),
             ("in-use", 409, 1),
             ("held", 409, 5),

@@ -165,7 +165,8 @@ Examples:
     #[command(
         visible_alias = "undo",
         after_help = "\
-Works in every phase, and needs nobody but the proxy. With --to, any known revision with ready endpoints will do.
+Works in every phase, and needs nobody but the proxy. With --to, any known revision with ready endpoints will do. Other replicas \
+that follow the same Rollout are told; where two plain Services are followed they are not: ask each.
 
 Examples:
   tealgate rollback shop --reason \"errors at checkout\"
@@ -174,8 +175,8 @@ Examples:
     Rollback(act::Rollback),
     /// Drop the candidate; live traffic stays where it is
     #[command(after_help = "\
-With --revision or --image, only that one: if it is no candidate any more, there is nothing to do (0); if it is active already, \
-that is a conflict (5).
+With --revision or --image, only that one: where there is no candidate any more, there is nothing to do (0); if another one is, \
+or it is active already, that is a conflict (5).
 
 Examples:
   tealgate abort shop --reason \"smoke test failed\"")]
@@ -184,7 +185,8 @@ Examples:
     #[command(after_help = "\
 Where Argo Rollouts decides, the rollout is aborted and the stable revision's template is put back, so that the Rollout is \
 healthy again; Git has to follow, or it brings the candidate back. Elsewhere this is `abort`. With --revision or --image, only \
-that one: if it is no candidate any more, there is nothing to do (0); if it is active already, that is a conflict (5).
+that one: where there is no candidate any more, there is nothing to do (0); if another one is, or it is active already, that is a \
+conflict (5).
 
 Examples:
   tealgate reject shop --reason \"smoke test failed\" --yes
@@ -243,7 +245,8 @@ Examples:
     Plan(look::PlanOf),
     /// Keep the active revision active, whatever the source says
     #[command(after_help = "\
-While a pin holds, promotions and rollbacks are refused with exit code 5.
+While a pin holds, promotions and rollbacks are refused with exit code 5. Of an app that is followed in Kubernetes the pin is of \
+this replica alone: ask each.
 
 Examples:
   tealgate pin shop --revision blue --reason \"sale until six\" --expires 8h")]
@@ -257,7 +260,7 @@ Examples:
     #[command(after_help = "\
 For changes where old and new must not overlap. A promotion or rollback moves those who wait; `resume` lets them in, in the \
 order of arrival. So does the hold's end by itself after --max-age, and the end of the process. `promote --hold` does all of \
-it as one action.
+it as one action. Of an app that is followed in Kubernetes the hold is of this replica alone: hold, and resume, at each.
 
 Examples:
   tealgate hold shop --max-age 5s --max-requests 1000 --max-bytes 64MiB
@@ -271,7 +274,7 @@ Examples:
     /// Answer live requests with the maintenance page, or serve them again
     #[command(after_help = "\
 Live requests get 503 with Retry-After; what is in flight finishes, and previews are served. It stays on, also over a \
-restart, until it is turned off.
+restart, until it is turned off. Of an app that is followed in Kubernetes it is of this replica alone: ask each.
 
 Examples:
   tealgate maintenance shop on --retry-after 10m --reason \"database upgrade\"

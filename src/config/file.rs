@@ -130,7 +130,7 @@ pub(super) struct Tls {
     pub(super) client_auth: Given<ClientAuth>,
 }
 
-/// Client certificates. Upstreams are told of one in `X-Forwarded-Client-Cert`: `Hash=<SHA-256>;Subject="<RFC 2253>"`.
+/// Client certificates. Upstreams are told of one in `X-Forwarded-Client-Cert`: `Hash=<SHA-256>;Subject="<RFC 4514 name>"`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ClientAuth {

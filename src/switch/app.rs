@@ -141,6 +141,9 @@ impl App {
     pub(super) fn adopt(&mut self, next: Rollout, workers: usize) -> Option<Happening> {
         let before = (self.rollout.phase(), self.rollout.message());
         let same_pools = self.rollout.has_the_pools_of(&next);
+        if let Some(words) = next.unproven().filter(|words| self.rollout.unproven() != Some(words)) {
+            tracing::warn!(app = %next.app(), "{words}");
+        }
         self.rollout = next;
         if !same_pools {
             self.sync_pools(workers);

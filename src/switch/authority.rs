@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::{
     control::Refusal,
     name::{AppName, Revision},
+    only::Only,
     status::{Action, Receipt},
 };
 
@@ -42,14 +43,20 @@ pub enum Ask {
         skip_gates: bool,
     },
     /// Give the rollout of the newest revision up; traffic stays with the stable one, or returns to it.
-    Abort,
+    Abort {
+        /// Only if it is this one.
+        only: Option<Only>,
+    },
     /// Take a rollout up again that was given up.
     Retry {
         /// Also where the authority would make it active at once, without its own pauses and analyses.
         skip_gates: bool,
     },
     /// Give it up for good: abort, and put what the stable revision is made of back where the newest one came from.
-    Reject,
+    Reject {
+        /// Only if it is this one.
+        only: Option<Only>,
+    },
     /// Let the rollout stand where it is.
     Pause,
     /// Let it go on.
@@ -66,9 +73,9 @@ impl Ask {
     pub fn action(&self) -> Action {
         match self {
             Self::Promote { .. } => Action::Promote,
-            Self::Abort => Action::Abort,
+            Self::Abort { .. } => Action::Abort,
             Self::Retry { .. } => Action::Retry,
-            Self::Reject => Action::Reject,
+            Self::Reject { .. } => Action::Reject,
             Self::Pause => Action::Pause,
             Self::Unpause => Action::Unpause,
             Self::Keep { .. } => Action::Keep,

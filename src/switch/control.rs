@@ -21,6 +21,7 @@ use super::{
     hold::{HeldOutcomes, Hold},
     name::{AppName, Revision, Subject},
     names::Names,
+    only::Only,
     policy::{HoldBounds, Policy},
     pool::{Pool, Tenure},
     record::EjectionReason,
@@ -77,7 +78,10 @@ pub enum Command {
         to: Option<Revision>,
     },
     /// Drop the candidate.
-    Abort,
+    Abort {
+        /// Only if it is this one.
+        only: Option<Only>,
+    },
     /// Send the checks of the candidate's smoke test again.
     Smoke {
         /// Only if the candidate is this revision.
@@ -131,7 +135,7 @@ impl Command {
             Self::Discard { .. } => Action::Discard,
             Self::Promote { .. } | Self::PromoteHeld { .. } => Action::Promote,
             Self::Rollback { .. } => Action::Rollback,
-            Self::Abort => Action::Abort,
+            Self::Abort { .. } => Action::Abort,
             Self::Smoke { .. } => Action::Smoke,
             Self::Weigh { .. } => Action::Weight,
             Self::Pin { .. } => Action::Pin,
@@ -184,11 +188,13 @@ pub enum RefusalCode {
     GenerationMismatch,
     /// There is no candidate to act on.
     NoCandidate,
+    /// What is meant is no candidate any more: another one is.
+    Overtaken,
     /// There is no earlier revision to return to.
     NoPrevious,
     /// The revision is the active one already.
     AlreadyActive,
-    /// The revision carries live traffic and cannot be discarded.
+    /// The revision carries live traffic, or is about to, and cannot be discarded or given up.
     InUse,
     /// Too few endpoints of the target are ready.
     NotReady,
@@ -232,6 +238,7 @@ impl RefusalCode {
             Self::UnknownRevision => "unknown-revision",
             Self::GenerationMismatch => "generation-mismatch",
             Self::NoCandidate => "no-candidate",
+            Self::Overtaken => "overtaken",
             Self::NoPrevious => "no-previous",
             Self::AlreadyActive => "already-active",
             Self::InUse => "in-use",
@@ -287,6 +294,7 @@ pub(super) enum Message {
     OutOfSight { app: AppName, why: String },
     Asked { app: AppName, asked: Option<Asked> },
     Note { note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>> },
+    Refused { app: AppName, action: Action, by: String, refusal: Refusal },
     LookedUp { app: AppName, name: HostPort, found: Result<Vec<SocketAddr>, String> },
     Ejected { app: AppName, revision: Revision, endpoint: u64, reason: Option<EjectionReason> },
     Warmed { app: AppName },
@@ -337,6 +345,11 @@ impl Control {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Note { note, reply }).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Tells those who listen that what somebody asked an app's authority for was refused.
+    pub async fn refused(&self, app: AppName, action: Action, by: String, refusal: Refusal) {
+        self.messages.send(Message::Refused { app, action, by, refusal }).await.ok();
     }
 
     /// Says that somebody has asked an app's authority to make this revision active, so that the flip is ascribed to him

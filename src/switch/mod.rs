@@ -38,6 +38,7 @@ mod memory;
 mod mirror;
 mod name;
 mod names;
+mod only;
 mod policy;
 mod pool;
 mod preview;
@@ -80,6 +81,7 @@ pub use self::{
     mirror::{BodyComparison, Comparison, Mirror, SafeMethod},
     name::{AppName, Generation, MAX_NAME, NotAName, Revision, Role, Subject},
     names::Names,
+    only::{IMAGE, Only, is_made_of},
     policy::{
         AutoPromotion, Balance, BalanceRule, ClientIdentity, Drain, Ejection, Family, HashBy, Hashing, HealthCheck,
         HoldBounds, KeepPrevious, Lookup, MinReady, Policy, Promotion, Protocol, ProxyVersion, Roots, Statuses,

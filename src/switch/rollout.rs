@@ -41,6 +41,8 @@ pub struct Rollout {
     asked: Option<Asked>,
     /// What is wrong where the app is followed, in sentences.
     alarms: Vec<String>,
+    /// What the last sighting would have taken from live traffic, in sentences.
+    kept_back: Vec<String>,
     /// A rollback that was ordered at another replica.
     returned: Option<Returned>,
     /// Ready and total endpoints of each revision, as last reported.
@@ -81,6 +83,9 @@ pub(super) struct Kept {
     /// The revision the source has gone back to, and is not followed to, since a rollback from it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     withheld: Option<Revision>,
+    /// What was amiss when another authority made the active revision active, in a sentence, while there is a way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unproven: Option<String>,
 }
 
 /// A flip that somebody has asked another authority for.
@@ -342,7 +347,7 @@ impl Rollout {
         }
         // Wherever it goes, all of live traffic goes there.
         self.kept.weight = None;
-        (self.kept.wish, self.kept.withheld) = (None, None);
+        (self.kept.wish, self.kept.withheld, self.kept.unproven) = (None, None, None);
         self.gates_since = None;
         self.kept.generation = self.kept.generation.next();
         std::mem::replace(&mut self.kept.active, Held { revision: to, since: now }).revision
@@ -368,6 +373,9 @@ impl Rollout {
         self.promote_if_due(now, deeds);
         if self.kept.phase == Phase::Promoted && self.kept.previous.is_none() {
             self.kept.phase = Phase::Steady;
+        }
+        if self.kept.previous.is_none() {
+            self.kept.unproven = None;
         }
         self.forget_idle_revisions();
     }

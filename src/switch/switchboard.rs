@@ -277,6 +277,7 @@ impl Switchboard {
             Message::Sighted { app, sighting } => self.sighted(&app, *sighting).await,
             Message::OutOfSight { app, why } => self.out_of_sight(&app, why),
             Message::Note { note, reply } => self.note(note, reply).await,
+            Message::Refused { app, action, by, refusal } => self.tell_refused(&app, action, by, &refusal),
             Message::Asked { app, asked } => _ = self.advance(&app, Input::Asked(asked)).await,
             Message::LookedUp { app, name, found } => self.look_up(&app, &name, found).await,
             Message::Drained { app, tenure, cut, took } => self.drained(&app, tenure, cut, took),
@@ -406,8 +407,7 @@ impl Switchboard {
         if dry_run {
             return;
         }
-        let code = refusal.code.as_str().to_owned();
-        self.tell(&name, Happening::Refused { action, by, code, detail: refusal.detail });
+        self.tell_refused(&name, action, by, &refusal);
     }
 
     async fn note(&mut self, note: Note, reply: oneshot::Sender<Result<Receipt, Refusal>>) {
@@ -634,8 +634,7 @@ impl Switchboard {
                 self.confirm(Confirmation { version, published, receipt, left, reply: reply.take() });
             }
             if let Some((Asker { by, reply }, refusal)) = broken {
-                let (code, detail) = (refusal.code.as_str().to_owned(), refusal.detail.clone());
-                self.tell(&name, Happening::Refused { action: Action::Promote, by, code, detail });
+                self.tell_refused(&name, Action::Promote, by, &refusal);
                 self.flush();
                 reply.send(Err(refusal)).ok();
             }
@@ -804,6 +803,11 @@ impl Switchboard {
     /// Has an app's state, or its absence, put on the board.
     fn show(&mut self, name: &AppName) {
         self.unshown.insert(name.clone());
+    }
+
+    fn tell_refused(&mut self, name: &AppName, action: Action, by: String, refusal: &Refusal) {
+        let (code, detail) = (refusal.code.as_str().to_owned(), refusal.detail.clone());
+        self.tell(name, Happening::Refused { action, by, code, detail });
     }
 
     fn tell(&mut self, name: &AppName, what: Happening) {

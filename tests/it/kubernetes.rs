@@ -13,6 +13,7 @@ use crate::support::{
     proxy::Proxy,
     rollouts::{HASH, following, the_rollout},
     setup::{APP, Setup},
+    shell::Shell,
 };
 
 /// A Rollout with `h1` at blue, followed.
@@ -117,6 +118,31 @@ async fn a_rollback_of_ours_stands_until_the_cluster_agrees() {
     cluster.promotes("h1");
     eventually("agreement", async || proxy.status().await["source"]["drift"].is_null()).await;
     assert_eq!(proxy.colour().await, "blue");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_gives_up_its_own_candidate_and_never_anothers() {
+    let (_blue, green, cluster, proxy) = followed().await;
+    cluster.patch("rollouts", "shop", json!({ "status": { "observedGeneration": "1" } }));
+    let shell = Shell::at(format_args!("unix:{}", proxy.admin.socket.display()));
+    // It was given up already.
+    shell.run("reject shop --image shop:h2 --yes").await.ends_with(0).says("there is none");
+    shell.run("abort shop --revision h2 --yes").await.ends_with(0).says("there is none");
+    shell.run("reject shop --image shop:h1 --yes").await.ends_with(5).says("active in shop already");
+    // Another pipeline's has come, and the proxy does not know of it yet.
+    for resource in ["rollouts", "services", "replicasets", "pods"] {
+        cluster.hold(resource);
+    }
+    cluster.updates("h3", 3, &green);
+    assert_eq!(proxy.status().await["preview"], Value::Null);
+    shell.run("reject shop --revision h2 --yes").await.ends_with(5).says("the candidate is h3");
+    for resource in ["rollouts", "services", "replicasets", "pods"] {
+        cluster.release(resource);
+    }
+    shell.run("wait shop --for preview-ready --revision h3").await.ends_with(0);
+    shell.run("reject shop --image shop:h2 --yes").await.ends_with(5).says("the candidate is h3");
+    assert_eq!(cluster.patches().len(), 0, "{:?}", cluster.patches());
+    proxy.shutdown(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -407,7 +433,7 @@ async fn a_canary_has_the_share_that_its_weights_say() {
     for _ in 0..200 {
         greens += usize::from(proxy.colour().await == "green");
     }
-    assert!((10..90).contains(&greens), "{greens} of 200 are no fifth");
+    assert!((22..=60).contains(&greens), "{greens} of 200 are no fifth");
     cluster.patch("rollouts", "shop", json!({ "status": status(100) }));
     eventually("all of it", async || proxy.status().await["weight"] == 100).await;
     assert_eq!(proxy.colour().await, "green");

@@ -147,3 +147,30 @@ async fn without_the_means_to_ask_the_refusal_says_so() {
     let refused = f.post("/api/v1/apps/shop/promote", Value::Null).await;
     assert_eq!(refused.problem(), (409, "other-authority".into()));
 }
+
+#[tokio::test]
+async fn what_one_replica_does_by_itself_says_so() {
+    let (f, _authority) = followed().await;
+    let held = f.post("/api/v1/apps/shop/hold", json!({"maxAge": "10m"})).await;
+    assert!(held.body["warnings"][0].as_str().unwrap().contains("this replica alone"), "{}", held.body);
+    let status = f.get("/api/v1/apps/shop").await;
+    assert!(status.body["message"].as_str().unwrap().contains("held at this replica alone"), "{}", status.body);
+    for (path, body) in [
+        ("resume", Value::Null),
+        ("maintenance", json!({"on": true})),
+        ("maintenance", json!({"on": false})),
+        ("pin", json!({"revision": "blue", "reason": "sale"})),
+    ] {
+        let done = f.post(&format!("/api/v1/apps/shop/{path}"), body).await;
+        assert!(
+            done.body["warnings"][0].as_str().is_some_and(|w| w.contains("this replica alone")),
+            "{path}: {}",
+            done.body
+        );
+    }
+    // What the switch decides itself has nobody to tell.
+    let ours = f.post("/api/v1/apps/blog/hold", json!({"maxAge": "10m"})).await;
+    assert_eq!((ours.status.as_u16(), &ours.body["warnings"]), (200, &Value::Null), "{}", ours.body);
+    let held_first = f.post("/api/v1/apps/shop/promote", json!({"hold": true})).await;
+    assert!(held_first.body["hint"].as_str().unwrap().contains("at each of them"), "{}", held_first.body);
+}

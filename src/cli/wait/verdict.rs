@@ -1,15 +1,10 @@
 //! What to make of a state that is waited for: reached, not yet, or never any more. Pure.
 
-use std::collections::BTreeMap;
-
 use super::Goal;
 use crate::{
     cli::failure::Exit,
-    switch::{AppStatus, Gate, GateState, Phase, PoolStatus, Revision},
+    switch::{AppStatus, Gate, GateState, IMAGE, Phase, PoolStatus, Revision, is_made_of},
 };
-
-/// The label that says which images a revision is made of.
-const IMAGE: &str = "image";
 
 /// Which revision is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +32,7 @@ impl Meant {
         match self {
             Self::Any => true,
             Self::Revision(revision) => *revision == pool.revision,
-            Self::Image(image) => is_made_of(&pool.labels, image),
+            Self::Image(image) => pool.labels.get(IMAGE).is_some_and(|images| is_made_of(images, image)),
         }
     }
 
@@ -185,20 +180,6 @@ fn name(pool: &PoolStatus) -> &str {
 fn is_over(status: &AppStatus) -> bool {
     let alone = status.preview.is_none() && status.previous.is_none();
     status.phase == Phase::Steady || (status.phase == Phase::Aborted && alone)
-}
-
-/// Whether a revision with these labels is made of this image: one of those its label names, as a whole, without its digest,
-/// or by its digest alone.
-fn is_made_of(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
-    let digest = |image: &str| match image.split_once('@') {
-        Some((_, digest)) => Some(digest.to_owned()),
-        None => image.starts_with("sha256:").then(|| image.to_owned()),
-    };
-    let same = |image: &str| {
-        let tagged = image.split_once('@').map_or(image, |(tagged, _)| tagged);
-        image == wanted || tagged == wanted || digest(image).is_some_and(|its| digest(wanted) == Some(its))
-    };
-    labels.get(IMAGE).is_some_and(|images| images.split(',').map(str::trim).any(same))
 }
 
 #[cfg(test)]

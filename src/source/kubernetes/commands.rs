@@ -26,8 +26,8 @@ use super::{
     settle,
 };
 use crate::switch::{
-    Action, Answer, AppBoard, AppName, Ask, Authorities, Command, Control, GateState, Note, Order, Petition, Receipt,
-    Refusal, RefusalCode, Returned, Revision, Telling, Viewer,
+    Action, Answer, AppBoard, AppName, Ask, Authorities, Command, Control, GateState, Note, Only, Order, Petition,
+    Receipt, Refusal, RefusalCode, Returned, Revision, Telling, Viewer,
 };
 
 /// How long after a look the Rollout is looked at again, unless something tells sooner.
@@ -129,6 +129,16 @@ impl Commander {
         Ok(all.into_iter().find(owned))
     }
 
+    /// The images that a revision is made of, with commas between.
+    async fn images(&self, seen: &Seen, hash: &str) -> Result<String, Failed> {
+        let set = self.replica_set(seen, hash).await?;
+        let own = || seen.template().filter(|_| hash == seen.status.current);
+        let template = set.as_ref().and_then(|set| set.pointer("/spec/template")).or_else(own);
+        let containers = template.and_then(|template| template.pointer("/spec/containers")?.as_array());
+        let images = containers.into_iter().flatten().filter_map(|container| container["image"].as_str());
+        Ok(images.collect::<Vec<_>>().join(","))
+    }
+
     /// The ReplicaSet of a revision, and, where another object holds the Rollout's template, that.
     pub(super) async fn templates(&self, seen: &Seen, hash: &str) -> Result<(Option<Value>, Option<Value>), Failed> {
         let replica_set = self.replica_set(seen, hash).await?;
@@ -188,7 +198,7 @@ impl Commander {
             (petition.app.clone(), petition.ask.action(), petition.by.clone(), petition.dry_run);
         let outcome = self.run(petition).await;
         if let (Err(refusal), false) = (&outcome, dry_run) {
-            self.notices.try_send(Notice::refused(&app, action, &by, refusal.code.as_str(), &refusal.detail)).ok();
+            self.control.refused(app, action, by, refusal.clone()).await;
         }
         outcome
     }
@@ -197,9 +207,9 @@ impl Commander {
         let errand = Errand::begin(self, petition).await?;
         match errand.petition.ask.clone() {
             Ask::Promote { revision, skip_gates } => errand.promote(revision, skip_gates).await,
-            Ask::Abort => errand.abort().await,
+            Ask::Abort { only } => errand.abort(only.as_ref()).await,
             Ask::Retry { skip_gates } => errand.retry(skip_gates).await,
-            Ask::Reject => errand.reject().await,
+            Ask::Reject { only } => errand.reject(only.as_ref()).await,
             Ask::Pause => errand.pause(true).await,
             Ask::Unpause => errand.pause(false).await,
             Ask::Keep { until } => errand.keep(until).await,
@@ -362,11 +372,13 @@ impl<'a> Errand<'a> {
         self.done(Action::Weight, Some(active), Some(target.clone())).await
     }
 
-    async fn abort(mut self) -> Result<Receipt, Refusal> {
-        let seen = self.look().await?;
+    async fn abort(mut self, only: Option<&Only>) -> Result<Receipt, Refusal> {
+        let seen = self.candidate(only).await?;
         let (current, stable) = (hash(&seen.status.current), hash(&seen.status.stable));
         let returned = self.return_if_judged(&seen).await;
+        let (app, meant) = (self.petition.app.clone(), seen.status.current.clone());
         let decide = |seen: &Seen, _: &[Call]| match decide::abort(seen) {
+            _ if seen.status.current != meant => Next::Refuse(overtaken(&app, &meant, seen)),
             // Traffic is back already; the Service follows, or `agree` sees to it.
             Next::Wait(_) if returned.is_some() && seen.status.abort => Next::Done,
             next => next,
@@ -376,6 +388,35 @@ impl<'a> Errand<'a> {
             Some(receipt) => Ok(self.stamped(receipt)),
             None => self.done(Action::Abort, current, stable).await,
         }
+    }
+
+    /// The Rollout, if its candidate is the one that is meant.
+    async fn candidate(&mut self, only: Option<&Only>) -> Result<Seen, Refusal> {
+        let Some(only) = only else { return self.look().await };
+        // What was changed a moment ago may be another candidate, or the very one that is meant.
+        let taken_in = |seen: &Seen, _: &[Call]| match seen.is_observed() {
+            true => Next::Done,
+            false => Next::Wait(decide::NOT_TAKEN_IN.to_owned()),
+        };
+        let seen = self.until(taken_in).await?;
+        self.refuse_unless(only, &seen).await?;
+        Ok(seen)
+    }
+
+    async fn refuse_unless(&self, only: &Only, seen: &Seen) -> Result<(), Refusal> {
+        let candidate = seen.candidate();
+        for revision in candidate.into_iter().chain([seen.active()]) {
+            let images = match only {
+                Only::Image(_) => self.commander.images(seen, revision).await.map_err(Failed::refusal)?,
+                Only::Revision(_) => String::new(),
+            };
+            match only.is(revision, &images) {
+                true if candidate == Some(revision) => return Ok(()),
+                true => return Err(only.is_live(&self.petition.app)),
+                false => {}
+            }
+        }
+        Err(only.is_no_candidate(&self.petition.app, candidate))
     }
 
     /// Where the newest revision carries live traffic while it is being judged, giving it up means going back: that is done
@@ -413,12 +454,14 @@ impl<'a> Errand<'a> {
     }
 
     /// Abort first: it survives what Git may do to the template.
-    async fn reject(mut self) -> Result<Receipt, Refusal> {
-        let seen = self.look().await?;
+    async fn reject(mut self, only: Option<&Only>) -> Result<Receipt, Refusal> {
+        let seen = self.candidate(only).await?;
         let (current, stable) = (hash(&seen.status.current), hash(&seen.status.stable));
         let returned = self.return_if_judged(&seen).await;
+        let (app, rejected) = (self.petition.app.clone(), seen.status.current.clone());
         if !seen.status.abort {
             let decide = |seen: &Seen, _: &[Call]| match decide::abort(seen) {
+                _ if seen.status.current != rejected => Next::Refuse(overtaken(&app, &rejected, seen)),
                 Next::Wait(_) if seen.status.abort => Next::Done,
                 next => next,
             };
@@ -428,7 +471,6 @@ impl<'a> Errand<'a> {
             return Err(refusal(RefusalCode::NoCandidate, detail, "there is nothing to do"));
         }
         let aborted = self.sent.len();
-        let rejected = seen.status.current.clone();
         let (replica_set, held) = self
             .commander
             .templates(&seen, &seen.status.stable)
@@ -439,6 +481,9 @@ impl<'a> Errand<'a> {
             Next::Send(_) if sent.len() > aborted && seen.is_observed() && seen.status.current == rejected => {
                 Next::Done
             }
+            // Somebody's new template is not overwritten with the stable one.
+            Next::Send(_) if !seen.is_observed() => Next::Wait(decide::NOT_TAKEN_IN.to_owned()),
+            Next::Send(_) if seen.status.current != rejected => Next::Refuse(overtaken(&app, &rejected, seen)),
             next => next,
         };
         let restored = self.until(decide).await;
@@ -665,6 +710,12 @@ impl<'a> Errand<'a> {
 /// A revision by its hash, where there is one.
 pub(super) fn hash(hash: &str) -> Option<Revision> {
     hash.parse().ok()
+}
+
+/// Another candidate has come while this one was being given up.
+fn overtaken(app: &AppName, meant: &str, seen: &Seen) -> Refusal {
+    let detail = format!("{meant} is no candidate of {app} any more; the newest revision is {}", seen.status.current);
+    refusal(RefusalCode::Overtaken, detail, "that one was left alone; to give it up, name it")
 }
 
 /// The newest revision; a name guards against promoting another one than meant.

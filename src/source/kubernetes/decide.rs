@@ -15,6 +15,10 @@ use crate::switch::{Refusal, RefusalCode};
 /// How the controller begins the message of a Rollout that was given up.
 const GIVEN_UP: &str = "RolloutAborted";
 
+/// What there is to wait for after any change of the specification.
+pub(super) const NOT_TAKEN_IN: &str =
+    "Argo Rollouts has not taken in the latest change of the Rollout; is its controller up?";
+
 /// A Rollout as it stands.
 pub(super) struct Seen {
     pub(super) rollout: Rollout,
@@ -66,6 +70,12 @@ impl Seen {
             Some(_) => &self.status.blue_green.active_selector,
             None => &self.status.stable,
         }
+    }
+
+    /// The newest revision, if it is neither the stable one nor carries live traffic.
+    pub(super) fn candidate(&self) -> Option<&str> {
+        let RolloutStatus { current, stable, .. } = &self.status;
+        Some(current.as_str()).filter(|current| !["", stable.as_str(), self.active()].contains(current))
     }
 
     /// Whether the newest revision carries live traffic and is still being judged.
@@ -161,9 +171,7 @@ impl Seen {
 pub(super) fn promote(seen: &Seen, full: bool) -> Next {
     let RolloutStatus { current, stable, .. } = &seen.status;
     if !seen.is_observed() || current.is_empty() {
-        return Next::Wait(
-            "Argo Rollouts has not taken in the latest change of the Rollout; is its controller up?".into(),
-        );
+        return Next::Wait(NOT_TAKEN_IN.to_owned());
     }
     if seen.status.abort {
         let detail = format!("the rollout of {current} was given up; promoting it would do nothing");
@@ -251,7 +259,7 @@ pub(super) fn abort(seen: &Seen) -> Next {
     }
     if seen.status.promote_full && !abort {
         let detail = format!("{current} is being promoted in full, and is not given up before that ends");
-        return refuse(RefusalCode::NoCandidate, detail, "to return when it has, roll back");
+        return refuse(RefusalCode::InUse, detail, "to return when it has, roll back");
     }
     match abort {
         false => Next::Send(vec![seen.with_status(json!({"abort": true}))]),

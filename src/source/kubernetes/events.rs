@@ -2,10 +2,14 @@
 //! was refused, with who asked. Best effort: what cannot be said goes unsaid.
 //!
 //! Every replica sees a flip, and one Event is enough. Its name is made of what happened, and the API server takes each name
-//! once; who knows who asked speaks first. kube's recorder would not do: it takes all Events of one reason for one, and
+//! once; who knows who asked speaks first. What happens again has another name: that of a flip is made of the version of the
+//! Service that moved, or of when a rollback was ordered. kube's recorder would not do: it takes all Events of one reason for one, and
 //! keeps the first one's words.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -17,12 +21,16 @@ use super::{
     call::{Call, Failed, Object},
     commands::{Commander, is_flip},
 };
-use crate::switch::{Action, AppName, Authority, Event, Happening, Receipt, Returned};
+use crate::switch::{Action, AppBoard, AppName, Authority, Event, Happening, Receipt, Returned};
 
 /// How long those who do not know who asked leave it to those who do.
 const AFTER: Duration = Duration::from_secs(2);
 /// The most octets of an Event's words.
 const LONGEST: usize = 1000;
+
+/// The reasons that are told apart.
+const ALARM: &str = "TealgateAlarm";
+const NOT_AGREED: &str = "TealgateNotAgreed";
 
 /// Something to be said on a Rollout.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +43,20 @@ pub(super) struct Notice {
     words: String,
     /// What makes it the same Event at every replica.
     same: String,
+    mark: Mark,
     /// Whether somebody else may know better who asked.
     waits: bool,
+}
+
+/// What makes it another Event than the last of the same words.
+#[derive(Clone, Debug, PartialEq)]
+enum Mark {
+    /// The minute in which it happened.
+    Minute,
+    /// The version of the app's active Service, to be asked for at once.
+    OfService,
+    /// This.
+    Known(String),
 }
 
 /// Says what happens to the apps, and what it is handed, until nobody can hand it anything any more.
@@ -44,7 +64,14 @@ pub(super) async fn say(commander: Commander, mut notices: mpsc::Receiver<Notice
     let listening = listen(&commander);
     let saying = async {
         let mut failing = false;
+        let mut not_agreed = BTreeMap::new();
         while let Some(notice) = notices.recv().await {
+            match notice.reason {
+                NOT_AGREED => _ = not_agreed.insert(notice.app.clone(), notice.words.clone()),
+                // It comes back as an alarm of the app.
+                ALARM if not_agreed.get(&notice.app) == Some(&notice.words) => continue,
+                _ => {}
+            }
             let said = publish(&commander, &notice).await;
             match said {
                 Ok(()) => failing = false,
@@ -61,20 +88,18 @@ pub(super) async fn say(commander: Commander, mut notices: mpsc::Receiver<Notice
 
 async fn listen(commander: &Commander) {
     let mut events = commander.viewer.events();
+    let mut known = BTreeMap::new();
     loop {
         match events.recv().await {
             Ok(event) => {
-                let Some(notice) = notice_of(&event).filter(|notice| has_rollout(commander, &notice.app)) else {
+                let Ok(app) = event.app.parse::<AppName>() else { continue };
+                let board = commander.board(&app).filter(|board| board.rollout.authority() == Authority::ArgoRollouts);
+                let Some(board) = board else {
+                    known.remove(&app);
                     continue;
                 };
-                let notices = commander.notices.clone();
-                if notice.waits {
-                    tokio::spawn(async move {
-                        tokio::time::sleep(AFTER).await;
-                        notices.try_send(notice).ok();
-                    });
-                } else {
-                    notices.try_send(notice).ok();
+                for notice in notices_of(&app, &event, &board, known.entry(app.clone()).or_default()) {
+                    hand_in(commander, notice);
                 }
             }
             Err(RecvError::Lagged(_)) => {}
@@ -83,24 +108,57 @@ async fn listen(commander: &Commander) {
     }
 }
 
-fn has_rollout(commander: &Commander, app: &AppName) -> bool {
-    commander.board(app).is_some_and(|board| board.rollout.authority() == Authority::ArgoRollouts)
+/// Has a notice said: at once, or after who may know better who asked. Its mark is looked up now in any case.
+fn hand_in(commander: &Commander, mut notice: Notice) {
+    if !notice.waits && notice.mark != Mark::OfService {
+        commander.notices.try_send(notice).ok();
+        return;
+    }
+    let commander = commander.clone();
+    tokio::spawn(async move {
+        if notice.mark == Mark::OfService {
+            let version = version_of_service(&commander, &notice.app).await;
+            notice.mark = version.map_or(Mark::Minute, Mark::Known);
+        }
+        if notice.waits {
+            tokio::time::sleep(AFTER).await;
+        }
+        commander.notices.try_send(notice).ok();
+    });
 }
 
-/// What of this is worth an Event.
-fn notice_of(event: &Arc<Event>) -> Option<Notice> {
-    let app: AppName = event.app.parse().ok()?;
+/// The version of the app's active Service, if there is one, and it can be asked for.
+async fn version_of_service(commander: &Commander, app: &AppName) -> Option<String> {
+    let home = commander.home(app).await.ok()??;
+    let seen = commander.look(&home).await.ok()?;
+    let service = Object::service(&home.namespace, &seen.blue_green()?.active_service);
+    let service = commander.server.get(&service).await.ok()?;
+    service.pointer("/metadata/resourceVersion")?.as_str().map(str::to_owned)
+}
+
+/// What of this is worth an Event; of what is amiss, what was not known before.
+fn notices_of(app: &AppName, event: &Event, board: &AppBoard, known: &mut BTreeSet<String>) -> Vec<Notice> {
     match &event.what {
-        Happening::Acted { receipt } => Notice::acted(&app, event.at, receipt),
-        Happening::Refused { action, by, code, detail } => {
-            Some(Notice { at: event.at, ..Notice::refused(&app, *action, by, code, detail) })
+        Happening::Acted { receipt } => {
+            Notice::acted(app, event.at, receipt, board.rollout.returned()).into_iter().collect()
         }
-        Happening::Changed { .. }
-        | Happening::Invited { .. }
-        | Happening::Drained { .. }
-        | Happening::Added
-        | Happening::Removed => None,
+        Happening::Refused { action, by, code, detail } => {
+            vec![Notice { at: event.at, ..Notice::refused(app, *action, by, code, detail) }]
+        }
+        Happening::Changed { .. } => {
+            let troubles: BTreeMap<_, _> =
+                board.rollout.troubles().into_iter().map(|words| (without_figures(&words), words)).collect();
+            let before = std::mem::replace(known, troubles.keys().cloned().collect());
+            let new = troubles.into_iter().filter(|(same, _)| !before.contains(same));
+            new.map(|(same, words)| Notice { at: event.at, same, ..Notice::amiss(app, words) }).collect()
+        }
+        Happening::Invited { .. } | Happening::Drained { .. } | Happening::Added | Happening::Removed => Vec::new(),
     }
+}
+
+/// What is amiss stays the same while it goes from one count to another.
+fn without_figures(words: &str) -> String {
+    words.split(' ').filter(|word| word.chars().any(char::is_alphabetic)).collect::<Vec<_>>().join(" ")
 }
 
 async fn publish(commander: &Commander, notice: &Notice) -> Result<(), Failed> {
@@ -122,14 +180,14 @@ async fn publish(commander: &Commander, notice: &Notice) -> Result<(), Failed> {
 impl Notice {
     fn new(app: &AppName, reason: &'static str, words: String) -> Self {
         let (app, same) = (app.clone(), words.clone());
-        Self { app, at: Timestamp::now(), reason, warning: false, words, same, waits: false }
+        Self { app, at: Timestamp::now(), reason, warning: false, words, same, mark: Mark::Minute, waits: false }
     }
 
     fn warning(self) -> Self {
         Self { warning: true, ..self }
     }
 
-    fn acted(app: &AppName, at: Timestamp, receipt: &Receipt) -> Option<Self> {
+    fn acted(app: &AppName, at: Timestamp, receipt: &Receipt, told: Option<&Returned>) -> Option<Self> {
         let Receipt { by, .. } = receipt;
         let because = if receipt.reason.is_empty() { String::new() } else { format!(": {}", receipt.reason) };
         let of = |revision: &Option<String>| revision.clone().unwrap_or_else(|| "nothing".to_owned());
@@ -174,10 +232,24 @@ impl Notice {
         };
         // A flip is the same whoever is known to have asked for it.
         let same = if is_flip(receipt) { format!("{from} {to}") } else { notice.same };
-        Some(Self { at, same, waits: is_flip(receipt) && of_authority, ..notice })
+        let mark = match receipt.action {
+            // A replica that was told of it has its own time of the flip.
+            Action::Rollback => {
+                let told = told.filter(|told| told.to.as_str() == to && told.from.as_str() == from);
+                Mark::Known(told.map_or(receipt.published_at, |told| told.at).to_string())
+            }
+            _ if is_flip(receipt) => Mark::OfService,
+            _ => Mark::Minute,
+        };
+        Some(Self { at, same, mark, waits: is_flip(receipt) && of_authority, ..notice })
     }
 
-    pub(super) fn refused(app: &AppName, action: Action, by: &str, code: &str, detail: &str) -> Self {
+    /// Something is held back from live traffic, or wrong in the cluster, or was made active though a gate did not hold.
+    fn amiss(app: &AppName, words: String) -> Self {
+        Self { mark: Mark::OfService, ..Self::new(app, ALARM, words).warning() }
+    }
+
+    fn refused(app: &AppName, action: Action, by: &str, code: &str, detail: &str) -> Self {
         let words = format!("{} by {by} was refused ({code}): {detail}", action.as_str());
         let same = format!("{} {by} {code}", action.as_str());
         Self { same, ..Self::new(app, "TealgateRefused", words).warning() }
@@ -195,7 +267,7 @@ impl Notice {
 
     /// It does not, and a person has to do something.
     pub(super) fn not_agreed(app: &AppName, why: &str) -> Self {
-        Self::new(app, "TealgateNotAgreed", why.to_owned()).warning()
+        Self::new(app, NOT_AGREED, why.to_owned()).warning()
     }
 
     /// A rollback has ended by itself.
@@ -203,10 +275,14 @@ impl Notice {
         Self::new(app, "TealgateRollbackEnded", format!("{BY_ITSELF}: {why}")).warning()
     }
 
-    /// The same for the same, within a minute.
+    /// The same for the same.
     fn name(&self, rollout: &str) -> String {
         let what = crc32fast::hash(format!("{}\n{}", self.reason, self.same).as_bytes());
-        format!("{rollout}.tealgate-{what:08x}-{:x}", self.at.as_second().div_euclid(60))
+        let when = match &self.mark {
+            Mark::Known(mark) => format!("m{:08x}", crc32fast::hash(mark.as_bytes())),
+            Mark::Minute | Mark::OfService => format!("{:x}", self.at.as_second().div_euclid(60)),
+        };
+        format!("{rollout}.tealgate-{what:08x}-{when}")
     }
 
     fn body(&self, name: &str, namespace: &str, rollout: Value) -> Value {
@@ -243,7 +319,7 @@ fn cut(words: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::fake::{Fake, Following, shop},
+        super::fake::{Fake, Following, shop, sight_amiss},
         *,
     };
     use crate::switch::{Command, HoldBounds, Order};
@@ -256,20 +332,69 @@ mod tests {
         .expect("a receipt")
     }
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_767_225_600 + second).expect("a time")
+    }
+
+    fn acted(second: i64, action: Action, by: &str) -> Option<Notice> {
+        Notice::acted(&shop(), at(second), &receipt(action, by), None)
+    }
+
     #[test]
-    fn a_flip_has_one_name_at_every_replica_and_who_knows_the_asker_speaks_first() {
-        let at = |second: i64| Timestamp::from_second(1_767_225_600 + second).expect("a time");
-        let asked = Notice::acted(&shop(), at(10), &receipt(Action::Promote, "ann")).expect("worth it");
-        let followed = Notice::acted(&shop(), at(11), &receipt(Action::Source, "argo-rollouts")).expect("worth it");
-        assert_eq!(asked.name("shop"), followed.name("shop"));
+    fn who_knows_the_asker_speaks_first_and_what_only_follows_is_no_news() {
+        let asked = acted(10, Action::Promote, "ann").expect("worth it");
+        let followed = acted(11, Action::Source, "argo-rollouts").expect("worth it");
         assert!(!asked.waits && followed.waits);
         assert!(asked.words.contains("by ann"), "{asked:?}");
-        let later = Notice::acted(&shop(), at(90), &receipt(Action::Promote, "ann")).expect("worth it");
-        assert_ne!(asked.name("shop"), later.name("shop"));
-        let back = Notice::acted(&shop(), at(10), &receipt(Action::Rollback, "ann")).expect("worth it");
-        assert!(back.warning && back.name("shop") != asked.name("shop"));
-        assert_eq!(Notice::acted(&shop(), at(10), &receipt(Action::Deploy, "argo-rollouts")), None);
-        assert_eq!(Notice::acted(&shop(), at(10), &receipt(Action::Abort, "argo-rollouts")), None);
+        assert_eq!(acted(10, Action::Deploy, "argo-rollouts"), None);
+        assert_eq!(acted(10, Action::Abort, "argo-rollouts"), None);
+    }
+
+    #[test]
+    fn a_flip_has_one_name_at_every_replica_and_the_next_of_the_same_another() {
+        let named = |notice: &Notice, version: &str| {
+            let mark = Mark::Known(version.to_owned());
+            Notice { mark, ..notice.clone() }.name("shop")
+        };
+        let asked = acted(59, Action::Promote, "ann").expect("worth it");
+        let followed = acted(61, Action::Source, "argo-rollouts").expect("worth it");
+        assert_eq!((&asked.mark, &followed.mark), (&Mark::OfService, &Mark::OfService));
+        assert_eq!(named(&asked, "7"), named(&followed, "7"));
+        assert_ne!(named(&asked, "7"), named(&asked, "9"));
+        // A rollback is known by when it was ordered, whenever a replica hears of it.
+        let ordered = acted(59, Action::Rollback, "ann").expect("worth it");
+        let later = Receipt { published_at: at(61), ..receipt(Action::Rollback, "ann") };
+        let (to, from, by) = ("h2".parse().expect("a name"), "h1".parse().expect("a name"), "ann".to_owned());
+        let ordered_at = receipt(Action::Rollback, "ann").published_at;
+        let told = Returned { to, from, at: ordered_at, by, reason: String::new(), released: false };
+        let joined = Notice::acted(&shop(), at(61), &later, Some(&told)).expect("worth it");
+        assert_eq!(ordered.name("shop"), joined.name("shop"));
+        let again = Notice::acted(&shop(), at(61), &later, None).expect("worth it");
+        assert!(ordered.warning && again.name("shop") != ordered.name("shop"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_back_is_said_on_the_rollout_once_whatever_its_figures() {
+        let (fake, following) = (Fake::paused(), Following::start().await);
+        let two = [following.attended(&fake), following.attended(&fake)];
+        let alarms = tokio::sync::watch::Sender::default();
+        let tasks: Vec<_> = two.into_iter().map(|(c, d)| tokio::spawn(c.attend(d, alarms.clone()))).collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let lost = "Service shop-active selects no revision";
+        for words in [vec![format!("{lost} (1 of 2)")], vec![format!("{lost} (1 of 3)")], Vec::new()] {
+            sight_amiss(&following.feed, words).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        // It comes back with another version of the Service.
+        fake.objects().change(super::super::fake::SERVICE, json!({}));
+        sight_amiss(&following.feed, vec![format!("{lost} (1 of 2)")]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let objects = fake.objects();
+        let said: Vec<_> = objects.written.iter().filter(|(path, _)| path.ends_with("/events")).collect();
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert_eq!((&said[0].1["reason"], &said[0].1["type"]), (&json!(ALARM), &json!("Warning")));
+        assert!(said[0].1["note"].as_str().expect("words").starts_with(lost), "{said:?}");
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[test]

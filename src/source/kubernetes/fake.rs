@@ -314,8 +314,17 @@ pub(super) async fn sight(feed: &Feed, active: &str, preview: Option<&str>) {
     sight_told(feed, active, preview, None).await;
 }
 
+/// h1 active with h2 as its candidate, and this amiss.
+pub(super) async fn sight_amiss(feed: &Feed, alarms: Vec<String>) {
+    see(feed, "h1", Some("h2"), Sighting { alarms, ..Sighting::default() }).await;
+}
+
 /// The same, with the word of a rollback.
 pub(super) async fn sight_told(feed: &Feed, active: &str, preview: Option<&str>, returned: Option<Returned>) {
+    see(feed, active, preview, Sighting { returned, ..Sighting::default() }).await;
+}
+
+async fn see(feed: &Feed, active: &str, preview: Option<&str>, rest: Sighting) {
     let seen = |port: u16| Sighted {
         endpoints: vec![std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()],
         ..Sighted::default()
@@ -324,8 +333,7 @@ pub(super) async fn sight_told(feed: &Feed, active: &str, preview: Option<&str>,
         revisions: [(revision("h1"), seen(9001)), (revision("h2"), seen(9011))].into(),
         active: Some(revision(active)),
         preview: preview.map(revision),
-        returned,
-        ..Sighting::default()
+        ..rest
     };
     feed.sighted(shop(), sighting).await;
     for (name, port) in [("h1", 9001), ("h2", 9011)] {

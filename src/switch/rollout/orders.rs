@@ -9,6 +9,7 @@ use super::{
         control::{Command, Refusal, RefusalCode},
         desired::EndpointSpec,
         name::Revision,
+        only::{IMAGE, Only},
         split::Weight,
         status::{Phase, Pin},
     },
@@ -32,7 +33,7 @@ impl Rollout {
             Command::Discard { revision } => self.discard(&revision),
             Command::Promote { revision, skip_gates } => self.promote(revision, skip_gates, now),
             Command::Rollback { to } => self.rollback(to, now),
-            Command::Abort => self.abort(),
+            Command::Abort { only } => self.abort(only.as_ref()),
             Command::Smoke { revision } => self.smoke_again(revision, now),
             Command::Weigh { weight } => self.weigh(weight),
             Command::Pin { revision, expires } => self.pin_to(revision, expires, by, reason, now),
@@ -174,9 +175,20 @@ impl Rollout {
         others.map(Revision::as_str).collect::<Vec<_>>().join(", ")
     }
 
-    fn abort(&mut self) -> Result<FromTo, Refusal> {
+    fn abort(&mut self, only: Option<&Only>) -> Result<FromTo, Refusal> {
         let app = &self.kept.app;
-        let Some(candidate) = self.kept.preview.as_ref().map(|held| held.revision.clone()) else {
+        let candidate = self.kept.preview.as_ref().map(|held| held.revision.clone());
+        if let Some(only) = only {
+            let is = |revision: &Revision| {
+                only.is(revision.as_str(), self.labels(revision).get(IMAGE).map_or("", String::as_str))
+            };
+            match candidate.as_ref() {
+                Some(candidate) if is(candidate) => {}
+                _ if is(&self.kept.active.revision) => return Err(only.is_live(app)),
+                other => return Err(only.is_no_candidate(app, other.map(Revision::as_str))),
+            }
+        }
+        let Some(candidate) = candidate else {
             let hint = match self.kept.phase {
                 Phase::Promoted => "traffic has moved already; to return, roll back",
                 _ => "there is nothing to do",

@@ -40,6 +40,7 @@ impl Rollout {
             maintenance: None,
             returned_at: None,
             withheld: None,
+            unproven: None,
         };
         Self { authority, ..Self::of(kept, policy) }
     }
@@ -81,6 +82,7 @@ impl Rollout {
         self.kept.previous.take_if(|previous| gone(previous));
         let revisions = revisions.into_iter().map(|(name, seen)| (name, (seen.endpoints, Some(seen.labels))));
         self.follow_revisions(revisions.collect(), held_back);
+        self.kept_back.clone_from(held_back);
         match active {
             Some(active) if first => self.begin_at(active, now),
             Some(active) => self.want(active),
@@ -188,7 +190,7 @@ impl Rollout {
         use Command::{Abort, Deploy, Discard, Promote, PromoteHeld, Weigh};
         let theirs = matches!(
             command,
-            Promote { .. } | PromoteHeld { .. } | Abort | Weigh { .. } | Deploy { .. } | Discard { .. }
+            Promote { .. } | PromoteHeld { .. } | Abort { .. } | Weigh { .. } | Deploy { .. } | Discard { .. }
         );
         let (decides, hint) = match self.authority {
             Authority::ArgoRollouts if theirs => ("Argo Rollouts decides", "ask it: kubectl argo rollouts"),
@@ -216,6 +218,20 @@ impl Rollout {
 
     /// What is wrong where the app is followed, as a beginning of a sentence.
     pub(super) fn sight_in_words(&self) -> String {
-        self.alarms.iter().map(|alarm| format!("{alarm}; ")).collect()
+        let all = self.alarms.iter().chain(&self.kept_back).chain(&self.kept.unproven);
+        all.map(|alarm| format!("{alarm}; ")).collect()
+    }
+
+    /// What somebody should look at where the app is followed, each in a sentence: what is wrong there, what of it is held
+    /// back from live traffic, and what was made active though our gates did not hold.
+    pub fn troubles(&self) -> Vec<String> {
+        let held_back = [self.wish_in_words(), self.withheld_in_words()].into_iter().flatten();
+        let sighted = self.alarms.iter().chain(&self.kept_back).chain(&self.kept.unproven).cloned();
+        sighted.chain(held_back).collect()
+    }
+
+    /// What was amiss when another authority made the active revision active.
+    pub(in super::super) fn unproven(&self) -> Option<&str> {
+        self.kept.unproven.as_deref()
     }
 }

@@ -10,6 +10,7 @@ use super::{
     super::{
         address::Whereabouts,
         control::{Refusal, RefusalCode},
+        desired::Authority,
         name::Revision,
         smoke::{CheckReport, Smoke, SmokeReport},
         status::{Gate, GateState},
@@ -206,6 +207,26 @@ impl Rollout {
             _ => ("has not passed its smoke test yet", "ask again when it has, or skip the gates with a reason"),
         };
         Err(Refusal::new(RefusalCode::GateFailed, format!("{revision} {what}: {message}"), hint))
+    }
+
+    /// What is amiss when another authority makes a revision active that its smoke test has not found good. Whoever had us
+    /// ask that authority for it knows.
+    pub(super) fn unproven_in_words(&self, revision: &Revision) -> Option<String> {
+        let who = match self.authority {
+            Authority::Tealgate => return None,
+            Authority::ArgoRollouts => "by Argo Rollouts",
+            Authority::Services => "by the selectors of its Services",
+        };
+        let asked = self.asked.as_ref().is_some_and(|asked| asked.revision == *revision);
+        let smoke = self.policy.promotion.smoke.as_ref().filter(|_| !asked && !self.is_smoked(revision))?;
+        let app = self.app();
+        let how = match self.smoke_of(smoke) {
+            Gate { state: GateState::Failed, message, .. } if self.is_candidate(revision) => {
+                format!("although its smoke test has failed ({message})")
+            }
+            _ => "before it had passed its smoke test".to_owned(),
+        };
+        Some(format!("{app}: {revision} was promoted {who} {how}; `tealgate rollback {app}` goes back"))
     }
 
     /// The gate of the candidate's smoke test, where one is asked for.

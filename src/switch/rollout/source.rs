@@ -45,6 +45,7 @@ impl Rollout {
             maintenance: None,
             returned_at: None,
             withheld: None,
+            unproven: None,
         };
         Self::of(kept, wanted.policy)
     }
@@ -61,6 +62,7 @@ impl Rollout {
             authority: Authority::Tealgate,
             asked: None,
             alarms: Vec::new(),
+            kept_back: Vec::new(),
             returned: None,
             readiness: BTreeMap::new(),
             gates_since: None,
@@ -168,8 +170,10 @@ impl Rollout {
         if !may || !self.kept.revisions.contains_key(&wish) {
             return;
         }
+        let unproven = self.unproven_in_words(&wish);
         let from = self.flip(wish.clone(), now);
         self.keep_as_previous(from.clone(), now);
+        self.kept.unproven = unproven;
         let deed = match self.asked.take_if(|asked| asked.revision == wish) {
             Some(asked) => {
                 Deed { of_source: true, ..self.deed(Action::Promote, Some(from), Some(wish), asked.by, asked.reason) }

@@ -14,6 +14,7 @@ use super::{
         control::{Command, Refusal, RefusalCode},
         desired::{Matching, Wanted},
         name::Revision,
+        only::Only,
         policy::{AutoPromotion, HoldBounds, MinReady, Policy, Promotion},
         split::{SplitPolicy, Weight},
         status::{Action, Phase},
@@ -224,7 +225,7 @@ fn orders_that_make_no_sense_are_refused_with_their_reason() {
         (Command::Rollback { to: None }, RefusalCode::NoPrevious),
         (Command::Rollback { to: Some(rev("blue")) }, RefusalCode::AlreadyActive),
         (Command::Rollback { to: Some(rev("teal")) }, RefusalCode::UnknownRevision),
-        (Command::Abort, RefusalCode::NoCandidate),
+        (Command::Abort { only: None }, RefusalCode::NoCandidate),
         (Command::Unpin, RefusalCode::Invalid),
         (Command::Discard { revision: rev("blue") }, RefusalCode::InUse),
         (Command::Discard { revision: rev("green") }, RefusalCode::InUse),
@@ -251,10 +252,23 @@ fn a_promotion_that_names_another_revision_than_the_candidate_is_refused() {
 }
 
 #[test]
+fn only_the_candidate_that_is_named_is_aborted() {
+    let mut life = Life::begins(wanted("blue", None, &["blue", "green"]));
+    let only = |name| Command::Abort { only: Some(Only::Revision(rev(name))) };
+    assert_eq!(life.obeys(only("green")), Err(RefusalCode::NoCandidate));
+    life.deploys("teal").expect("deployed");
+    assert_eq!(life.obeys(only("green")), Err(RefusalCode::Overtaken));
+    assert_eq!(life.obeys(only("blue")), Err(RefusalCode::AlreadyActive));
+    let image = Command::Abort { only: Some(Only::Image("shop:1".to_owned())) };
+    assert_eq!(life.obeys(image), Err(RefusalCode::Overtaken));
+    life.obeys(only("teal")).expect("it is the candidate");
+}
+
+#[test]
 fn an_order_meant_for_another_generation_is_refused() {
     let mut life = Life::begins(wanted("blue", Some("green"), &["blue", "green"]));
     let order = |generation| Input::Order {
-        command: Command::Abort,
+        command: Command::Abort { only: None },
         by: "ann".to_owned(),
         reason: String::new(),
         if_generation: Some(generation),
@@ -370,7 +384,7 @@ fn a_share_is_the_candidates_and_goes_with_it() {
     life.weighs(20).expect("there is a candidate");
     life.deploys("teal").expect("the same with other endpoints");
     assert_eq!(life.rollout.weight(), percent(20));
-    life.obeys(Command::Abort).expect("there is a candidate");
+    life.obeys(Command::Abort { only: None }).expect("there is a candidate");
     assert_eq!(life.rollout.weight(), Weight::ZERO);
 }
 
@@ -549,7 +563,7 @@ fn random_input(rng: &mut fastrand::Rng) -> Random {
         6 => Command::Discard { revision: rev(one(rng)) },
         7 => Command::Promote { revision: maybe(rng), skip_gates: rng.bool() },
         8 | 9 => Command::Rollback { to: maybe(rng) },
-        10 => Command::Abort,
+        10 => Command::Abort { only: None },
         12 => {
             let ends = [HoldEnd::Aged, HoldEnd::Emptied, HoldEnd::Failed("no disk".to_owned())];
             return Random::Input(Input::HoldOver(ends[rng.usize(0..3)].clone()));

@@ -24,7 +24,7 @@ impl Rollout {
             message.push_str(&share);
         }
         if let Some(pin) = &self.kept.pin {
-            message.push_str(&format!("; pinned by {}: {}", pin.by, pin.reason));
+            message.push_str(&format!("; pinned{} by {}: {}", self.where_in_words(), pin.by, pin.reason));
         }
         for held_back in [self.wish_in_words(), self.withheld_in_words()].into_iter().flatten() {
             message.push_str("; ");
@@ -36,17 +36,23 @@ impl Rollout {
     fn closed_in_words(&self) -> String {
         let mut words = String::new();
         if let Some(Maintenance { by, .. }) = self.maintenance() {
-            words.push_str(&format!("live traffic gets the maintenance page, by {by}; "));
+            words.push_str(&format!("live traffic gets the maintenance page{}, by {by}; ", self.where_in_words()));
         }
         if let Some(holding) = self.holding() {
             let until = holding.deadline.strftime("%H:%M:%SZ");
-            words.push_str(&format!("new requests are held until {until}, by {}", holding.by));
+            let here = self.where_in_words();
+            words.push_str(&format!("new requests are held{here} until {until}, by {}", holding.by));
             if let Some(revision) = holding.promotes() {
                 words.push_str(&format!(", to promote {revision} when {} is empty", self.active()));
             }
             words.push_str("; ");
         }
         words
+    }
+
+    /// Other replicas that follow the same app are told of rollbacks alone.
+    fn where_in_words(&self) -> &'static str {
+        if self.authority == Authority::Tealgate { "" } else { " at this replica alone" }
     }
 
     /// Not said of endpoints that have not been probed yet: a start is no alarm.

@@ -4,6 +4,7 @@ use super::{
     super::fake::{Fake, Following, Objects, ROLLOUT, SERVICE, revision, shop, sight},
     *,
 };
+use crate::switch::Happening;
 
 const SET_OF_H2: &str = "/apis/apps/v1/namespaces/demo/replicasets/shop-h2";
 
@@ -84,6 +85,32 @@ async fn a_promotion_is_answered_when_live_traffic_has_moved_and_names_who_asked
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_to_all_who_listen_and_said_once_on_the_rollout() {
+    let (fake, followed) = (Fake::paused(), Following::start().await);
+    let (commander, desk) = followed.attended(&fake);
+    let attending = tokio::spawn(commander.clone().attend(desk, watch::Sender::default()));
+    let mut events = followed.viewer.events();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let other = Ask::Promote { revision: Some(revision("h3")), skip_gates: false };
+    let plan = Petition { dry_run: true, ..Scene::petition(other.clone()) };
+    commander.ask(plan).await.expect_err("h3 is not there");
+    commander.ask(Scene::petition(other)).await.expect_err("h3 is not there");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut told = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let Happening::Refused { action, by, code, .. } = &event.what {
+            told.push((*action, by.clone(), code.clone()));
+        }
+    }
+    assert_eq!(told, [(Action::Promote, "ann".to_owned(), "no-candidate".to_owned())]);
+    let objects = fake.objects();
+    let said: Vec<_> = objects.written.iter().filter(|(path, _)| path.ends_with("/events")).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(said[0].1["reason"], "TealgateRefused");
+    attending.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_promotion_that_has_no_effect_fails_loudly_with_the_place_where_it_hangs() {
     let scene = Scene::paused().await;
     // The Service moves, and the proxy never hears of it.
@@ -153,7 +180,9 @@ async fn a_promotion_of_another_revision_or_generation_than_meant_is_not_asked_f
 #[tokio::test(start_paused = true)]
 async fn a_dry_run_shows_the_calls_and_makes_none() {
     let scene = Scene::paused().await;
-    for (ask, calls) in [(promote(), 1), (Ask::Abort, 1), (Ask::Reject, 2), (Ask::Pause, 1)] {
+    for (ask, calls) in
+        [(promote(), 1), (Ask::Abort { only: None }, 1), (Ask::Reject { only: None }, 2), (Ask::Pause, 1)]
+    {
         let petition = Petition { dry_run: true, ..Scene::petition(ask.clone()) };
         let plan = scene.commander.ask(petition).await.unwrap();
         assert!(plan.dry_run && plan.calls.len() == calls, "{ask:?}: {plan:?}");
@@ -220,7 +249,7 @@ async fn an_abort_is_answered_when_the_controller_has_done_it_and_can_be_retried
     let scene = Scene::paused().await;
     scene.fake.controlled_by(giving_up);
     assert_eq!(scene.ask(retry()).await.unwrap_err().code, RefusalCode::NotAborted);
-    let aborted = scene.ask(Ask::Abort).await.unwrap();
+    let aborted = scene.ask(Ask::Abort { only: None }).await.unwrap();
     assert_eq!((aborted.action, aborted.by.as_str()), (Action::Abort, "ann"));
     // The proxy has no candidate any more, and it is said why.
     scene.followed.sight("h1", None).await;
@@ -236,7 +265,7 @@ async fn an_abort_is_answered_when_the_controller_has_done_it_and_can_be_retried
 async fn a_retry_that_would_promote_at_once_is_refused_and_says_from_when_on_it_is_safe() {
     let scene = Scene::paused().await;
     scene.fake.controlled_by(giving_up);
-    scene.ask(Ask::Abort).await.unwrap();
+    scene.ask(Ask::Abort { only: None }).await.unwrap();
     let written = scene.fake.written().len();
     let refused = scene.ask(retry()).await.unwrap_err();
     assert_eq!(refused.code, RefusalCode::GateFailed);
@@ -256,7 +285,7 @@ async fn to_give_up_what_carries_live_traffic_is_to_go_back_at_once() {
     scene.followed.sight("h2", None).await;
     // The controller never moves the Service back: the pods of h2 crash.
     scene.fake.controlled_by(giving_up);
-    let receipt = scene.ask(Ask::Abort).await.unwrap();
+    let receipt = scene.ask(Ask::Abort { only: None }).await.unwrap();
     assert_eq!((receipt.action, receipt.to.as_deref(), scene.active().as_str()), (Action::Rollback, Some("h1"), "h1"));
     assert_eq!(receipt.calls.len(), 1, "{receipt:?}");
 }
@@ -265,7 +294,7 @@ async fn to_give_up_what_carries_live_traffic_is_to_go_back_at_once() {
 async fn a_rejection_aborts_and_puts_the_stable_template_back() {
     let scene = Scene::paused().await;
     scene.fake.controlled_by(giving_up);
-    let rejected = scene.ask(Ask::Reject).await.unwrap();
+    let rejected = scene.ask(Ask::Reject { only: None }).await.unwrap();
     assert_eq!(
         (rejected.action, rejected.from.as_deref(), rejected.to.as_deref()),
         (Action::Reject, Some("h2"), Some("h1"))
@@ -273,7 +302,53 @@ async fn a_rejection_aborts_and_puts_the_stable_template_back() {
     assert_eq!(rejected.warnings, [""; 0]);
     let image = scene.fake.objects().rollout().pointer("/spec/template/spec/containers/0/image").cloned();
     assert_eq!(image, Some(json!("v1")));
-    assert_eq!(scene.ask(Ask::Reject).await.unwrap_err().code, RefusalCode::NoCandidate);
+    assert_eq!(scene.ask(Ask::Reject { only: None }).await.unwrap_err().code, RefusalCode::NoCandidate);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_candidate_that_is_named_is_given_up() {
+    let scene = Scene::paused().await;
+    scene.fake.controlled_by(giving_up);
+    let image = |image: &str| Some(Only::Image(image.to_owned()));
+    for (only, code) in [
+        (Some(Only::Revision(revision("h3"))), RefusalCode::Overtaken),
+        (image("v3"), RefusalCode::Overtaken),
+        (image("v1"), RefusalCode::AlreadyActive),
+        (Some(Only::Revision(revision("h1"))), RefusalCode::AlreadyActive),
+    ] {
+        for ask in [Ask::Abort { only: only.clone() }, Ask::Reject { only: only.clone() }] {
+            assert_eq!(scene.ask(ask).await.unwrap_err().code, code, "{only:?}");
+        }
+    }
+    assert!(scene.fake.written().is_empty());
+    let rejected = scene.ask(Ask::Reject { only: image("v2") }).await.unwrap();
+    assert_eq!(rejected.from.as_deref(), Some("h2"));
+    let again = scene.ask(Ask::Reject { only: image("v2") }).await.unwrap_err();
+    assert_eq!(again.code, RefusalCode::NoCandidate, "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_template_that_comes_while_another_is_rejected_is_not_overwritten() {
+    let scene = Scene::paused().await;
+    let mut pushed = false;
+    scene.fake.controlled_by(move |objects| {
+        giving_up(objects);
+        // Somebody rolls out h3 as soon as h2 is given up; the controller takes it in a little later.
+        if !std::mem::replace(&mut pushed, true) {
+            let template = json!({"spec": {"containers": [{"image": "v3"}]}});
+            objects.change(ROLLOUT, json!({"metadata": {"generation": 8}, "spec": {"template": template}}));
+        }
+    });
+    let taking_in = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let status = json!({"observedGeneration": "8", "currentPodHash": "h3", "abort": null, "message": null});
+        scene.fake.objects().change(ROLLOUT, json!({"status": status}));
+    };
+    let (refused, ()) = tokio::join!(scene.ask(Ask::Reject { only: None }), taking_in);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Overtaken, "{refused:?}");
+    let image = scene.fake.objects().rollout().pointer("/spec/template/spec/containers/0/image").cloned();
+    assert_eq!(image, Some(json!("v3")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,7 +369,7 @@ async fn a_rejected_template_that_git_puts_back_is_aborted_again_and_told() {
             giving_up(objects);
         }
     });
-    let rejected = scene.ask(Ask::Reject).await.unwrap();
+    let rejected = scene.ask(Ask::Reject { only: None }).await.unwrap();
     assert!(rejected.warnings[0].contains("revert it in Git"), "{rejected:?}");
     assert_eq!(scene.fake.objects().rollout()["status"]["abort"], true);
 }

@@ -142,7 +142,7 @@ fn an_abort_is_there_when_the_controller_says_so() {
     judged["status"]["blueGreen"] = json!({"activeSelector": "h2"});
     assert!(waits(abort(&seen(judged))).contains("pods of the revision it leaves"));
     assert_eq!(refused(abort(&seen(json!({"status": {"stableRS": "h2"}})))), RefusalCode::NoCandidate);
-    assert_eq!(refused(abort(&seen(json!({"status": {"promoteFull": true}})))), RefusalCode::NoCandidate);
+    assert_eq!(refused(abort(&seen(json!({"status": {"promoteFull": true}})))), RefusalCode::InUse);
 }
 
 #[test]

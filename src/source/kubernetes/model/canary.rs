@@ -36,16 +36,18 @@ pub(super) fn sight(scene: &Scene<'_>, rollout: &Rollout, canary: &Canary) -> Re
         return Err("Argo Rollouts has not said yet which revision is stable".to_owned());
     };
     let preview = current.filter(|current| *current != active);
-    let weight = match (preview, weights) {
-        (None, _) => Weight::ZERO,
-        _ if status.abort => Weight::ZERO,
-        (Some(preview), Some(weights)) => routed(weights, preview),
-        (Some(preview), None) if canary.steps.is_empty() => by_size(&revisions, active, preview),
-        (Some(_), None) => stepped(canary, &status),
+    let (weight, rounded) = match (preview, weights) {
+        (None, _) => (Weight::ZERO, None),
+        _ if status.abort => (Weight::ZERO, None),
+        (Some(preview), Some(weights)) => told(routed(weights, preview)),
+        // How many pods there are is nobody's word for a share.
+        (Some(preview), None) if canary.steps.is_empty() => (by_size(&revisions, active, preview), None),
+        (Some(_), None) => told(stepped(canary, &status)),
     };
 
     let roles: Vec<&str> = [active].into_iter().chain(preview).collect();
-    let alarms = revisions.alarms(&roles, &door);
+    let mut alarms = revisions.alarms(&roles, &door);
+    alarms.extend(rounded);
     let previous = revisions.previous(active).filter(|(hash, _)| Some(*hash) != preview);
     let previous = previous.and_then(|(hash, until)| Some((revision(hash).ok()?, until)));
     Ok(Sighting {
@@ -62,30 +64,38 @@ pub(super) fn sight(scene: &Scene<'_>, rollout: &Rollout, canary: &Canary) -> Re
 }
 
 /// The candidate's share by the weights. Those of another candidate are left over from the rollout before.
-fn routed(weights: &Weights, preview: &str) -> Weight {
+fn routed(weights: &Weights, preview: &str) -> (i64, i64) {
     let Weights { canary, stable, additional } = weights;
     if given(&canary.hash).is_some_and(|hash| hash != preview) {
-        return Weight::ZERO;
+        return (0, 0);
     }
     let all = [canary, stable].into_iter().chain(additional).map(|one| i64::from(one.weight.max(0))).sum();
-    share(canary.weight.into(), all)
+    (canary.weight.into(), all)
 }
 
 /// The candidate's share by the steps: what the last one so far has set, and all once they are done.
-fn stepped(canary: &Canary, status: &RolloutStatus) -> Weight {
+fn stepped(canary: &Canary, status: &RolloutStatus) -> (i64, i64) {
     let all = canary.traffic_routing.as_ref().and_then(|routing| routing.max_traffic_weight).unwrap_or(100);
     let step = status.current_step_index.map_or(0, |index| usize::try_from(index).unwrap_or_default());
     if step >= canary.steps.len() {
-        return share(1, 1);
+        return (1, 1);
     }
     let set = canary.steps[..=step].iter().rev().find_map(|step| step.set_weight);
-    share(set.unwrap_or_default().into(), all.into())
+    (set.unwrap_or_default().into(), all.into())
 }
 
 /// The candidate's share where there are no steps: pods are replaced one by one, and each takes its part.
 fn by_size(revisions: &Revisions<'_>, active: &str, preview: &str) -> Weight {
     let of = |hash| i64::try_from(revisions.ready(hash)).unwrap_or(i64::MAX / 2);
     share(of(preview), of(active) + of(preview))
+}
+
+/// A share that somebody has said, and what is to be said where it is no whole percentage.
+fn told((part, whole): (i64, i64)) -> (Weight, Option<String>) {
+    let weight = share(part, whole);
+    let exact = part <= 0 || part >= whole || (part.saturating_mul(100)) % whole == 0;
+    let rounded = || format!("the canary's weight {part} of {whole} is no whole percentage: {weight} is used");
+    (weight, (!exact).then(rounded))
 }
 
 /// A part of a whole in percent, rounded, though never from something to nothing, nor from a part to the whole.

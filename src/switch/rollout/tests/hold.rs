@@ -73,7 +73,7 @@ fn a_promotion_whose_pool_does_not_empty_moves_nothing() {
 fn a_promotion_that_waits_falls_with_the_roles_it_was_asked_for() {
     let back = |life: &mut Life| life.obeys(Command::Rollback { to: Some(rev("red")) });
     let other = |life: &mut Life| life.deploys("teal");
-    let abort = |life: &mut Life| life.obeys(Command::Abort);
+    let abort = |life: &mut Life| life.obeys(Command::Abort { only: None });
     type Change<'a> = &'a dyn Fn(&mut Life) -> Result<Step, RefusalCode>;
     let changes: [Change<'_>; 3] = [&back, &other, &abort];
     for change in changes {

@@ -6,7 +6,7 @@ use super::{
 };
 
 /// A followed app whose life is told by sightings.
-fn followed() -> Life {
+pub(super) fn followed() -> Life {
     let rollout = Rollout::unseen("shop".parse().expect("a name"), Authority::ArgoRollouts, Arc::default(), at(0));
     Life { rollout, now: 0 }
 }
@@ -18,7 +18,7 @@ fn endpoints(revision: &str, standing: Standing) -> Vec<EndpointSpec> {
 }
 
 /// Each revision with one ready endpoint.
-fn sighting(active: &str, preview: &str, revisions: &[&str]) -> Sighting {
+pub(super) fn sighting(active: &str, preview: &str, revisions: &[&str]) -> Sighting {
     let sighted =
         |name: &&str| (rev(name), Sighted { endpoints: endpoints(name, Standing::Ready), labels: BTreeMap::new() });
     Sighting {
@@ -35,7 +35,7 @@ fn returned(seconds: i64) -> Option<Returned> {
 }
 
 impl Life {
-    fn sights(&mut self, sighting: Sighting) -> Step {
+    pub(super) fn sights(&mut self, sighting: Sighting) -> Step {
         self.now += 1;
         let step = self.rollout.sight(sighting, at(self.now));
         self.rollout = step.next.clone();
@@ -133,6 +133,8 @@ fn live_traffic_keeps_its_last_endpoints_when_none_would_be_left() {
         bare.revisions.insert(rev("h1"), Sighted { endpoints, labels: BTreeMap::new() });
         let step = life.sights(bare);
         assert!(step.held_back[0].contains(what), "{:?}", step.held_back);
+        assert!(life.rollout.message().contains(what), "{}", life.rollout.message());
+        assert_eq!(life.rollout.troubles(), step.held_back);
         assert_eq!(life.rollout.endpoints(&rev("h1"))[0].standing, Standing::Ready);
     }
     let mut life = followed();
@@ -201,7 +203,7 @@ fn a_rollback_is_possible_as_long_as_the_previous_revision_is_seen_to_live() {
 fn what_its_authority_decides_is_refused_and_a_rollback_is_not() {
     let mut life = Life::promoted();
     assert_eq!(life.promotes(), Err(RefusalCode::OtherAuthority));
-    assert_eq!(life.obeys(Command::Abort), Err(RefusalCode::OtherAuthority));
+    assert_eq!(life.obeys(Command::Abort { only: None }), Err(RefusalCode::OtherAuthority));
     assert_eq!(life.deploys("h9"), Err(RefusalCode::OtherAuthority));
     assert_eq!(life.weighs(5), Err(RefusalCode::OtherAuthority));
     life.rolls_back().expect("h1 lives");

@@ -5,6 +5,7 @@ use super::{
         super::smoke::{CheckReport, Expected, Smoke, SmokeCheck, SmokeReport},
         Smoked,
     },
+    sight::{followed, sighting},
     *,
 };
 use crate::switch::GateState;
@@ -158,7 +159,7 @@ fn a_pass_counts_for_the_revision_and_the_endpoints_it_was_given_for() {
     let policy = Arc::new(Policy { promotion, ..Policy::default() });
     life.follows(Wanted { policy, ..tested(AutoPromotion::Never) });
     assert_eq!((life.run(), life.report().checks.len()), (Some(5), 1));
-    life.obeys(Command::Abort).expect("there is a candidate");
+    life.obeys(Command::Abort { only: None }).expect("there is a candidate");
     assert_eq!(life.run(), None);
 }
 
@@ -169,7 +170,7 @@ fn what_cannot_be_tested_is_refused_with_the_reason() {
     assert_eq!(life.obeys(smokes(None)), Err(RefusalCode::NotReady));
     assert_eq!(life.obeys(smokes(Some("teal"))), Err(RefusalCode::NoCandidate));
     assert_eq!(life.obeys(smokes(Some("blue"))), Err(RefusalCode::AlreadyActive));
-    life.obeys(Command::Abort).expect("there is a candidate");
+    life.obeys(Command::Abort { only: None }).expect("there is a candidate");
     assert_eq!(life.obeys(smokes(None)), Err(RefusalCode::NoCandidate));
     // Nor does a revision get past it by being no candidate.
     life.sees("green", 2, 2);
@@ -199,4 +200,36 @@ fn the_source_is_followed_to_a_candidate_only_once_that_has_passed() {
     life.sees("teal", 2, 2);
     assert!(step.held_back[0].ends_with("it has to pass the smoke test first, as `preview`"), "{:?}", step.held_back);
     life.is(Phase::Promoted, "blue", None, Some("green"), 3);
+}
+
+#[test]
+fn what_another_authority_promotes_without_a_passed_smoke_test_is_followed_and_told_while_there_is_a_way_back() {
+    for (found, words) in [
+        (Some([true, false]), "although its smoke test has failed (1 of 2 checks failed; cart: "),
+        (None, "before it had passed its smoke test"),
+        (Some([true, true]), ""),
+    ] {
+        let Life { mut rollout, .. } = followed();
+        let promotion = Promotion {
+            smoke: Some(Arc::new(Smoke { within: Duration::ZERO, ..(*smoke()).clone() })),
+            ..Promotion::default()
+        };
+        rollout.policy = Arc::new(Policy { promotion, ..Policy::default() });
+        let mut life = Life { rollout, now: 0 };
+        life.sights(sighting("h1", "h1", &["h1"]));
+        life.sights(sighting("h1", "h2", &["h1", "h2"]));
+        life.sees("h1", 1, 1);
+        life.sees("h2", 1, 1);
+        if let Some(passed) = found {
+            life.smokes(1, passed);
+        }
+        life.sights(sighting("h2", "h2", &["h1", "h2"]));
+        life.is(Phase::Promoted, "h2", None, Some("h1"), 3);
+        let told = life.rollout.troubles().join("; ");
+        assert_eq!(told.is_empty(), words.is_empty(), "{told}");
+        assert!(told.contains(words) && life.rollout.message().contains(words), "{}", life.rollout.message());
+        // As soon as there is nothing to go back to, or somebody has, it is no news any more.
+        life.sights(sighting("h2", "h2", &["h2"]));
+        assert_eq!(life.rollout.troubles(), [""; 0]);
+    }
 }

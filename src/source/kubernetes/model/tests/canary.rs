@@ -61,6 +61,18 @@ fn the_weights_in_the_status_are_followed_by_hash() {
 }
 
 #[test]
+fn a_share_that_is_rounded_is_told() {
+    let alarms = |canary_weight, stable_weight| {
+        canary(json!([]), weights(("h2", canary_weight), ("h1", stable_weight))).sight().alarms
+    };
+    assert_eq!(alarms(1, 999), ["the canary's weight 1 of 1000 is no whole percentage: 1 % is used"]);
+    assert_eq!(alarms(333, 667).len(), 1);
+    for (canary_weight, stable_weight) in [(20, 80), (15, 35), (50, 950), (0, 1000), (1000, 0)] {
+        assert_eq!(alarms(canary_weight, stable_weight), [""; 0], "{canary_weight} of both");
+    }
+}
+
+#[test]
 fn experiments_have_their_share_and_it_is_nobody_elses() {
     let mut status = weights(("h2", 20), ("h1", 60));
     status["canary"]["weights"]["additional"] = json!([{ "weight": 20, "podTemplateHash": "h9" }]);
