@@ -63,13 +63,15 @@ pub(super) async fn run(opening: Opening, stream: impl AsyncRead + AsyncWrite + 
         moved: Cell::new(clock.now()),
         halting: Cell::new(false),
         mid_frame: Cell::new(0),
+        broken_by: Cell::new(None),
     });
-    let mut client = Side::new(stream, early, &watch);
-    let mut upstream = Side::new(upstream, from_upstream, &watch);
+    let mut client = Side::new(Who::Client, stream, early, &watch);
+    let mut upstream = Side::new(Who::Upstream, upstream, from_upstream, &watch);
     let ended = {
         let mut copying = pin!(copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER));
         let ended = tokio::select! {
-            ended = &mut copying => Ok(ended),
+            // How it ended, the sides know.
+            _ = &mut copying => Ok(()),
             alarm = overstay(&ticket, &watch) => Err(alarm),
         };
         if ended.is_err() && is_websocket {
@@ -79,13 +81,14 @@ pub(super) async fn run(opening: Opening, stream: impl AsyncRead + AsyncWrite + 
         }
         ended
     };
-    let (outcome, reason) = match ended {
-        Ok(Ok(_)) => (Outcome::Answered, ""),
-        Ok(Err(_)) if client.failed => (Outcome::ClientGone, ""),
-        Ok(Err(_)) => (Outcome::UpstreamFailedAfter, "reset"),
-        Err(Alarm::Due) => (Outcome::Answered, "idle"),
-        Err(Alarm::Cut) => (Outcome::UpstreamFailedAfter, "drained"),
-        Err(Alarm::Retired) => (Outcome::Answered, "retired"),
+    let (outcome, reason) = match (ended, watch.broken_by.get()) {
+        // The first to break it off counts, whatever the other made of it.
+        (Ok(()), Some(Who::Client)) => (Outcome::ClientGone, ""),
+        (Ok(()), Some(Who::Upstream)) => (Outcome::UpstreamFailedAfter, "reset"),
+        (Ok(()), None) => (Outcome::Answered, ""),
+        (Err(Alarm::Due), _) => (Outcome::Answered, "idle"),
+        (Err(Alarm::Cut), _) => (Outcome::UpstreamFailedAfter, "drained"),
+        (Err(Alarm::Retired), _) => (Outcome::Answered, "retired"),
     };
     log.received(client.read);
     log.sent(upstream.read);
@@ -141,14 +144,23 @@ struct Watch {
     halting: Cell<bool>,
     /// To how many of the two sides a frame has begun to be written and has not ended.
     mid_frame: Cell<u8>,
+    /// Who was the first to break it off, if anybody did.
+    broken_by: Cell<Option<Who>>,
+}
+
+/// One of the two who speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Client,
+    Upstream,
 }
 
 /// One end of a tunnel: what came early is read first, and every octet is taken note of.
 struct Side<IO> {
+    who: Who,
     io: IO,
     early: Bytes,
     read: u64,
-    failed: bool,
     /// What this side has said, and what it has heard, if it is WebSocket.
     said: Frames,
     heard: Frames,
@@ -156,18 +168,32 @@ struct Side<IO> {
 }
 
 impl<IO> Side<IO> {
-    fn new(io: IO, early: Bytes, watch: &Rc<Watch>) -> Self {
+    fn new(who: Who, io: IO, early: Bytes, watch: &Rc<Watch>) -> Self {
         let (said, heard) = <_>::default();
-        Self { io, early, read: 0, failed: false, said, heard, watch: Rc::clone(watch) }
+        Self { who, io, early, read: 0, said, heard, watch: Rc::clone(watch) }
     }
 
     fn note<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &polled {
             Poll::Ready(Ok(_)) => self.watch.moved.set(self.watch.clock.now()),
-            Poll::Ready(Err(_)) => self.failed = true,
+            Poll::Ready(Err(_)) => self.breaks_off(),
             Poll::Pending => {}
         }
         polled
+    }
+
+    /// This side says nothing more. In most tunnels that is how they end; a WebSocket ends with a word, and one whose peer
+    /// ends without is broken (RFC 6455 §7.1.5): the system closes the sockets of a process that dies in good order.
+    fn falls_silent(&self) {
+        let one_has_closed = self.said.have_closed() || self.heard.have_closed();
+        if self.watch.is_websocket && !one_has_closed {
+            self.breaks_off();
+        }
+    }
+
+    fn breaks_off(&self) {
+        let first = self.watch.broken_by.get().unwrap_or(self.who);
+        self.watch.broken_by.set(Some(first));
     }
 
     fn hear(&mut self, octets: &[u8]) {
@@ -202,6 +228,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Side<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
+        let room = buf.remaining();
         let polled = if this.early.is_empty() {
             Pin::new(&mut this.io).poll_read(cx, buf)
         } else {
@@ -213,6 +240,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Side<IO> {
         this.read += (buf.filled().len() - before) as u64;
         if this.watch.is_websocket {
             this.said.pass(&buf.filled()[before..]);
+        }
+        if matches!(polled, Poll::Ready(Ok(()))) && buf.filled().len() == before && room > 0 {
+            this.falls_silent();
         }
         this.note(polled)
     }
@@ -255,9 +285,10 @@ mod tests {
         let clock = Clock::new();
         let now = clock.now();
         let (halting, mid_frame) = (Cell::new(false), Cell::new(0));
-        let watch = Rc::new(Watch { clock, is_websocket: true, moved: Cell::new(now), halting, mid_frame });
+        let broken_by = Cell::new(None);
+        let watch = Rc::new(Watch { clock, is_websocket: true, moved: Cell::new(now), halting, mid_frame, broken_by });
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut side = Side::new(ours, Bytes::new(), &watch);
+        let mut side = Side::new(Who::Upstream, ours, Bytes::new(), &watch);
         side.write_all(b"\x82\x05ab").await.unwrap();
         assert_eq!(watch.mid_frame.get(), 1);
         watch.halting.set(true);

@@ -47,6 +47,13 @@ pub(super) struct Archive {
     compact_at: u64,
 }
 
+/// States on their way to disk.
+#[must_use = "nobody knows yet whether they arrive"]
+pub(super) struct Writing {
+    apps: Vec<AppName>,
+    answers: Result<VecDeque<Answer>, String>,
+}
+
 impl Archive {
     pub(super) fn new(memory: Memory, journal: Option<Journal>) -> Self {
         let compact_at = COMPACT_FROM;
@@ -75,22 +82,43 @@ impl Archive {
         states: impl IntoIterator<Item = (&'a Kept, &'a [Receipt])>,
         patience: Duration,
     ) -> Result<(), String> {
+        let writing = self.begin(states);
+        self.finish(writing, patience).await
+    }
+
+    /// Sends the states of some apps on their way to disk, as [`Self::save`] does, without a wait: that is for
+    /// [`Self::finish`].
+    pub(super) fn begin<'a>(&mut self, states: impl IntoIterator<Item = (&'a Kept, &'a [Receipt])>) -> Writing {
         let news: Vec<_> = states.into_iter().filter(|(kept, _)| !self.memory.amounts_to(kept)).collect();
         let record = |(kept, receipts): &(&Kept, &[Receipt])| Record::State {
             kept: Box::new((*kept).clone()),
             receipts: receipts.to_vec(),
         };
-        let written = self.write(news.iter().map(record), patience).await;
-        let names = news.iter().map(|(kept, _)| kept.app());
+        let answers = self.send(news.iter().map(record));
+        Writing { apps: news.iter().map(|(kept, _)| kept.app().clone()).collect(), answers }
+    }
+
+    /// Waits until what has begun is durable, and says why not where that fails.
+    pub(super) async fn finish(&mut self, writing: Writing, patience: Duration) -> Result<(), String> {
+        let Writing { apps, answers } = writing;
+        let written = match answers {
+            Ok(answers) => self.wait(answers, patience).await,
+            Err(problem) => Err(problem),
+        };
         match &written {
-            Ok(()) => names.for_each(|name| _ = self.unsaved.remove(name)),
+            Ok(()) => apps.iter().for_each(|name| _ = self.unsaved.remove(name)),
             Err(problem) => {
-                tracing::error!(apps = %listed(names.clone()), %problem, "the journal cannot be written");
-                self.unsaved.extend(names.cloned());
+                tracing::error!(apps = %listed(apps.iter()), %problem, "the journal cannot be written");
+                self.unsaved.extend(apps);
                 self.retry_at = Some(Instant::now() + RETRY);
             }
         }
         written
+    }
+
+    /// Whether an app's last state is not known to be on disk.
+    pub(super) fn is_unsaved(&self, name: &AppName) -> bool {
+        self.unsaved.contains(name)
     }
 
     /// Takes note of the state that is now in force.
@@ -138,15 +166,24 @@ impl Archive {
 
     /// Writes records, and waits for the disk once: what makes the last of them durable makes them all.
     async fn write(&mut self, records: impl IntoIterator<Item = Record>, patience: Duration) -> Result<(), String> {
+        let answers = self.send(records)?;
+        self.wait(answers, patience).await
+    }
+
+    fn send(&mut self, records: impl IntoIterator<Item = Record>) -> Result<VecDeque<Answer>, String> {
         if !self.answered() {
             return Err("the disk has not answered the last write".to_owned());
         }
-        let Some(journal) = &self.journal else { return Ok(()) };
+        let Some(journal) = &self.journal else { return Ok(VecDeque::new()) };
         let mut records = records.into_iter().peekable();
         let mut answers = VecDeque::new();
         while let Some(record) = records.next() {
             answers.push_back(journal.append(record.to_json(), records.peek().is_none()));
         }
+        Ok(answers)
+    }
+
+    async fn wait(&mut self, mut answers: VecDeque<Answer>, patience: Duration) -> Result<(), String> {
         let patience = patience.saturating_mul(1 + (answers.len() / TOGETHER) as u32);
         let deadline = Instant::now() + patience;
         while let Some(answer) = answers.front_mut() {

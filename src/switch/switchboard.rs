@@ -1,6 +1,7 @@
-//! The one writer. It takes one message at a time: lets the app's [`Rollout`] decide, makes the decision durable, builds
-//! the new snapshot whole, publishes it, and sees the retired tenure out. Nothing in its loop waits on traffic, and on the
-//! disk only within the bounds that `archive` keeps.
+//! The one writer. It takes one message at a time: lets the app's [`Rollout`] decide, makes the decision durable (before it
+//! is in force, or before it is told where another authority has decided), builds the new snapshot whole, publishes it, and
+//! sees the retired tenure out. Nothing in its loop waits on traffic, and on the disk only within the bounds that `archive`
+//! keeps.
 
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,8 @@ const EVENTS: usize = 1024;
 const DISK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a rollback does: returning to what worked matters more than writing it down first.
 const ROLLBACK_DISK_PATIENCE: Duration = Duration::from_millis(250);
+/// How a warning begins that something is in force and not written down.
+const UNWRITTEN: &str = "not on disk yet";
 /// How long an answer waits for workers to confirm. Admission is right without it (see `admission`).
 const BARRIER_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -498,8 +501,8 @@ impl Switchboard {
         for held_back in &step.held_back {
             tracing::warn!(app = %name, "{held_back}");
         }
-        if step.next != app.rollout && self.carry_out(name, step, None).await.is_err() {
-            tracing::error!(app = %name, "what was sighted could not be followed; the next sighting tries again");
+        if step.next != app.rollout {
+            self.follow_at_once(name, step).await;
         }
         self.refresh(name).await;
     }
@@ -544,7 +547,19 @@ impl Switchboard {
         self.carry_out(name, step, None).await.is_ok()
     }
 
-    /// Durable first, then published, then confirmed: the one road of every change. Without `reply` nobody waits for the
+    /// What was sighted is in force where it was seen, so traffic does not wait for our disk: it is published while it is
+    /// written. Whoever is to hear of it hears once it is durable, or that it is not yet; should it be lost before, nobody
+    /// was told, and the next sighting says it again.
+    async fn follow_at_once(&mut self, name: &AppName, step: Step) {
+        let receipts = self.receipts(name, &step);
+        let writing = self.archive.begin([(step.next.kept(), &receipts[..])]);
+        self.commit(vec![Change { name: name.clone(), matching: None, step, receipts, reply: None }], false);
+        // The archive logs what it cannot write, and tries again; receipts say so (see `measured`).
+        self.archive.finish(writing, ROLLBACK_DISK_PATIENCE).await.ok();
+    }
+
+    /// Durable first, then published, then confirmed: the road of every change but those that
+    /// were sighted. Without `reply` nobody waits for the
     /// receipt.
     async fn carry_out(&mut self, name: &AppName, step: Step, reply: Reply) -> Result<(), (Refusal, Reply)> {
         let receipts = self.receipts(name, &step);
@@ -570,7 +585,7 @@ impl Switchboard {
             return Err(Refusal::new(RefusalCode::NotDurable, detail, hint));
         }
         for receipt in changes.iter_mut().flat_map(|change| &mut change.receipts) {
-            receipt.warnings.push(format!("not on disk yet: {problem}; it is tried again every second"));
+            receipt.warnings.push(format!("{UNWRITTEN}: {problem}; it is tried again every second"));
         }
         Ok(())
     }
@@ -736,9 +751,12 @@ impl Switchboard {
     }
 
     /// A receipt is complete: into the history, out to whoever listens, and to the asker.
-    fn measured(&mut self, receipt: Receipt, reply: Reply) {
+    fn measured(&mut self, mut receipt: Receipt, reply: Reply) {
         self.confirming -= 1;
         let Ok(name) = receipt.app.parse::<AppName>() else { return };
+        if self.archive.is_unsaved(&name) && !receipt.warnings.iter().any(|warning| warning.starts_with(UNWRITTEN)) {
+            receipt.warnings.push(format!("{UNWRITTEN}; it is tried again every second"));
+        }
         self.archive.remember(&name, receipt.clone());
         self.show(&name);
         self.tell(&name, Happening::Acted { receipt: Box::new(receipt.clone()) });

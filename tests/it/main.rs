@@ -75,6 +75,8 @@ mod overload;
 
 // Long-lived streams when their pool is retired or the proxy ends.
 mod streams;
+// What dies under way, by our count and by the clients'.
+mod losses;
 
 // What is tried again, where, and how often.
 mod retries;

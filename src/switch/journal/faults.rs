@@ -48,11 +48,18 @@ enum Faults {
     Each(std::vec::IntoIter<Option<usize>>),
     /// Every call fails while this is false.
     Unless(Arc<AtomicBool>),
+    /// No call returns while this is true.
+    HangsWhile(Arc<AtomicBool>),
 }
 
 /// A journal for the switchboard's tests, whose disk can be told to fail and to work again.
 pub(in crate::switch) fn journal_that_works_while(works: Arc<AtomicBool>) -> Journal {
     journal_on(FaultyDisk { faults: Faults::Unless(works), ..FaultyDisk::default() })
+}
+
+/// One whose disk does not answer while it is told so.
+pub(in crate::switch) fn journal_that_hangs_while(hangs: Arc<AtomicBool>) -> Journal {
+    journal_on(FaultyDisk { faults: Faults::HangsWhile(hangs), ..FaultyDisk::default() })
 }
 
 /// One whose disk counts how often it is waited for.
@@ -78,6 +85,12 @@ impl FaultyDisk {
             Faults::DeadAfter(left) => (mem::take(left), error()),
             Faults::Unless(works) if works.load(Ordering::SeqCst) => (steps, Ok(())),
             Faults::Unless(_) => (0, error()),
+            Faults::HangsWhile(hangs) => {
+                while hangs.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                (steps, Ok(()))
+            }
             Faults::Each(faults) => match faults.next().flatten() {
                 Some(after) => (after % steps.max(1), error()),
                 None => (steps, Ok(())),

@@ -1,6 +1,7 @@
 //! Time to flip: from the API server's answer to a patch of the active Service until the first request is answered by the
 //! pool it now selects, through Tealgate, which watches the Service itself, and in turns through Traefik's Ingress
-//! provider, which waits for the slices that a controller makes of it. Figures are printed and never judged.
+//! provider, which waits for the slices that a controller makes of it. Figures are printed and never judged; for those worth
+//! telling, `TEALGATE_PROFILE=quick tests/cluster/run cluster::flip` on a machine that does nothing else.
 
 use std::{
     fs,
@@ -87,7 +88,7 @@ async fn a_flip_arrives_and_loses_nothing_however_often_the_service_is_patched()
         }
     }
 
-    let build = if cfg!(debug_assertions) { "a DEBUG build of Tealgate" } else { "a release build" };
+    let build = if cfg!(debug_assertions) { "a DEBUG build of Tealgate" } else { "an optimised build" };
     println!("time to flip, ms from the API server's answer to the first answer of the new pool; {build}");
     println!(
         "{:<10}{:>7}{:>9}{:>9}{:>9}{:>10}{:>8}{:>8}",

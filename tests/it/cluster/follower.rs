@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     bed::{Bed, NAMESPACE},
+    manifests::rules,
     node::Node,
     patiently,
 };
@@ -17,23 +18,23 @@ use crate::support::{
     setup::Setup,
 };
 
-/// To follow the Rollout, and to act on it: what the chart grants.
+/// The manifests of a proxy that follows and acts.
+const MANIFESTS: &str = "tealgate.yaml";
+
+/// To follow the Rollout, and to act on it: what the shipped manifests grant.
 pub fn rights() -> Value {
-    let read = json!(["get", "list", "watch"]);
-    json!([
-        { "apiGroups": [""], "resources": ["services", "pods"], "verbs": read },
-        { "apiGroups": ["argoproj.io"], "resources": ["rollouts"], "verbs": read },
-        { "apiGroups": ["apps"], "resources": ["replicasets"], "verbs": read },
-        { "apiGroups": ["argoproj.io"], "resources": ["rollouts", "rollouts/status"], "resourceNames": ["shop"], "verbs": ["patch"] },
-        { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"] },
-    ])
+    rules(MANIFESTS)
 }
 
 impl Bed {
     /// What a proxy that follows the Rollout `shop` here is run by. Streams without end stay where they are.
     pub async fn following(&self) -> Setup {
-        let kubeconfig = self.user_with("tealgate", rights()).await;
-        let mut setup = Setup::following(json!({ "namespace": NAMESPACE, "rollout": "shop" }), &kubeconfig);
+        self.following_objects(json!({ "namespace": NAMESPACE, "rollout": "shop" })).await
+    }
+
+    /// The same for other objects.
+    pub async fn following_objects(&self, objects: Value) -> Setup {
+        let mut setup = Setup::following(objects, &self.installs(MANIFESTS).await);
         setup.app()["drain"] = json!({ "timeout": "1h", "streams": "keep" });
         setup
     }

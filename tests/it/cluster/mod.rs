@@ -7,6 +7,7 @@
 
 // The programs, who starts them, and who plays the node.
 mod bed;
+mod manifests;
 mod node;
 mod plane;
 mod program;
@@ -24,10 +25,18 @@ mod proven;
 mod flip;
 // What breaks, and what is deleted.
 mod chaos;
+// Pods that die without a word.
+mod silent;
 // What it may do in the cluster.
 mod rights;
 // First deploy, updates, promotions, rollbacks, aborts.
 mod life;
+// Canaries, by weights and by steps.
+mod canary;
+// Two Services without a Rollout.
+mod services;
+// Pods of both families.
+mod dual_stack;
 
 use std::time::Duration;
 

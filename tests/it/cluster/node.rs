@@ -28,6 +28,8 @@ use crate::support::backend::{Backend, Seen};
 
 /// What upstreams say of themselves beside [`COLOUR`](crate::support::COLOUR), which here is the hash.
 pub const POD: &str = "x-pod";
+/// The node's own address.
+const NODE: &str = "10.77.0.1";
 /// The image of the first container.
 pub const IMAGE: &str = "x-image";
 
@@ -56,6 +58,8 @@ struct Shared {
     conduct: Mutex<BTreeMap<String, Conduct>>,
     grace: Mutex<Duration>,
     given: AtomicU32,
+    /// Addresses that lead nowhere.
+    cut_off: Mutex<Vec<IpAddr>>,
 }
 
 /// A Pod that has been here, under its UID.
@@ -80,6 +84,7 @@ impl Node {
             conduct: Mutex::default(),
             grace: Mutex::new(Duration::from_secs(2)),
             given: AtomicU32::new(0),
+            cut_off: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Arc::clone(&shared)));
@@ -100,6 +105,11 @@ impl Node {
         *lock(&self.shared.grace) = grace;
     }
 
+    /// Whether Pods have addresses of IPv6 here.
+    pub fn speaks_v6(&self) -> bool {
+        self.shared.addresses().iter().any(IpAddr::is_ipv6)
+    }
+
     /// The process in this Pod dies and stays dead, and the API is told nothing.
     pub fn kill(&self, pod: &str) {
         self.each(|tenant| {
@@ -107,6 +117,30 @@ impl Node {
                 tenant.end();
             }
         });
+    }
+
+    /// Its address leads nowhere from now on: what is sent there is gone without a word, as if the machine below it had lost
+    /// its power.
+    pub fn cut_off(&self, pod: &str) {
+        let mut addresses = Vec::new();
+        self.each(|tenant| {
+            if tenant.name == pod {
+                addresses.extend(tenant.addresses.iter().filter(|address| address.is_ipv4()).copied());
+            }
+        });
+        addresses.iter().for_each(|address| lead(*address, "add"));
+        lock(&self.shared.cut_off).append(&mut addresses);
+    }
+
+    /// All requests that have started on this Pod, in order.
+    pub fn seen_by(&self, pod: &str) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        self.each(|tenant| {
+            if tenant.name == pod {
+                seen.extend(tenant.upstreams.iter().flat_map(Backend::seen));
+            }
+        });
+        seen
     }
 
     /// All requests that have started on Pods of this hash, dead ones too, in order.
@@ -135,6 +169,20 @@ impl Node {
     fn each(&self, see: impl FnMut(&mut Tenant)) {
         lock(&self.shared.tenants).values_mut().for_each(see);
     }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The next node gives out the same ones.
+        lock(&self.shared.cut_off).drain(..).for_each(|address| lead(address, "del"));
+    }
+}
+
+/// Leads an address into the hole that tests/cluster/run has dug, or back.
+fn lead(address: IpAddr, change: &str) {
+    let route = format!("route {change} {address}/32 dev hole src {NODE} table local");
+    let done = std::process::Command::new("ip").args(route.split(' ')).status().expect("ip runs");
+    assert!(done.success(), "ip {route}: {done}");
 }
 
 async fn follow(shared: Arc<Shared>) {
@@ -205,7 +253,7 @@ impl Shared {
         let tenant = tenants.entry(pod.uid().unwrap_or_default()).or_insert_with(|| Tenant {
             name: pod.name_any(),
             // There are few of them, and upstreams want theirs for as long as they like.
-            hash: pod.labels().get(HASH).cloned().unwrap_or_default().leak(),
+            hash: revision(pod).to_owned().leak(),
             addresses: self.addresses(),
             upstreams: Vec::new(),
             dead: false,
@@ -308,7 +356,7 @@ fn status(pod: &Pod, addresses: &[IpAddr], conduct: Conduct) -> Value {
     json!({
         "phase": "Running",
         "startTime": since,
-        "hostIP": "10.77.0.1",
+        "hostIP": NODE,
         "podIP": addresses[0].to_string(),
         "podIPs": addresses.iter().map(|address| json!({ "ip": address.to_string() })).collect::<Vec<_>>(),
         "conditions": [
@@ -333,6 +381,11 @@ fn holds(now: &Value, wanted: &Value) -> bool {
         }),
         _ => now == wanted,
     }
+}
+
+/// The hash, or what else tells revisions apart where there are no Rollouts.
+fn revision(pod: &Pod) -> &str {
+    [HASH, "version"].iter().find_map(|label| pod.labels().get(*label)).map_or("", String::as_str)
 }
 
 /// The image of the first container.

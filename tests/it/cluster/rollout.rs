@@ -128,6 +128,12 @@ impl Rollout {
         self.touch_soon();
     }
 
+    /// Promotes to the end, whatever steps are left.
+    pub async fn promote_in_full(&self) {
+        self.plugin(&["promote", &self.name, "--full"]).await;
+        self.touch_soon();
+    }
+
     /// The controller puts what it has just written into its own memory, and with that may lose sight of what somebody
     /// else has written since, until the Rollout changes once more. People are slower than that; these tests are not.
     fn touch_soon(&self) {

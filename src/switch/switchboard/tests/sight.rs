@@ -1,7 +1,10 @@
 //! Apps that follow another authority, from the sighting to the admitted request, also across a restart without it.
 
 use super::{
-    super::super::desired::{Authority, EndpointSpec, Followed, Sighted, Sighting, Standing},
+    super::super::{
+        desired::{Authority, EndpointSpec, Followed, Sighted, Sighting, Standing},
+        journal::faults::journal_that_hangs_while,
+    },
     *,
 };
 
@@ -61,6 +64,45 @@ async fn requests_follow_the_authority_from_its_first_word_on() {
     sight(&switch, sighting("green", "green")).await;
     settled(&switch).await;
     assert_eq!(admitted_to(&reader), "green");
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_follows_the_authority_before_the_disk_has_answered_and_nobody_is_told_until_then() {
+    // While there is work on another thread, the paused clock does not go on by itself.
+    let (stop_the_clock, waits) = std::sync::mpsc::channel::<()>();
+    let stopped = tokio::task::spawn_blocking(move || waits.recv());
+    let hangs = Arc::new(AtomicBool::new(false));
+    let switch = switch(Some(journal_that_hangs_while(Arc::clone(&hangs))));
+    let reader = switch.readers.reader(0);
+    switch.feed.desired(follow()).await.expect("it runs");
+    sight(&switch, sighting("blue", "green")).await;
+    probe(&switch).await;
+    settled(&switch).await;
+    let mut events = switch.viewer.events();
+
+    hangs.store(true, SeqCst);
+    sight(&switch, sighting("green", "green")).await;
+    while admitted_to(&reader) != "green" {
+        tokio::task::yield_now().await;
+    }
+    let told = status(&switch).active.expect("seen").revision;
+    // A disk that does not answer is not waited for for ever.
+    drop(stop_the_clock);
+    stopped.await.expect("a thread").expect_err("nothing was sent");
+    let receipt = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            if let Happening::Acted { receipt } = &events.recv().await.expect("it runs").what {
+                return receipt.clone();
+            }
+        }
+    });
+    let receipt = receipt.await;
+    hangs.store(false, SeqCst);
+    assert_eq!(told, "blue", "in force, and not written down yet");
+    let receipt = receipt.expect("an end to the wait");
+    assert_eq!(receipt.to.as_deref(), Some("green"));
+    let warned = receipt.warnings.iter().any(|warning| warning.starts_with("not on disk yet"));
+    assert!(warned, "{:?}", receipt.warnings);
 }
 
 #[tokio::test]
