@@ -18,7 +18,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use self::trust::Trust;
 pub use self::trust::{Prepared, TrustError};
-pub(crate) use self::{proxy_header::Origin, socket::Socket};
+pub(crate) use self::{
+    proxy_header::Origin,
+    socket::{Socket, poll_write},
+};
 use crate::switch::{Address, Desired, Destination, UpstreamTls};
 
 /// Why a connection could not be opened.

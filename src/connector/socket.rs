@@ -65,6 +65,14 @@ impl Socket {
     }
 }
 
+/// Writes. Mostly there is room, and to write costs less than to get ready for it.
+pub(crate) fn poll_write(socket: &mut TcpStream, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    match socket.try_write(octets) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pin::new(socket).poll_write(cx, octets),
+        written => Poll::Ready(written),
+    }
+}
+
 impl AsyncRead for Socket {
     /// Whoever reads has written what he wants answered. TLS may still hold some of it back, where the socket was full, so
     /// that goes out first; what TLS itself has to say (a session ticket) is no octet of the stream, and leaves it pending.
@@ -85,15 +93,10 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        // Mostly there is room. To write costs less than to get ready for it.
-        if let Self::Tcp(stream) = this {
-            match stream.try_write(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
+        match self.get_mut() {
+            Self::Tcp(stream) => poll_write(stream, cx, buf),
+            this => each!(this, stream => Pin::new(stream).poll_write(cx, buf)),
         }
-        each!(this, stream => Pin::new(stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(

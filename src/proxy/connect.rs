@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::error::ProxyError;
-pub(super) use crate::connector::{Connector, Origin, Socket};
+pub(super) use crate::connector::{Connector, Origin, Socket, poll_write};
 use crate::{connector::ConnectError, switch::Endpoint};
 
 /// Opens a connection to an endpoint, the way its app's owner wants it reached, for `origin`: whose it is, where the

@@ -15,6 +15,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::connect::poll_write;
+
 /// What carries a client's connection.
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -115,15 +117,10 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        // Mostly there is room. To write costs less than to get ready for it.
-        if let Self::Tcp(stream) = this {
-            match stream.try_write(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
+        match self.get_mut() {
+            Self::Tcp(stream) => poll_write(stream, cx, buf),
+            this => each!(this, stream => Pin::new(stream).poll_write(cx, buf)),
         }
-        each!(this, stream => Pin::new(stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
