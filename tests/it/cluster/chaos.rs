@@ -11,7 +11,7 @@ use super::{
     bed::{Bed, NAMESPACE, Shop},
     follower::{Traffic, answers_at, revision_at, rights},
     patiently,
-    plane::Proof,
+    plane::{Plane, Proof},
 };
 use crate::support::{
     proxy::Proxy,
@@ -68,6 +68,53 @@ async fn an_api_server_that_goes_away_moves_no_traffic_and_a_rollback_does_not_w
     traffic.goes_on().await;
     assert_eq!(revision_at(proxy.live).await, v1);
     traffic.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real cluster: tests/cluster/run"]
+async fn an_api_server_that_is_away_for_a_while_in_any_other_phase_costs_nothing_and_is_caught_up_with() {
+    let mut bed = Bed::start().await;
+    let proxy = Proxy::start(bed.following().await).await;
+
+    // While the first revision starts.
+    let shop = bed.deploy(&Shop::new()).await;
+    is_away_for_a_while(&mut bed.plane, &proxy).await;
+    let v1 = shop.settles_on("shop:v1").await;
+    let mut traffic = Traffic::on(&bed.node, &proxy, &v1).await;
+
+    // While a candidate does.
+    shop.merge(json!({ "spec": { "strategy": { "blueGreen": { "abortScaleDownDelaySeconds": 1 } } } })).await;
+    shop.set_image("shop:v2").await;
+    is_away_for_a_while(&mut bed.plane, &proxy).await;
+    let v2 = shop.offers("shop:v2").await;
+    answers_at(proxy.preview, &v2).await;
+    traffic.goes_on().await;
+
+    // Once it is given up.
+    shop.verb("abort").await;
+    shop.is("Degraded").await;
+    is_away_for_a_while(&mut bed.plane, &proxy).await;
+    traffic.goes_on().await;
+    patiently("the candidate's Pods to go", async || shop.pods_of(&v2).await.is_empty()).await;
+    shop.retry().await;
+    shop.offers("shop:v2").await;
+
+    // Just as it is promoted: the flip comes before, or when the server is back.
+    let promoted = async {
+        shop.verb("promote").await;
+        is_away_for_a_while(&mut bed.plane, &proxy).await;
+    };
+    traffic.moves_to(&v2, promoted).await;
+    shop.settles_on("shop:v2").await;
+    assert_eq!(revision_at(proxy.live).await, v2);
+    traffic.ends_well().await;
+}
+
+/// Kills the API server, and starts it again once the proxy has noticed.
+async fn is_away_for_a_while(plane: &mut Plane, proxy: &Proxy) {
+    plane.api_server.kill();
+    says(proxy, "the API server cannot be reached").await;
+    plane.start_api_server_again().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
