@@ -72,18 +72,27 @@ fn pieces(pieces: usize, trailers: bool) -> Body {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_of_any_shape_is_the_same_between_all_versions_of_both_sides() {
+async fn a_body_of_any_shape_is_the_same_between_all_versions_of_both_sides_with_tls_and_without() {
     const MIB: usize = 1024 * 1024;
-    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let backend = Backend::spawn("blue");
+    let authority = Authority::new();
+    let (over_tls, _serving) =
+        tls_before(&backend, &authority.sign("upstream", &["app.test"]), &["h2", "http/1.1"]).await;
     let long = Bytes::from((0..4 * MIB).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>());
-    for upstream in ["http1", "h2", "auto"] {
-        let mut setup = Setup::between(&blue, &green);
-        setup.app()["upstream"] = json!({ "protocol": upstream });
+    let plain = backend.address();
+    for (upstream, address) in
+        [("http1", plain), ("h2", plain), ("auto", plain), ("http1", over_tls), ("h2", over_tls), ("auto", over_tls)]
+    {
+        let mut setup = setup(&[address]);
+        setup.app()["upstream"] = match address == over_tls {
+            true => json!({ "protocol": upstream, "tls": { "roots": authority.roots(), "server_name": "app.test" } }),
+            false => json!({ "protocol": upstream }),
+        };
         let proxy = Proxy::start(setup).await;
-        proxy.is_ready_to_promote().await;
+        eventually("it is ready", async || proxy.status().await["active"]["ready"] == 1).await;
         for downstream in Protocol::ALL {
             let mut client = proxy.client(downstream).await;
-            let case = format!("{downstream:?} before {upstream}");
+            let case = format!("{downstream:?} before {upstream} at {address} ({over_tls} has TLS)");
             // Twice each: what one leaves on a connection must not be in the way of the next.
             for _ in 0..2 {
                 for (method, path, status, length) in [

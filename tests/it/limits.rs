@@ -39,6 +39,11 @@ async fn proxy(blue: &Backend, green: &Backend, listener: Value, app: Value) -> 
     proxy
 }
 
+/// How many requests were refused for this reason.
+async fn refused(proxy: &Proxy, reason: &str) -> u32 {
+    proxy.metric("tealgate_requests_refused_total", &[&format!("reason=\"{reason}\"")]).await as u32
+}
+
 fn colours() -> (Backend, Backend) {
     (Backend::spawn("blue"), Backend::spawn("green"))
 }
@@ -62,8 +67,27 @@ async fn a_head_over_the_limit_is_a_414_or_a_431() {
         assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
     }
     assert!(blue.seen().is_empty());
+    assert_eq!((refused(&proxy, "target_too_long").await, refused(&proxy, "head_too_large").await), (2, 4));
     let fits = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {}\r\n\r\n", "a".repeat(4000));
     assert!(Raw::exchange(proxy.live, fits).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_for_nobody_here_is_refused_and_counts_by_its_reason() {
+    let (blue, green) = colours();
+    let proxy = proxy(&blue, &green, json!({}), json!({ "hosts": ["shop.test"] })).await;
+    for (request, status, reason) in [
+        ("GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),
+        ("GET / HTTP/1.1\r\nHost: other.test\r\n\r\n", 421, "unknown_host"),
+        ("CONNECT shop.test:443 HTTP/1.1\r\nHost: shop.test:443\r\n\r\n", 405, "connect_method"),
+    ] {
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send(request).await;
+        let head = raw.read_head().await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{reason}: {head}");
+        assert_eq!(refused(&proxy, reason).await, 1, "{reason}");
+    }
+    assert!(blue.seen().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,6 +111,7 @@ async fn a_body_over_the_limit_is_a_413_before_it_is_read_or_as_soon_as_it_is_se
     }
     let posts = blue.seen().iter().filter(|seen| seen.method == "POST").count();
     assert_eq!(posts, 2, "nothing of what said it was too long goes on");
+    assert_eq!(refused(&proxy, "body_too_large").await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,6 +146,7 @@ async fn a_client_that_takes_too_long_is_told_so() {
         assert!(answer.starts_with("HTTP/1.1 408 ") && answer.to_lowercase().contains("connection: close"), "{answer}");
     }
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(refused(&proxy, "request_timeout").await, 3);
     // A body that gets on may take as long as it likes.
     let mut raw = Raw::connect(proxy.live).await;
     raw.send("PUT /echo HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 10\r\n\r\n").await;
