@@ -77,7 +77,7 @@ async fn a_body_of_any_shape_is_the_same_between_all_versions_of_both_sides_with
     let backend = Backend::spawn("blue");
     let authority = Authority::new();
     let (over_tls, _serving) =
-        tls_before(&backend, &authority.sign("upstream", &["app.test"]), &["h2", "http/1.1"]).await;
+        tls_before(backend.address(), &authority.sign("upstream", &["app.test"]), &["h2", "http/1.1"]).await;
     let long = Bytes::from((0..4 * MIB).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>());
     let plain = backend.address();
     for (upstream, address) in
@@ -350,7 +350,7 @@ async fn a_client_that_leaves_costs_its_stream_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_is_cut_off_is_seen_to_be() {
+async fn an_answer_that_is_cut_off_is_seen_to_be_with_tls_and_without() {
     let upstream = H2Backend::spawn(server::Builder::new(), |_, request, mut respond| async move {
         let mut head = Response::new(());
         if request.uri().path() == "/length" {
@@ -363,20 +363,29 @@ async fn an_answer_that_is_cut_off_is_seen_to_be() {
         stream.send_reset(Reason::INTERNAL_ERROR);
     })
     .await;
-    let proxy = proxy(&upstream).await;
-    for path in ["/length", "/chunks"] {
-        for protocol in Protocol::ALL {
-            let answer = proxy.client(protocol).await.get(path).await;
-            assert!(answer.is_err(), "{path} over {protocol:?}: {answer:?}");
+    let authority = Authority::new();
+    let leaf = authority.sign("upstream", &["app.test"]);
+    let (over_tls, _serving) = tls_before(upstream.address(), &leaf, &["h2"]).await;
+    for address in [upstream.address(), over_tls] {
+        let mut setup = setup(&[address]);
+        if address == over_tls {
+            setup.app()["upstream"]["tls"] = json!({ "roots": authority.roots(), "server_name": "app.test" });
         }
-        let mut raw = Raw::connect(proxy.live).await;
-        raw.send(format!("GET {path} HTTP/1.0\r\n\r\n")).await;
-        let head = raw.read_head().await.to_lowercase();
-        let end = raw.read_to_end().await;
-        assert!(end.is_err() || head.contains("content-length: 1000"), "{head}");
+        let proxy = Proxy::start(setup).await;
+        for path in ["/length", "/chunks"] {
+            for protocol in Protocol::ALL {
+                let answer = proxy.client(protocol).await.get(path).await;
+                assert!(answer.is_err(), "{path} over {protocol:?}: {answer:?}");
+            }
+            let mut raw = Raw::connect(proxy.live).await;
+            raw.send(format!("GET {path} HTTP/1.0\r\n\r\n")).await;
+            let head = raw.read_head().await.to_lowercase();
+            let end = raw.read_to_end().await;
+            assert!(end.is_err() || head.contains("content-length: 1000"), "{head}");
+        }
+        let lost = proxy.metric("tealgate_requests_lost_total", &["reset"]).await;
+        assert_eq!(lost as u32, 6);
     }
-    let lost = proxy.metric("tealgate_requests_lost_total", &["reset"]).await;
-    assert_eq!(lost as u32, 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -621,7 +630,7 @@ async fn what_cannot_be_read_at_all_ends_its_connection_and_the_next_request_has
 }
 
 /// TLS in front of an upstream, in which these protocols can be chosen.
-async fn tls_before(backend: &Backend, leaf: &Leaf, alpn: &[&str]) -> (SocketAddr, AbortOnDropHandle<()>) {
+async fn tls_before(behind: SocketAddr, leaf: &Leaf, alpn: &[&str]) -> (SocketAddr, AbortOnDropHandle<()>) {
     let chain = vec![CertificateDer::from_pem_file(&leaf.cert).expect("a certificate")];
     let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -631,7 +640,7 @@ async fn tls_before(backend: &Backend, leaf: &Leaf, alpn: &[&str]) -> (SocketAdd
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
-    let (address, behind) = (listener.local_addr().expect("an address"), backend.address());
+    let address = listener.local_addr().expect("an address");
     let serving = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
@@ -657,7 +666,7 @@ async fn over_tls_the_endpoint_chooses_where_it_may() {
         ("http1", &["h2", "http/1.1"], "http1"),
     ] {
         let backend = Backend::spawn("blue");
-        let (address, _serving) = tls_before(&backend, &leaf, alpn).await;
+        let (address, _serving) = tls_before(backend.address(), &leaf, alpn).await;
         let mut setup = setup(&[address]);
         let tls = json!({ "roots": authority.roots(), "server_name": "app.test" });
         setup.app()["upstream"] = json!({ "protocol": protocol, "tls": tls });
