@@ -558,9 +558,8 @@ impl Switchboard {
         self.archive.finish(writing, ROLLBACK_DISK_PATIENCE).await.ok();
     }
 
-    /// Durable first, then published, then confirmed: the road of every change but those that
-    /// were sighted. Without `reply` nobody waits for the
-    /// receipt.
+    /// Durable first, then published, then confirmed: the road of every change but those that were sighted. Without `reply`
+    /// nobody waits for the receipt.
     async fn carry_out(&mut self, name: &AppName, step: Step, reply: Reply) -> Result<(), (Refusal, Reply)> {
         let receipts = self.receipts(name, &step);
         let must_not_wait = step.deeds.is_empty() || step.deeds.iter().any(Deed::must_not_wait);
