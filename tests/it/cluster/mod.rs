@@ -35,6 +35,8 @@ mod life;
 mod canary;
 // Two Services without a Rollout.
 mod services;
+// Many of all.
+mod crowd;
 // Pods of both families.
 mod dual_stack;
 
