@@ -109,7 +109,7 @@ async fn update(cluster: &Cluster, per_second: u32, lasts: Duration) {
 
 /// Asks an app that nobody changes, some hundred times a second on one connection; how long each answer took, the shortest
 /// first.
-pub async fn ask(address: SocketAddr, lasts: Duration) -> Vec<Duration> {
+pub(crate) async fn ask(address: SocketAddr, lasts: Duration) -> Vec<Duration> {
     let mut client = Client::connect(Protocol::H1, address).await.expect("it accepts");
     let (begun, mut took) = (Instant::now(), Vec::new());
     while begun.elapsed() < lasts {
