@@ -40,6 +40,8 @@ pub(super) struct Pump {
     begun: bool,
     ended: bool,
     sent: bool,
+    /// Whoever it goes to takes no more.
+    given_up: bool,
     /// Hears of the content.
     sampled: Option<Box<Sampled>>,
 }
@@ -60,6 +62,7 @@ impl Pump {
             begun: false,
             ended,
             sent: false,
+            given_up: false,
             sampled: None,
         }
     }
@@ -79,9 +82,14 @@ impl Pump {
         self.moved
     }
 
-    /// Whether anything of the body was taken: then it cannot be sent again.
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun
+    /// Makes it ready to be sent once more, from its head on, if all that was framed is still there: nothing of the body was
+    /// taken, or nothing was written. Whether it is.
+    pub(super) fn begin_again(&mut self) -> bool {
+        let again = !self.begun || !self.sent;
+        if again {
+            (self.written, self.sent, self.given_up) = (0, false, false);
+        }
+        again
     }
 
     /// Whether any octet was written.
@@ -91,16 +99,16 @@ impl Pump {
 
     /// Whether nothing more is to be staged.
     pub(super) fn has_ended(&self) -> bool {
-        self.ended
+        self.ended || self.given_up
     }
 
     /// Whether all is written.
     pub(super) fn is_done(&self, framed: &[u8]) -> bool {
-        self.ended && !self.has_unwritten(framed)
+        self.has_ended() && !self.has_unwritten(framed)
     }
 
     pub(super) fn has_unwritten(&self, framed: &[u8]) -> bool {
-        self.written < framed.len() || self.content > 0 || !self.tail.is_empty()
+        !self.given_up && (self.written < framed.len() || self.content > 0 || !self.tail.is_empty())
     }
 
     /// Leaves out this much of what is framed: it was written in another way.
@@ -119,8 +127,8 @@ impl Pump {
     }
 
     /// Gives up what there is to write, and what would follow.
-    pub(super) fn give_up(&mut self, framed: &[u8]) {
-        (self.written, self.content, self.tail, self.ended) = (framed.len(), 0, b"", true);
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
     }
 
     /// The source's connection has ended. Whether the body is whole.
@@ -128,14 +136,14 @@ impl Pump {
         self.decoder.close()
     }
 
-    /// Frames what has come, behind what is framed already.
+    /// Frames what has come, behind what is framed already, so that it goes out with it in one call.
     pub(super) fn stage(
         &mut self,
         source: &mut Buffer,
         framed: &mut Vec<u8>,
         lines: &mut Lines,
     ) -> Result<(), Malformed> {
-        while !self.ended && self.content == 0 && self.tail.is_empty() {
+        while !self.has_ended() && self.content == 0 && self.tail.is_empty() && framed.len() - self.written < ENOUGH {
             let Some(token) = self.decoder.token(source.rest(), lines)? else { return Ok(()) };
             if self.written == framed.len() && token != Token::End {
                 // Only a head whose body has not begun is kept, to be sent again.
@@ -155,9 +163,6 @@ impl Pump {
                     source.consume(octets);
                 }
                 Token::End => self.stage_end(framed, |_| {}),
-            }
-            if framed.len() - self.written >= ENOUGH {
-                return Ok(());
             }
         }
         Ok(())
@@ -340,16 +345,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_head_is_kept_to_be_sent_again_until_its_body_begins() {
-        let (mut source, mut framed, mut lines) = (Buffer::new(), b"HEAD".to_vec(), Lines::default());
-        let (mut to, mut cx) = (Narrow { took: Vec::new(), at_once: 100 }, Context::from_waker(Waker::noop()));
+    /// A pump of a body of two octets behind the head "HEAD", of which so much has come and was staged.
+    fn staged(body: &[u8]) -> (Pump, Buffer, Vec<u8>) {
+        let (mut source, mut framed) = (Buffer::new(), b"HEAD".to_vec());
         let mut pump = Pump::new(Some(Framing::Length(2)), false, false);
-        pump.stage(&mut source, &mut framed, &mut lines).expect("nothing is malformed");
+        source.add(body);
+        pump.stage(&mut source, &mut framed, &mut Lines::default()).expect("nothing is malformed");
+        (pump, source, framed)
+    }
+
+    #[test]
+    fn a_body_that_is_there_goes_out_with_its_head() {
+        let (pump, _, framed) = staged(b"ab");
+        assert!(pump.has_ended() && framed == b"HEADab");
+    }
+
+    #[test]
+    fn a_request_is_kept_to_be_sent_again_until_its_body_is_on_the_way() {
+        let (mut to, mut cx) = (Narrow { took: Vec::new(), at_once: 100 }, Context::from_waker(Waker::noop()));
+        let (mut pump, mut source, mut framed) = staged(b"");
         assert!(pump.poll_write(&mut source, &framed, &mut to, &mut cx).is_ready());
-        assert!(!pump.has_begun() && framed == b"HEAD");
+        assert!(
+            pump.begin_again() && pump.has_unwritten(&framed) && framed == b"HEAD",
+            "of its body, nothing had come"
+        );
+        assert!(pump.poll_write(&mut source, &framed, &mut to, &mut cx).is_ready());
         source.add(b"ab");
-        pump.stage(&mut source, &mut framed, &mut lines).expect("nothing is malformed");
-        assert!(pump.has_begun() && pump.has_ended() && framed == b"ab");
+        pump.stage(&mut source, &mut framed, &mut Lines::default()).expect("nothing is malformed");
+        assert!(!pump.begin_again() && framed == b"ab");
+
+        let (mut pump, mut source, framed) = staged(b"ab");
+        pump.give_up();
+        assert!(pump.is_done(&framed) && pump.begin_again() && !pump.is_done(&framed), "nothing of it was written");
+        to.took.clear();
+        assert!(pump.poll_write(&mut source, &framed, &mut to, &mut cx).is_ready() && pump.is_done(&framed));
+        assert_eq!(to.took, b"HEADab");
+        assert!(!pump.begin_again());
     }
 }

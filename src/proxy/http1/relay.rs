@@ -171,19 +171,17 @@ impl Relay<'_> {
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let Desk { incoming, outgoing, trailer_lines, .. } = &mut *self.desk;
         loop {
-            if !self.upload.has_unwritten(outgoing) {
+            if let Some(tracker) = self.tracker {
                 let staged = self.upload.stage(incoming, outgoing, trailer_lines);
-                if let Some(tracker) = self.tracker {
-                    let checked = staged.map_err(|_| upload::Failure::Malformed);
-                    if let Err(failure) = checked.and_then(|()| tracker.reached(self.upload.moved())) {
-                        return Poll::Ready(Err(Broken::Upload(tracker.fail(failure))));
-                    }
+                let checked = staged.map_err(|_| upload::Failure::Malformed);
+                if let Err(failure) = checked.and_then(|()| tracker.reached(self.upload.moved())) {
+                    return Poll::Ready(Err(Broken::Upload(tracker.fail(failure))));
                 }
             }
             if self.upload.has_unwritten(outgoing) {
                 if ready!(self.upload.poll_write(incoming, outgoing, &mut self.upstream, cx)).is_err() {
                     // It may have answered before it closed its ears; the answer, or its absence, decides.
-                    self.upload.give_up(outgoing);
+                    self.upload.give_up();
                     self.refused = true;
                 }
                 continue;

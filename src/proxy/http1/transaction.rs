@@ -68,8 +68,7 @@ pub(super) enum Forwarded {
 }
 
 /// A request under way, beside what stands on the desk.
-struct Passage<'a> {
-    request: &'a RequestHead,
+struct Passage {
     patience: Patience,
     /// What is known of its body, if it has one.
     tracker: Option<Rc<Upload>>,
@@ -299,15 +298,15 @@ impl Http1 {
     }
 
     /// Makes the client's head the upstream's.
-    fn prepare<'a>(
+    fn prepare(
         &mut self,
         client: &Client,
         desk: &mut Desk,
-        request: &'a RequestHead,
+        request: &RequestHead,
         target: &Target,
         ticket: &Ticket,
         log: &mut RequestLog,
-    ) -> Result<Passage<'a>, ProxyError> {
+    ) -> Result<Passage, ProxyError> {
         let Traffic { body_size, request: whole, .. } = ticket.policy().traffic;
         let has_body = !matches!(request.framing, Framing::Empty | Framing::Length(0));
         if let (Framing::Length(length), Some(limit)) = (request.framing, body_size)
@@ -352,7 +351,6 @@ impl Http1 {
         };
         let waits = seen.has(Name::Expect) && has_body && desk.incoming.is_empty() && !request.is_http_10;
         Ok(Passage {
-            request,
             patience: Patience::new(timer, client.options.timeouts.body, whole, tracker.clone()),
             tracker,
             upload: Pump::new(Some(request.framing), added.chunked, true),
@@ -421,14 +419,10 @@ impl Http1 {
     }
 }
 
-impl Passage<'_> {
-    /// Makes it ready to be sent once more, if it can be: its body has not begun.
+impl Passage {
+    /// Makes it ready to be sent once more, if it can be.
     fn again(&mut self) -> Option<()> {
-        let again = !self.upload.has_begun();
-        if again {
-            self.upload = Pump::new(Some(self.request.framing), self.request.framing == Framing::Chunked, true);
-        }
-        again.then_some(())
+        self.upload.begin_again().then_some(())
     }
 }
 
