@@ -170,28 +170,36 @@ async fn answer(
         };
     }
     let mut download = Download { exchange, ticket, patience, sampled };
-    let mut ended = false;
+    // A piece is framed behind the head, or behind nothing; and how the answer ends.
+    let (mut staged, mut ended) = (false, None);
     let ran = poll_fn(|cx| {
         loop {
+            // What is there already goes out with the head, in one call.
+            if !staged && ended.is_none() {
+                match download.poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        log.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
+                        staged = true;
+                        ended = stage(framed, frame, chunked, trailers).then_some(Ok(()));
+                    }
+                    Poll::Ready(None) => {
+                        framed.extend_from_slice(if chunked { b"0\r\n\r\n" } else { b"" });
+                        ended = Some(Ok(()));
+                    }
+                    Poll::Ready(Some(Err(broken))) => ended = Some(Err(Some(broken))),
+                    Poll::Pending if framed.is_empty() => {
+                        return side.borrow_mut().poll_gone(client, cx).map(|()| Err(None));
+                    }
+                    Poll::Pending => {}
+                }
+            }
             if ready!(side.borrow_mut().poll_write(client, framed, &mut written, cx)).is_err() {
                 return Poll::Ready(Err(None));
             }
-            if ended {
-                return Poll::Ready(Ok(()));
-            }
             framed.clear();
-            written = 0;
-            match download.poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    log.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
-                    ended = stage(framed, frame, chunked, trailers);
-                }
-                Poll::Ready(None) => {
-                    framed.extend_from_slice(if chunked { b"0\r\n\r\n" } else { b"" });
-                    ended = true;
-                }
-                Poll::Ready(Some(Err(broken))) => return Poll::Ready(Err(Some(broken))),
-                Poll::Pending => return side.borrow_mut().poll_gone(client, cx).map(|()| Err(None)),
+            (written, staged) = (0, false);
+            if let Some(ended) = ended.take() {
+                return Poll::Ready(ended);
             }
         }
     })
