@@ -119,6 +119,35 @@ async fn a_client_that_asks_to_close_is_told_that_its_session_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_late_gets_the_very_end_of_its_answer() {
+    const OCTETS: usize = 14_000;
+    let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
+    let authority = Authority::new();
+    let leaf = authority.sign("shop", &["shop.test"]);
+    let proxy = secure(&blue, &green, json!({ "certificates": [files(&leaf)] })).await;
+    let mut stream = within("a handshake", tls(proxy.live, "shop.test", authority.trusted())).await.expect("TLS");
+    // One answer after the other is left unread, until the sockets are full and the last one has nowhere to go.
+    let mut asked = 0;
+    loop {
+        let request = format!("GET /bytes/{OCTETS} HTTP/1.1\r\nHost: shop.test\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("octets taken");
+        asked += 1;
+        let answered = eventually("an answer", async || {
+            proxy.metric("tealgate_requests_ended_total", &[]).await == f64::from(asked)
+        });
+        if tokio::time::timeout(Duration::from_millis(500), answered).await.is_err() {
+            break;
+        }
+    }
+    let (mut bodies, mut piece) = (0, vec![0; 64 * 1024]);
+    while bodies < asked as usize * OCTETS {
+        let octets = within("the rest", stream.read(&mut piece)).await.expect("no error");
+        assert!(octets > 0, "an end after {bodies} octets of {asked} answers");
+        bodies += piece[..octets].iter().filter(|octet| **octet == b'x').count();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_name_gets_its_certificate_and_others_the_first() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let authority = Authority::new();

@@ -40,6 +40,8 @@ pub(super) struct Pump {
     begun: bool,
     ended: bool,
     sent: bool,
+    /// What was written may not be on its way yet: TLS takes what its socket has no room for.
+    held_back: bool,
     /// Whoever it goes to takes no more.
     given_up: bool,
     /// Hears of the content.
@@ -62,6 +64,7 @@ impl Pump {
             begun: false,
             ended,
             sent: false,
+            held_back: false,
             given_up: false,
             sampled: None,
         }
@@ -87,7 +90,7 @@ impl Pump {
     pub(super) fn begin_again(&mut self) -> bool {
         let again = !self.begun || !self.sent;
         if again {
-            (self.written, self.sent, self.given_up) = (0, false, false);
+            (self.written, self.sent, self.held_back, self.given_up) = (0, false, false, false);
         }
         again
     }
@@ -102,13 +105,17 @@ impl Pump {
         self.ended || self.given_up
     }
 
-    /// Whether all is written.
+    /// Whether all is written, and on its way.
     pub(super) fn is_done(&self, framed: &[u8]) -> bool {
         self.has_ended() && !self.has_unwritten(framed)
     }
 
     pub(super) fn has_unwritten(&self, framed: &[u8]) -> bool {
-        !self.given_up && (self.written < framed.len() || self.content > 0 || !self.tail.is_empty())
+        !self.given_up && (self.held_back || self.has_staged(framed))
+    }
+
+    fn has_staged(&self, framed: &[u8]) -> bool {
+        self.written < framed.len() || self.content > 0 || !self.tail.is_empty()
     }
 
     /// Leaves out this much of what is framed: it was written in another way.
@@ -198,7 +205,7 @@ impl Pump {
         }
     }
 
-    /// Writes all that is staged.
+    /// Writes all that is staged, and sees it on its way.
     pub(super) fn poll_write(
         &mut self,
         source: &mut Buffer,
@@ -206,7 +213,7 @@ impl Pump {
         to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.has_unwritten(framed) {
+        while self.has_staged(framed) {
             let left = &framed[self.written..];
             let octets = if self.content == 0 && self.tail.is_empty() {
                 ready!(Pin::new(&mut *to).poll_write(cx, left))?
@@ -218,7 +225,7 @@ impl Pump {
             if octets == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.sent = true;
+            (self.sent, self.held_back) = (true, true);
             let of_framed = octets.min(framed.len() - self.written);
             self.written += of_framed;
             let of_content = (octets - of_framed).min(self.content);
@@ -226,7 +233,9 @@ impl Pump {
             source.consume(of_content);
             self.tail = &self.tail[octets - of_framed - of_content..];
         }
-        Pin::new(to).poll_flush(cx)
+        ready!(Pin::new(to).poll_flush(cx))?;
+        self.held_back = false;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -238,10 +247,12 @@ mod tests {
 
     use super::*;
 
-    /// A socket that takes a few octets at a time.
+    /// A socket that takes a few octets at a time, and may hold them back.
+    #[derive(Default)]
     struct Narrow {
         took: Vec<u8>,
         at_once: usize,
+        holds_back: bool,
     }
 
     impl AsyncWrite for Narrow {
@@ -253,7 +264,7 @@ mod tests {
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
+            if self.holds_back { Poll::Pending } else { Poll::Ready(Ok(())) }
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -264,7 +275,7 @@ mod tests {
     /// What comes out behind the head "HEAD" when `octets` go in, `step` at a time; and whether it ended.
     fn pumped(mut pump: Pump, octets: &[u8], step: usize, at_once: usize) -> Result<(Vec<u8>, bool), Malformed> {
         let (mut source, mut framed, mut lines) = (Buffer::new(), b"HEAD".to_vec(), Lines::default());
-        let mut to = Narrow { took: Vec::new(), at_once };
+        let mut to = Narrow { at_once, ..Narrow::default() };
         let mut cx = Context::from_waker(Waker::noop());
         let mut left = octets;
         loop {
@@ -361,8 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_and_is_held_back_is_not_done() {
+        let mut to = Narrow { at_once: 100, holds_back: true, ..Narrow::default() };
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut pump, mut source, framed) = staged(b"ab");
+        for _ in 0..2 {
+            assert!(pump.poll_write(&mut source, &framed, &mut to, &mut cx).is_pending());
+            assert!(to.took == b"HEADab" && !pump.is_done(&framed) && pump.has_unwritten(&framed));
+        }
+        to.holds_back = false;
+        assert!(pump.poll_write(&mut source, &framed, &mut to, &mut cx).is_ready());
+        assert!(to.took == b"HEADab" && pump.is_done(&framed));
+    }
+
+    #[test]
     fn a_request_is_kept_to_be_sent_again_until_its_body_is_on_the_way() {
-        let (mut to, mut cx) = (Narrow { took: Vec::new(), at_once: 100 }, Context::from_waker(Waker::noop()));
+        let (mut to, mut cx) = (Narrow { at_once: 100, ..Narrow::default() }, Context::from_waker(Waker::noop()));
         let (mut pump, mut source, mut framed) = staged(b"");
         assert!(pump.poll_write(&mut source, &framed, &mut to, &mut cx).is_ready());
         assert!(
