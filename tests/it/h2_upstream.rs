@@ -136,6 +136,22 @@ async fn a_body_of_any_shape_is_the_same_between_all_versions_of_both_sides_with
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_has_come_with_its_head_goes_on_though_nothing_more_comes() {
+    let backend = Backend::spawn("blue");
+    let proxy = Proxy::start(setup(&[backend.address()])).await;
+    let mut raw = Raw::connect(proxy.live).await;
+    for body in [
+        "Content-Length: 10\r\n\r\nhelloworld",
+        "Transfer-Encoding: chunked\r\n\r\na\r\nhelloworld\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n5\r\nworld\r\n0\r\nX-Sum: 1\r\n\r\n",
+    ] {
+        raw.send(format!("POST /heard HTTP/1.1\r\nHost: shop.test\r\n{body}")).await;
+        assert!(raw.read_head().await.starts_with("HTTP/1.1 200 "), "{body}");
+        assert_eq!(raw.read("blue".len()).await, b"blue");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_upstream_is_told_in_its_own_words_what_is_asked_and_by_whom() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
     let mut setup = Setup::between(&blue, &green);

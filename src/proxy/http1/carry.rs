@@ -291,7 +291,11 @@ impl Body for Streamed {
         let Side { stream, incoming, interim, uploaded, .. } = &mut *side.borrow_mut();
         loop {
             match decoder.token(incoming.rest(), lines) {
-                Ok(Some(Token::Framing(octets))) => incoming.consume(octets),
+                Ok(Some(Token::Framing(octets))) => {
+                    // What it frames may be here.
+                    incoming.consume(octets);
+                    continue;
+                }
                 Ok(Some(Token::Content(octets))) => {
                     let data = Bytes::copy_from_slice(&incoming.rest()[..octets]);
                     incoming.consume(octets);
