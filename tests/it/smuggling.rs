@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
+use h2::{Reason, server};
+use serde_json::json;
+
 use crate::support::{
     backend::Backend,
     client::{Client, Protocol, Raw},
+    h2_backend::{H2Backend, whole},
     proxy::Proxy,
     raw_backend::{RawBackend, Then},
     setup::Setup,
@@ -215,6 +219,35 @@ async fn a_body_that_is_not_what_its_chunks_say_is_a_400_and_hides_no_request() 
     }
     let seen: Vec<_> = blue.seen().into_iter().map(|seen| seen.target).filter(|target| target != "/").collect();
     assert!(seen.is_empty(), "the upstream saw {seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_body_that_was_sent_in_vain_is_never_read_from_its_middle() {
+    let plain = RawBackend::spawn("", Then::Close);
+    let streams = H2Backend::spawn(server::Builder::new(), |_, mut request, mut respond| async move {
+        let sent = whole(request.body_mut()).await;
+        assert!(request.method() == "POST" && sent.is_ok(), "{request:?}");
+        respond.send_reset(Reason::INTERNAL_ERROR);
+    })
+    .await;
+    // As long as the body is what comes before the smuggled request, in a field of the request behind it.
+    let before = format!("{GET}X: ");
+    let length = before.len();
+    for (protocol, address) in [("http1", plain.address()), ("h2", streams.address())] {
+        let mut setup = Setup::before(&[address]);
+        setup.app()["upstream"] = json!({ "protocol": protocol });
+        let proxy = Proxy::start(setup).await;
+        for framing in [
+            format!("Content-Length: {length}\r\n\r\n{}", "a".repeat(length)),
+            format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{}\r\n0\r\n\r\n", "a".repeat(length)),
+        ] {
+            let answer = Raw::exchange(proxy.live, format!("{POST}{framing}{before}{SMUGGLED}")).await;
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{protocol}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{protocol}: {answer}");
+        }
+    }
+    let heads = plain.received();
+    assert!(heads.len() == 2 && heads.iter().all(|head| head.starts_with(b"POST ")), "{heads:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -74,15 +74,17 @@ pub(in super::super) struct Buffer {
     head: usize,
     start: usize,
     end: usize,
+    /// Whether anything behind the head was consumed.
+    begun: bool,
 }
 
 impl Buffer {
     pub(super) fn new() -> Self {
-        Self { octets: vec![0; ROOM].into(), head: 0, start: 0, end: 0 }
+        Self { octets: vec![0; ROOM].into(), head: 0, start: 0, end: 0, begun: false }
     }
 
     pub(super) fn clear(&mut self) {
-        (self.head, self.start, self.end) = (0, 0, 0);
+        (self.head, self.start, self.end, self.begun) = (0, 0, 0, false);
     }
 
     /// What came and was not consumed.
@@ -94,8 +96,14 @@ impl Buffer {
         self.start == self.end
     }
 
+    /// Whether nothing behind the head was consumed: then the rest begins where the head's body does.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.begun
+    }
+
     /// Consumes this many octets of the rest.
     pub(super) fn consume(&mut self, octets: usize) {
+        self.begun |= octets > 0;
         self.start = (self.start + octets).min(self.end);
     }
 
@@ -105,6 +113,7 @@ impl Buffer {
         self.move_to_front();
         self.head = octets.min(self.end);
         self.start = self.head;
+        self.begun = false;
     }
 
     /// The head that is kept.
@@ -219,7 +228,9 @@ mod tests {
         buffer.consume(2);
         buffer.keep_head(4);
         assert_eq!((buffer.head(), buffer.rest()), (&b"HEAD"[..], &b"body"[..]));
+        assert!(buffer.is_untouched());
         buffer.consume(2);
+        assert!(!buffer.is_untouched());
         let more = vec![b'a'; 2 * ROOM];
         let came = buffer.add(&more);
         assert!(came > 0 && buffer.rest().starts_with(b"dya"));

@@ -370,9 +370,12 @@ impl Http1 {
         policy: Option<&Policy>,
         log: &mut RequestLog,
     ) -> Next {
-        // Where the next request begins is known only if this one's body is here.
+        // Where the next request begins is known only if this one's body is here, from its first octet on.
         let goes_on = request.is_some_and(|request| {
-            request.keep_alive && !self.client.is_closing() && pass_by_body(&mut desk.incoming, request.framing)
+            request.keep_alive
+                && !self.client.is_closing()
+                && desk.incoming.is_untouched()
+                && pass_by_body(&mut desk.incoming, request.framing)
         });
         let closes = error.closes() || !goes_on;
         log.ended(error.outcome(), error.label());
