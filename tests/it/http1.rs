@@ -14,8 +14,10 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use crate::support::{
     Body, BoxError,
     backend::Backend,
+    certs::Authority,
     client::{Client, Protocol, Raw},
     eventually, full,
+    outlet::Outlet,
     process::Process,
     proxy::Proxy,
     raw_backend::{ByHand, RawBackend, Then, closed},
@@ -69,6 +71,27 @@ async fn a_body_of_any_shape_and_size_comes_through_whole_both_ways() {
         assert_eq!(pair[1].headers.get(header::CONTENT_LENGTH), None);
         assert_eq!(pair[1].headers[header::TRANSFER_ENCODING], "chunked");
         assert_eq!(pair[0].headers.get(header::TRANSFER_ENCODING), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_has_come_with_its_head_reaches_the_upstream_with_it() {
+    let upstream = RawBackend::spawn("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Then::Close);
+    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+    let long = "a".repeat(10_000);
+    for (fields, body) in [
+        ("Content-Length: 5", "hello"),
+        ("Content-Length: 5\r\nExpect: 100-continue", "hello"),
+        ("Content-Length: 10000", &long),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n5\r\nworld\r\n0\r\nX-Sum: 1\r\n\r\n"),
+    ] {
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send(format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n\r\n{body}")).await;
+        // Nobody is told to go on who has not stopped.
+        assert!(raw.read_head().await.starts_with("HTTP/1.1 200 "), "{fields}");
+        let received = upstream.received().pop().expect("a request");
+        let received = String::from_utf8_lossy(&received);
+        assert_eq!(received.split_once("\r\n\r\n").expect("a head").1, body, "{fields}: in one read");
     }
 }
 
@@ -341,21 +364,32 @@ async fn an_answer_cut_off_at_the_upstream_is_cut_off_at_the_client() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nx\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: a\nb\r\n\r\n",
     ];
-    for then in [Then::Close, Then::Reset] {
+    let authority = Authority::new();
+    for (then, tls) in [(Then::Close, false), (Then::Reset, false), (Then::Close, true), (Then::Reset, true)] {
         let upstream = RawBackend::script(move |head| {
             let number = head.as_bytes()["GET /".len()] - b'0';
             (cuts[usize::from(number)].into(), then)
         });
-        let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
+        let (setup, _outlet) = before(&upstream, tls.then_some(&authority));
+        let proxy = Proxy::start(setup).await;
         for (number, cut) in cuts.iter().enumerate() {
             for protocol in Protocol::ALL {
                 let answer = proxy.client(protocol).await.get(&format!("/{number}")).await;
                 // A reset may overtake the head, and then there is no answer to cut.
                 let visible = answer.as_ref().map_or(true, |answer| answer.status == 502);
-                assert!(visible, "{cut:?} over {protocol:?}: {answer:?}");
+                assert!(visible, "{cut:?} over {protocol:?}, TLS {tls}: {answer:?}");
             }
         }
     }
+}
+
+/// What a proxy before this upstream runs by, and the TLS between the two, if there is to be any.
+fn before(upstream: &RawBackend, authority: Option<&Authority>) -> (Setup, Option<Outlet>) {
+    let Some(authority) = authority else { return (Setup::before(&[upstream.address()]), None) };
+    let outlet = Outlet::tls(authority.sign("upstream", &["app.test"]).server(), upstream.address());
+    let mut setup = Setup::before(&[outlet.address()]);
+    setup.app()["upstream"] = json!({ "tls": { "roots": authority.roots(), "server_name": "app.test" } });
+    (setup, Some(outlet))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -379,11 +413,19 @@ async fn an_http_1_0_client_whose_answer_is_cut_off_is_reset() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_the_connections_end_delimits_is_whole_at_the_client() {
     let upstream = RawBackend::spawn("HTTP/1.1 200 OK\r\n\r\nuntil the end", Then::Close);
-    let proxy = Proxy::start(Setup::before(&[upstream.address()])).await;
-    for protocol in Protocol::ALL {
-        let mut client = proxy.client(protocol).await;
-        for _ in 0..2 {
-            assert_eq!(client.get("/").await.expect("an answer").text(), "until the end");
+    let cut = RawBackend::spawn("HTTP/1.1 200 OK\r\n\r\nuntil the end", Then::Reset);
+    let authority = Authority::new();
+    for tls in [None, Some(&authority)] {
+        let ((setup, _outlet), (of_cut, _other)) = (before(&upstream, tls), before(&cut, tls));
+        let (proxy, cutting) = (Proxy::start(setup).await, Proxy::start(of_cut).await);
+        for protocol in Protocol::ALL {
+            let mut client = proxy.client(protocol).await;
+            for _ in 0..2 {
+                assert_eq!(client.get("/").await.expect("an answer").text(), "until the end");
+            }
+            // What is reset has not ended, nor what TLS does not say the end of (RFC 8446 §6.1).
+            let answer = cutting.client(protocol).await.get("/").await;
+            assert!(answer.as_ref().map_or(true, |answer| answer.status == 502), "{protocol:?}: {answer:?}");
         }
     }
 }

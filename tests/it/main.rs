@@ -77,6 +77,8 @@ mod overload;
 mod streams;
 // What dies under way, by our count and by the clients'.
 mod losses;
+// Whoever leaves in the middle, between all versions of both sides.
+mod aborts;
 
 // What is tried again, where, and how often.
 mod retries;

@@ -1,14 +1,23 @@
 //! What is tried again, where, and how often: a request nobody can have seen may go to another endpoint, one that somebody
 //! may have acted on goes nowhere else.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Shutdown,
+    time::{Duration, Instant},
+};
 
 use http::StatusCode;
 use serde_json::json;
+use socket2::SockRef;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+};
 
 use crate::support::{
     backend::Backend,
-    client::Protocol,
+    client::{Protocol, Raw},
     eventually, full,
     proxy::Proxy,
     raw_backend::{ByHand, RawBackend, Then},
@@ -116,6 +125,65 @@ async fn a_connection_that_dies_as_it_is_used_again_costs_a_get_nothing_and_a_po
     }
     let quiet = tokio::time::timeout(Duration::from_millis(300), upstream.request()).await;
     assert!(quiet.is_err(), "a request came a second time: {}", quiet.expect("a request").1);
+}
+
+/// The next connection that has something to say, and the head of its first request.
+async fn asked(listener: &UnixListener) -> (UnixStream, String) {
+    within("a request", async {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut head = Vec::new();
+            while let Ok(octet) = stream.read_u8().await {
+                head.push(octet);
+                if head.ends_with(b"\r\n\r\n") {
+                    return (stream, String::from_utf8(head).expect("text"));
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_which_nothing_could_be_written_is_sent_again_whole_with_its_body() {
+    // Who closes only what it reads of a Unix socket is not heard of by anybody who does not write.
+    let dir = TempDir::new().expect("a directory");
+    let listener = UnixListener::bind(dir.path().join("shop.sock")).expect("a socket");
+    let mut setup = Setup::before(&[]);
+    let endpoint = format!("unix:{}", dir.path().join("shop.sock").display());
+    setup.app()["source"]["static"]["revisions"]["blue"] = json!({ "endpoints": [endpoint] });
+    setup.app()["retries"] = json!({ "attempts": 1 });
+    setup.config["workers"] = json!(1);
+    let proxy = Proxy::start(setup).await;
+    let mut raw = Raw::connect(proxy.live).await;
+    raw.send("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").await;
+    let (mut kept, _) = asked(&listener).await;
+    kept.write_all(OK.as_bytes()).await.expect("octets taken");
+    assert!(raw.read_head().await.starts_with("HTTP/1.1 200 ") && raw.read(2).await == b"ok");
+    let long = "a".repeat(10_000);
+    for (framing, with_head, later) in [
+        ("Content-Length: 5", "hello", ""),
+        ("Content-Length: 10", "hello", "world"),
+        ("Content-Length: 10000", &*long, ""),
+        ("Content-Length: 20000", &*long, &*long),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n", ""),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n", "5\r\nworld\r\n0\r\nX: y\r\n\r\n"),
+    ] {
+        let case = format!("{framing}, {} octets with the head, {} later", with_head.len(), later.len());
+        SockRef::from(&kept).shutdown(Shutdown::Read).expect("a half-closed socket");
+        raw.send(format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{framing}\r\n\r\n{with_head}")).await;
+        eventually("the request to be tried", async || proxy.status().await["active"]["inFlight"] == 1).await;
+        raw.send(later).await;
+        drop(kept);
+        let (mut connection, head) = asked(&listener).await;
+        assert!(head.starts_with("POST / ") && head.to_lowercase().contains(&framing.to_lowercase()), "{case}: {head}");
+        let mut body = vec![0; with_head.len() + later.len()];
+        within(&case, connection.read_exact(&mut body)).await.expect("all of it");
+        assert_eq!(String::from_utf8_lossy(&body), format!("{with_head}{later}"), "{case}");
+        connection.write_all(OK.as_bytes()).await.expect("octets taken");
+        assert!(raw.read_head().await.starts_with("HTTP/1.1 200 ") && raw.read(2).await == b"ok", "{case}");
+        kept = connection;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
