@@ -213,16 +213,11 @@ pub(super) async fn abort(
     State(admin): State<Arc<Admin>>,
     Action { terms, body }: Action<GiveUpRequest>,
 ) -> Result<Response, Error> {
-    let only = only(body.revision, body.image)?;
-    let work: Work = match admin.follows(&terms.app) {
-        true => terms.petition(Ask::Abort { only }, &body.reason, body.if_generation, WITHIN)?.into(),
-        false => terms.order(Command::Abort { only }, &body.reason, body.if_generation)?.into(),
-    };
-    admin.act(terms, work).await
+    admin.give_up(terms, body, |only| Ask::Abort { only }).await
 }
 
 /// The one candidate that is meant, if one was named.
-pub(super) fn only(revision: Option<Revision>, image: Option<String>) -> Result<Option<Only>, Error> {
+fn only(revision: Option<Revision>, image: Option<String>) -> Result<Option<Only>, Error> {
     match (&revision, &image) {
         (Some(_), Some(_)) => Err(Error::invalid("revision and image name the candidate twice", "send one of them")),
         (None, Some(image)) if !(1..=MAX_IMAGE).contains(&image.len()) => {
@@ -329,6 +324,21 @@ impl Admin {
     pub(super) async fn act(self: Arc<Self>, terms: Terms, work: impl Into<Work>) -> Result<Response, Error> {
         let (outcome, replayed) = self.outcome(terms, work.into()).await;
         Ok(answer(outcome, replayed))
+    }
+
+    /// Gives a candidate up. Another authority is asked by `ask`; the switch has one way to do it.
+    pub(super) async fn give_up(
+        self: Arc<Self>,
+        terms: Terms,
+        body: GiveUpRequest,
+        ask: fn(Option<Only>) -> Ask,
+    ) -> Result<Response, Error> {
+        let only = only(body.revision, body.image)?;
+        let work: Work = match self.follows(&terms.app) {
+            true => terms.petition(ask(only), &body.reason, body.if_generation, WITHIN)?.into(),
+            false => terms.order(Command::Abort { only }, &body.reason, body.if_generation)?.into(),
+        };
+        self.act(terms, work).await
     }
 
     pub(super) async fn outcome(self: &Arc<Self>, terms: Terms, work: Work) -> (Outcome, bool) {
