@@ -1,6 +1,6 @@
 //! The admin API: promote, roll back, look. [`AdminServer`] binds its sockets; a request passes `accept` (connections),
 //! `edge` (foreign web pages, headers of safety), `caller` (who asks), and reaches one of `actions`, `rollouts`, `doors`,
-//! `views` or `events`.
+//! `views` or `events`; what is to be done has `work` carried out.
 //! An error leaves as the [`api::Problem`] that `problem` makes of it. [`HealthServer`] is the listener beside it that
 //! asks for no name.
 //!
@@ -28,6 +28,7 @@ mod smoke;
 mod tests;
 mod tokens;
 mod views;
+mod work;
 
 use std::{
     fmt, io,

@@ -9,12 +9,12 @@ use jiff::Timestamp;
 
 use super::{
     action::{Action, AppPath, Guards, Terms},
-    actions::{Work, may_set_gates_aside, only},
+    actions::may_set_gates_aside,
     api::{GiveUpRequest, KeepRequest, PlainRequest, RetryRequest},
     problem::{ActionProblems, Error},
     routes::Admin,
 };
-use crate::switch::{AppName, Ask, Authority, Command, Receipt};
+use crate::switch::{AppName, Ask, Authority, Receipt};
 
 /// How long the effect of what an authority was asked for is waited for if nobody says.
 pub(super) const WITHIN: Duration = Duration::from_secs(25);
@@ -43,12 +43,7 @@ pub(super) async fn reject(
     State(admin): State<Arc<Admin>>,
     Action { terms, body }: Action<GiveUpRequest>,
 ) -> Result<Response, Error> {
-    let only = only(body.revision, body.image)?;
-    let work: Work = match admin.follows(&terms.app) {
-        true => terms.petition(Ask::Reject { only }, &body.reason, body.if_generation, WITHIN)?.into(),
-        false => terms.order(Command::Abort { only }, &body.reason, body.if_generation)?.into(),
-    };
-    admin.act(terms, work).await
+    admin.give_up(terms, body, |only| Ask::Reject { only }).await
 }
 
 /// Takes a rollout up again that was aborted.

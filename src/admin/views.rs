@@ -14,12 +14,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     action::{AppPath, read_json},
-    actions::Work,
     api::{Plan, PlanRefusal, Role, Version, WhoAmI},
     caller::Caller,
     problem::{AnyProblems, AppProblems, Error, described},
     rollouts::WITHIN,
     routes::Admin,
+    work::Work,
 };
 use crate::{
     switch::{AppBoard, AppName, AppStatus, Ask, Command, Order, Petition, Receipt, Refusal, RefusalCode},

@@ -4,7 +4,7 @@ use super::{
     super::fake::{Fake, Following, Objects, ROLLOUT, SERVICE, revision, shop, sight},
     *,
 };
-use crate::switch::Happening;
+use crate::switch::{Action, Command, Happening, Only, Order, RefusalCode};
 
 const SET_OF_H2: &str = "/apis/apps/v1/namespaces/demo/replicasets/shop-h2";
 
