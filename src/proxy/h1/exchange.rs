@@ -245,7 +245,7 @@ where
     }
 
     /// Sends what there is to send. Ready when all is sent, or nothing more will be taken.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailureKind>> {
+    pub(in super::super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailureKind>> {
         loop {
             if self.content.is_empty() && self.content_end.is_empty() {
                 // Content that is at hand goes out with the head, in one call.
@@ -273,17 +273,20 @@ where
     fn stage_next(&mut self, cx: &mut Context<'_>) -> Result<(), FailureKind> {
         let Upload::Going(left) = self.upload else { return Ok(()) };
         self.request.begun = true;
-        match Pin::new(&mut self.request.body).poll_frame(cx) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(Some(Ok(frame))) => self.stage(frame, left),
-            Poll::Ready(Some(Err(problem))) => Err(FailureKind::Body(problem.into())),
-            Poll::Ready(None) => self.stage_end(left, None),
+        loop {
+            return match Pin::new(&mut self.request.body).poll_frame(cx) {
+                Poll::Pending => Ok(()),
+                // Behind what is empty there may be more, and nobody would wake us for it.
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
+                Poll::Ready(Some(Ok(frame))) => self.stage(frame, left),
+                Poll::Ready(Some(Err(problem))) => Err(FailureKind::Body(problem.into())),
+                Poll::Ready(None) => self.stage_end(left, None),
+            };
         }
     }
 
     fn stage(&mut self, frame: Frame<Bytes>, left: Option<u64>) -> Result<(), FailureKind> {
         let content = match frame.into_data() {
-            Ok(content) if content.is_empty() => return Ok(()),
             Ok(content) => content,
             Err(frame) => return self.stage_end(left, frame.into_trailers().ok()),
         };
@@ -566,6 +569,23 @@ mod tests {
             assert_eq!(answer.expect("well-formed").0, 204);
             assert!(length > expected.len() && exchange.into_connection().is_some());
         }
+    }
+
+    #[tokio::test]
+    async fn an_empty_piece_holds_up_nothing_of_a_body() {
+        let pieces = ["hello", "", "!", ""].map(|piece| Ok::<_, io::Error>(Frame::data(Bytes::from(piece))));
+        let body = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(pieces)));
+        let (mut exchange, mut upstream) = connected(Outgoing { body, ..request("PUT", Framing::Chunked, "") });
+        let all = async {
+            let mut received = Vec::new();
+            while !received.ends_with(b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n") {
+                upstream.read_buf(&mut received).await.expect("the request comes");
+            }
+            upstream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("the pipe is wide");
+        };
+        let both = async { tokio::join!(head(&mut exchange), all) };
+        let answered = tokio::time::timeout(std::time::Duration::from_secs(5), both).await;
+        assert_eq!(answered.expect("nothing is held up").0.expect("well-formed").0, 204);
     }
 
     #[tokio::test]
