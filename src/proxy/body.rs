@@ -71,6 +71,23 @@ impl Download {
             Poll::Pending => self.patience.poll_download(cx).map(|whose| Some(Err(BodyError::Impatience(whose)))),
         }
     }
+
+    /// To be asked while the client does not take what there is: it may have to send all of its request before it does.
+    /// Ready when that broke off.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match self.exchange.poll_upload(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(BodyError::Request),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The same, and whether it is over meanwhile. How long the client may leave it at that, others see to.
+    pub(super) fn poll_untaken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if let Poll::Ready(broken) = self.poll_upload(cx) {
+            return Poll::Ready(broken);
+        }
+        self.patience.poll_download(cx).map(BodyError::Impatience)
+    }
 }
 
 impl BodyError {

@@ -58,6 +58,11 @@ impl Exchange {
         each!(self, exchange => exchange.poll_body(cx))
     }
 
+    /// Sends what there is to send, while nobody takes the answer. Ready when all is sent, or nothing more will be taken.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailureKind>> {
+        each!(self, exchange => exchange.poll_upload(cx))
+    }
+
     /// Whether the answer is whole.
     pub(super) fn has_ended(&self) -> bool {
         each!(self, exchange => exchange.has_ended())

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future;
-use h2::{Reason, server};
+use h2::{Reason, SendStream, server};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -30,7 +30,7 @@ use crate::support::{
     Body, BoxError,
     backend::Backend,
     certs::{Authority, Leaf},
-    client::{Answer, Client, Protocol, Raw, at_once},
+    client::{Answer, Client, Protocol, Raw, at_once, tls},
     eventually,
     frames::{DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, literal},
     full,
@@ -449,6 +449,74 @@ async fn an_answer_that_nobody_takes_is_not_read_and_holds_up_no_other() {
     // What is on its way: the windows of both sides, and the sockets between them.
     let sent = sent.load(SeqCst);
     assert!(sent < 40 * 8 * 1024 * 1024, "{sent} octets for clients that take none");
+}
+
+/// Sends so much of an answer, as fast as it is taken.
+async fn send(stream: &mut SendStream<Bytes>, octets: usize) -> Result<(), h2::Error> {
+    let mut left = octets;
+    while left > 0 {
+        stream.reserve_capacity(left.min(64 * 1024));
+        let Some(window) = future::poll_fn(|cx| stream.poll_capacity(cx)).await else { break };
+        let now = window?.min(left);
+        stream.send_data(vec![b'x'; now].into(), now == left)?;
+        left -= now;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_all_of_its_request_before_it_takes_its_answer_is_served() {
+    const OCTETS: usize = 16 * 1024 * 1024;
+    let (came, mut whole_came) = watch::channel(0);
+    let upstream = H2Backend::spawn(server::Builder::new(), move |_, request, mut respond| {
+        let came = came.clone();
+        async move {
+            let mut stream = respond.send_response(Response::new(()), false).expect("a stream");
+            let mut body = request.into_body();
+            let takes = async {
+                let octets = whole(&mut body).await.map_or(0, |(octets, _)| octets.len());
+                came.send_modify(|came| *came += octets);
+            };
+            let _ = tokio::join!(takes, send(&mut stream, OCTETS));
+        }
+    })
+    .await;
+    let proxy = proxy(&upstream).await;
+    for (n, protocol) in [1, 2].into_iter().zip(Protocol::ALL) {
+        let mut client = proxy.client(protocol).await;
+        let request = client.request("POST", "/").body(full(vec![b'x'; OCTETS])).expect("a request");
+        let response = within("a head", client.send(request)).await.expect("an answer");
+        let all = within("the request", whole_came.wait_for(|came| *came == n * OCTETS)).await;
+        drop(all.expect("an upstream"));
+        let answer = within("the answer", Answer::read(response)).await.expect("it ends well");
+        assert_eq!(answer.body.len(), OCTETS, "{protocol:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_nothing_is_cut_off_at_the_limit_with_tls_and_without() {
+    let backend = Backend::spawn("blue");
+    let authority = Authority::new();
+    let leaf = authority.sign("shop", &["shop.test"]);
+    for secure in [false, true] {
+        let mut setup = setup(&[backend.address()]);
+        setup.listener("live")["timeouts"] = json!({ "body": "300ms" });
+        if secure {
+            setup.listener("live")["tls"] = json!({ "certificates": [{ "cert": leaf.cert, "key": leaf.key }] });
+        }
+        let proxy = Proxy::start(setup).await;
+        let request = b"GET /bytes/100000000 HTTP/1.1\r\nHost: shop.test\r\n\r\n";
+        let (mut plain, mut over_tls) = (None, None);
+        if secure {
+            let stream = tls(proxy.live, "shop.test", authority.trusted()).await.expect("a handshake");
+            over_tls.insert(stream).write_all(request).await.expect("it is read");
+        } else {
+            plain.insert(Raw::connect(proxy.live).await).send(request).await;
+        }
+        let gone = [r#"outcome="client_gone""#];
+        let gone = async || proxy.metric("tealgate_requests_ended_total", &gone).await == 1.0;
+        eventually(if secure { "an end over TLS" } else { "an end" }, gone).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -202,17 +202,21 @@ async fn a_client_that_leaves_frees_its_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_only_closes_its_direction_keeps_its_place() {
     let (blue, green) = (Backend::spawn("blue"), Backend::spawn("green"));
-    let proxy = Proxy::between(&blue, &green).await;
-    done(&proxy, "hold", json!({ "maxAge": "60s" })).await;
-    let mut raw = Raw::connect(proxy.live).await;
-    raw.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await;
-    held(&proxy, 1).await;
-    raw.stream.shutdown().await.expect("it closes");
-    proxy.promote().await;
-    assert_eq!(proxy.status().await["hold"]["waiting"], 1);
-    done(&proxy, "resume", json!({})).await;
-    let head = raw.read_head().await;
-    assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-colour: green"), "{head}");
+    for protocol in ["http1", "h2"] {
+        let mut setup = Setup::between(&blue, &green);
+        setup.app()["upstream"] = json!({ "protocol": protocol });
+        let proxy = Proxy::start(setup).await;
+        done(&proxy, "hold", json!({ "maxAge": "60s" })).await;
+        let mut raw = Raw::connect(proxy.live).await;
+        raw.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n")).await;
+        held(&proxy, 1).await;
+        raw.stream.shutdown().await.expect("it closes");
+        proxy.promote().await;
+        assert_eq!(proxy.status().await["hold"]["waiting"], 1);
+        done(&proxy, "resume", json!({})).await;
+        let head = raw.read_head().await;
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-colour: green"), "{protocol}: {head}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -159,7 +159,7 @@ where
     }
 
     /// Sends what there is to send. Ready when all is sent, or nothing more will be taken.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailureKind>> {
+    pub(in super::super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailureKind>> {
         loop {
             match self.upload {
                 Upload::Sent | Upload::Refused => return Poll::Ready(Ok(())),

@@ -76,7 +76,8 @@ impl Http1 {
         let side = Rc::new(RefCell::new(Side {
             stream: std::mem::replace(&mut self.stream, Stream::Taken(empty())),
             incoming: std::mem::replace(&mut desk.incoming, Buffer::new()),
-            half_close: None,
+            // It may have closed its direction while it waited for its admission.
+            half_close: self.half_close.take(),
             interim: if waits { handle::CONTINUE } else { b"" },
             uploaded: !has_body,
         }));
@@ -193,8 +194,11 @@ async fn answer(
                     Poll::Pending => {}
                 }
             }
-            if ready!(side.borrow_mut().poll_write(client, framed, &mut written, cx)).is_err() {
-                return Poll::Ready(Err(None));
+            let polled = side.borrow_mut().poll_write(client, framed, &mut written, cx);
+            match polled {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(None)),
+                Poll::Pending => return download.poll_untaken(cx).map(|broken| Err(Some(broken))),
             }
             framed.clear();
             (written, staged) = (0, false);
@@ -278,7 +282,9 @@ impl Side {
                 more => *written += more,
             }
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        client.wrote(flushed.is_ready());
+        flushed
     }
 }
 

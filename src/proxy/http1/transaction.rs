@@ -416,7 +416,9 @@ impl Http1 {
                     written => octets = &octets[written..],
                 }
             }
-            Pin::new(&mut self.stream).poll_flush(cx)
+            let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+            self.client.wrote(flushed.is_ready());
+            flushed
         })
         .await
     }

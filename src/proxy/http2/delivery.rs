@@ -50,6 +50,9 @@ impl Delivery {
             let Some(download) = &mut self.download else { return Poll::Ready(()) };
             if !self.waiting.is_empty() {
                 let Poll::Ready(window) = poll_window(sender, self.waiting.len(), cx) else {
+                    if let Poll::Ready(broken) = download.poll_upload(cx) {
+                        return self.broke_off(&broken, sender);
+                    }
                     return download.patience.poll_take(cx).map(|whose| self.gave_up(whose));
                 };
                 // Else it has been reset.
@@ -80,13 +83,7 @@ impl Delivery {
                     Err(frame) => sender.send_trailers(frame.into_trailers().unwrap_or_default()),
                 },
                 Poll::Ready(None) => sender.send_data(Bytes::new(), true),
-                Poll::Ready(Some(Err(broken))) => {
-                    let (outcome, reason) = broken.outcome();
-                    self.log.ended(outcome, reason);
-                    // A cut answer is to be seen as one (RFC 9113 §8.1).
-                    sender.send_reset(Reason::INTERNAL_ERROR);
-                    return Poll::Ready(());
-                }
+                Poll::Ready(Some(Err(broken))) => return self.broke_off(&broken, sender),
                 Poll::Pending => return sender.poll_reset(cx).map(drop),
             };
             if sent.is_ok() {
@@ -94,6 +91,15 @@ impl Delivery {
             }
             return Poll::Ready(());
         }
+    }
+
+    /// It breaks off.
+    fn broke_off(&mut self, broken: &BodyError, sender: &mut SendStream<Bytes>) -> Poll<()> {
+        let (outcome, reason) = broken.outcome();
+        self.log.ended(outcome, reason);
+        // A cut answer is to be seen as one (RFC 9113 §8.1).
+        sender.send_reset(Reason::INTERNAL_ERROR);
+        Poll::Ready(())
     }
 
     /// It ends while it waits for its client: for what it was to end for already, if it was.
